@@ -1,0 +1,160 @@
+"""The public names of opyard, loaded by ``opyard.__getattr__`` on first use."""
+
+from __future__ import annotations
+
+from . import errors, infer, testing
+from .cases import Case, Cost, Draw, Tolerance, case
+from .costs import Costs, Estimate, Roofline
+from .device import Backend, Capabilities, Device
+from .dispatch import KernelWarning
+from .eager import devices, failures, kernel, plugins, refresh, register, to_device, to_numpy
+from .errors import OpyardError
+from .graph import Graph, Node, Value, trace
+from .hookspecs import API_LEVEL, hookimpl
+from .kernels import Kernel
+from .operation import Call, Op
+from .opfunction import OpFunction, op
+from .ops import (
+    activation,
+    arithmetic,
+    attention,
+    channel_normalization,
+    comparison,
+    convolution,
+    creation,
+    exponential,
+    image,
+    indexing,
+    joining,
+    linear_algebra,
+    logic,
+    loss,
+    normalization,
+    pooling,
+    random,
+    rearrange,
+    reduction,
+    rounding,
+    scattering,
+    selection,
+    shape,
+    slicing,
+    sorting,
+    trigonometric,
+)  # isort: skip
+from .ops.activation import *  # noqa: F403
+from .ops.arithmetic import *  # noqa: F403
+from .ops.attention import *  # noqa: F403
+from .ops.channel_normalization import *  # noqa: F403
+from .ops.comparison import *  # noqa: F403
+from .ops.convolution import *  # noqa: F403
+from .ops.creation import *  # noqa: F403
+from .ops.exponential import *  # noqa: F403
+from .ops.image import *  # noqa: F403
+from .ops.indexing import *  # noqa: F403
+from .ops.joining import *  # noqa: F403
+from .ops.linear_algebra import *  # noqa: F403
+from .ops.logic import *  # noqa: F403
+from .ops.loss import *  # noqa: F403
+from .ops.normalization import *  # noqa: F403
+from .ops.pooling import *  # noqa: F403
+from .ops.random import *  # noqa: F403
+from .ops.rearrange import *  # noqa: F403
+from .ops.reduction import *  # noqa: F403
+from .ops.rounding import *  # noqa: F403
+from .ops.scattering import *  # noqa: F403
+from .ops.selection import *  # noqa: F403
+from .ops.shape import *  # noqa: F403
+from .ops.slicing import *  # noqa: F403
+from .ops.sorting import *  # noqa: F403
+from .ops.trigonometric import *  # noqa: F403
+from .passes import decompose, eliminate_common, fold_constants, prune, simplify
+from .placement import Decision, Placement, place
+from .plan import Plan, make_plan
+from .registry import Registry
+from .runtime import standard_registry
+from .scalar import Scalar
+from .selection import using
+from .session import Session, compile
+from .spec import TensorSpec
+
+__all__ = [
+    "API_LEVEL",
+    "Backend",
+    "Call",
+    "Capabilities",
+    "Case",
+    "Cost",
+    "Costs",
+    "Decision",
+    "Device",
+    "Draw",
+    "Estimate",
+    "Graph",
+    "Kernel",
+    "KernelWarning",
+    "Node",
+    "Op",
+    "OpFunction",
+    "OpyardError",
+    "Placement",
+    "Plan",
+    "Registry",
+    "Roofline",
+    "Scalar",
+    "Session",
+    "TensorSpec",
+    "Tolerance",
+    "Value",
+    "case",
+    "compile",
+    "decompose",
+    "devices",
+    "eliminate_common",
+    "errors",
+    "failures",
+    "fold_constants",
+    "hookimpl",
+    "infer",
+    "kernel",
+    "make_plan",
+    "op",
+    "place",
+    "plugins",
+    "prune",
+    "refresh",
+    "register",
+    "simplify",
+    "standard_registry",
+    "testing",
+    "to_device",
+    "to_numpy",
+    "trace",
+    "using",
+]
+__all__ += activation.__all__
+__all__ += arithmetic.__all__
+__all__ += attention.__all__
+__all__ += channel_normalization.__all__
+__all__ += comparison.__all__
+__all__ += convolution.__all__
+__all__ += creation.__all__
+__all__ += exponential.__all__
+__all__ += image.__all__
+__all__ += indexing.__all__
+__all__ += joining.__all__
+__all__ += linear_algebra.__all__
+__all__ += logic.__all__
+__all__ += loss.__all__
+__all__ += normalization.__all__
+__all__ += pooling.__all__
+__all__ += random.__all__
+__all__ += rearrange.__all__
+__all__ += reduction.__all__
+__all__ += rounding.__all__
+__all__ += scattering.__all__
+__all__ += selection.__all__
+__all__ += shape.__all__
+__all__ += slicing.__all__
+__all__ += sorting.__all__
+__all__ += trigonometric.__all__

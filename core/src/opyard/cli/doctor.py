@@ -1,0 +1,65 @@
+"""``opyard doctor``: everything that is not as it should be, each with what to do about it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import Any
+
+import click
+import numpy as np
+
+from .. import __version__, runtime, settings
+from .output import json_option, print_json, print_table, state_text
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> int:
+    """Check this installation. Exits with 1 when a plugin or backend is broken."""
+    loaded = runtime.plugins()
+    registry = loaded.registry
+    checks: list[dict[str, str]] = []
+
+    def add(subject: str, state: str, detail: str) -> None:
+        checks.append({"subject": subject, "state": state, "detail": detail})
+
+    add("opyard", "ok", f"{__version__} on Python {platform.python_version()}, NumPy {np.__version__}, {sys.platform}")
+    add("cache folder", *_cache_state())
+    for plugin in loaded.report():
+        add(f"plugin {plugin.entry.name}", plugin.state, plugin.reason or f"{plugin.entry.distribution} {plugin.entry.version}")
+        for note in plugin.notes:
+            add(f"plugin {plugin.entry.name}", "note", note)
+    for name in registry.backends:
+        status = registry.open(name)
+        add(f"backend {name}", status.state, status.reason or ", ".join(d.name for d in status.devices))
+    for kernel, reason in registry.failures.items():
+        add(f"kernel {kernel}", "failed", reason)
+    for sentence in registry.conflicts:
+        add("conflict", "note", sentence)
+    for sentence in runtime.problems():
+        add("settings", "note", sentence)
+    broken = any(check["state"] in ("failed", "incompatible", "quarantined") for check in checks)
+    _show(checks, broken, as_json)
+    return int(broken)
+
+
+def _show(checks: list[dict[str, str]], broken: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"healthy": not broken, "checks": checks})
+        return
+    rows: list[list[Any]] = [[c["subject"], state_text(c["state"]), c["detail"]] for c in checks]
+    print_table(["subject", "state", "detail"], rows)
+    click.echo("Something is broken: see the red rows." if broken else "All is well.")
+
+
+def _cache_state() -> tuple[str, str]:
+    folder = settings.cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return "note", f"{folder} cannot be written ({error.strerror}): nothing is remembered between runs; set OPYARD_CACHE_DIR"
+    return "ok", str(folder)

@@ -1,0 +1,120 @@
+"""Backends and devices: what a driver plugin gives.
+
+A backend needs ``devices()``; a device needs ``upload`` and ``download``. Everything else has a default here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from .spec import TensorSpec
+
+HOST = "host"
+"""Name of the address space of NumPy arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a device can do. The numbers are estimates until they are measured; placement computes with them.
+
+    features            names that kernels may require, such as "fp64" or "fp16"
+    flops               peak float32 operations per second
+    bandwidth           bytes per second of the device's own memory
+    launch_seconds      host time to start one kernel
+    transfer_bandwidth  bytes per second between this device and the host
+    transfer_seconds    fixed time of one copy between this device and the host
+    wrap_seconds        time to take over an array of the same address space without a copy
+    """
+
+    features: frozenset[str] = frozenset()
+    flops: float = 5e10
+    bandwidth: float = 1e10
+    launch_seconds: float = 1e-6
+    transfer_bandwidth: float = 1e10
+    transfer_seconds: float = 1e-5
+    wrap_seconds: float = 3e-6
+
+
+class Device(ABC):
+    """A device that a backend found.
+
+    name         backend name, colon, number: "opencl:0"
+    kind         "cpu", "gpu" or "accelerator"
+    memory       name of the address space its arrays live in; equal names need no copy
+    array_type   class of its native arrays, which have ``shape`` and ``dtype``
+    description  one line for people: vendor, model, driver
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        kind: str,
+        memory: str,
+        array_type: type,
+        description: str = "",
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        self.name = name
+        self.backend = name.partition(":")[0]
+        self.kind = kind
+        self.memory = memory
+        self.array_type = array_type
+        self.description = description
+        self.capabilities = capabilities or Capabilities()
+
+    def __repr__(self) -> str:
+        return f"<Device {self.name} ({self.kind}): {self.description}>"
+
+    @abstractmethod
+    def upload(self, array: np.ndarray[Any, Any]) -> Any:
+        """A native array with the contents of a NumPy array; may share its memory where ``memory`` is "host"."""
+
+    @abstractmethod
+    def download(self, array: Any) -> np.ndarray[Any, Any]:
+        """A NumPy array with the contents of a native array, after all work on it is done."""
+
+    def owns(self, array: Any) -> bool:
+        """Whether ``array`` is a native array of this very device. Override it when one class serves several devices."""
+        return isinstance(array, self.array_type)
+
+    def empty(self, spec: TensorSpec) -> Any:
+        """A native array of unspecified contents."""
+        return self.upload(np.empty(spec.shape, spec.dtype))
+
+    def copy_from(self, array: Any, source: Device) -> Any:
+        """A native array with the contents of another device's array. The default goes through the host."""
+        return self.upload(source.download(array))
+
+    def synchronize(self) -> None:
+        """Waits for all work that was started on this device. The default suits devices that work synchronously."""
+
+    def memory_info(self) -> tuple[int, int] | None:
+        """Free and total bytes, or None where the driver does not say."""
+        return None
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A plugin's driver."""
+
+    def devices(self) -> Sequence[Device]:
+        """The devices of this machine, in a stable order.
+
+        Raises DeviceUnavailable, with a sentence that says what to install, when there are none.
+        """
+
+
+def shares_arrays(source: Device, target: Device) -> bool:
+    """Whether ``target`` can use arrays of ``source`` as they are."""
+    return source is target or (source.memory == target.memory and source.array_type is target.array_type)
+
+
+def transfer(array: Any, source: Device, target: Device) -> Any:
+    """``array`` of ``source`` as an array of ``target``; no copy where both share an address space and an array type."""
+    return array if shares_arrays(source, target) else target.copy_from(array, source)

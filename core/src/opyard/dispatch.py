@@ -1,0 +1,332 @@
+"""Eager dispatch: what the generated op functions do when their cache misses, and when a kernel raises.
+
+For arrays of one device, the candidates are the kernels of all devices that can use these arrays as they are.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from . import runtime
+from .device import Device, shares_arrays
+from .errors import DeviceError, KernelError, OpyardError
+from .graph import Value, weak_scalar
+from .kernels import Kernel
+from .operation import Call, Op
+from .opfunction import cache_key, current_policy
+from .registry import REFERENCE, Registry, describe_error
+from .selection import Candidate, Policy, active_policy, candidates
+from .spec import TensorSpec
+
+CACHE_LIMIT = 4096
+"""Entries of one op's cache; it is emptied when it is full, as by attributes that change on every call."""
+
+Run = Callable[..., Any]
+
+
+class KernelWarning(RuntimeWarning):
+    """A kernel failed, another took over."""
+
+
+class _StepFailed(Exception):
+    """Carries which kernel failed out of a cached function."""
+
+    def __init__(self, kernel: Kernel, error: Exception) -> None:
+        self.kernel = kernel
+        self.error = error
+
+
+class EagerDispatcher:
+    """See the protocol Dispatcher in opfunction.py."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._caches: dict[int, dict[Any, Any]] = {}
+        self._direct: dict[tuple[str, int], tuple[Run, Kernel]] = {}
+        self._registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+
+    def registry_changed(self) -> None:
+        """Forgets all choices."""
+        with self._lock:
+            for cache in self._caches.values():
+                cache.clear()
+            self._direct.clear()
+
+    def miss(self, op: Op, cache: dict[Any, Any], arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Run:
+        """See Dispatcher.miss."""
+        if any(isinstance(a, Value) for a in arrays):
+            graph = next(a.graph for a in arrays if isinstance(a, Value))
+            if all(isinstance(a, Value) or a is None for a in arrays):
+                run: Run = partial(_record, op, attributes)
+                self._store(None, cache, op, arrays, attributes, run)
+                return run
+            return lambda *_: graph.apply(op, arrays, attributes)
+        plain = tuple(_as_array(a, arrays) for a in arrays)
+        registry = _registry()
+        version = registry.version
+        run = self._choose(op, plain, attributes, registry)
+        if any(new is not old for new, old in zip(plain, arrays, strict=True)):
+            return lambda *_: self._guarded(
+                op, run, plain, attributes
+            )  # a number or a list: nothing worth remembering
+        self._store((registry, version), cache, op, arrays, attributes, run)
+        return run
+
+    def _store(
+        self,
+        made: tuple[Registry, int] | None,
+        cache: dict[Any, Any],
+        op: Op,
+        arrays: tuple[Any, ...],
+        attributes: dict[str, Any],
+        run: Run,
+    ) -> None:
+        try:
+            key = cache_key(op.signature, arrays, attributes, current_policy.get())
+            hash(key)
+        except (AttributeError, TypeError):
+            return
+        with self._lock:
+            self._caches[id(cache)] = cache
+            if made is not None:
+                if made[0] not in self._registries:
+                    made[0].subscribe(self)
+                    self._registries.add(made[0])
+                if made[0].version != made[1]:
+                    return  # chosen from what was registered before: serves this call only
+            if len(cache) >= CACHE_LIMIT:
+                cache.clear()
+            cache[key] = run
+
+    def _choose(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any], registry: Registry) -> Run:
+        policy = active_policy()
+        devices = _devices_for(op, arrays, registry)
+        call = op.call(*_specs(arrays), **attributes)
+        by_name = not any(name.startswith(REFERENCE) for name in policy.prefer)
+        possible = [
+            (k, d)
+            for d in devices
+            for k in registry.kernels(op.name)
+            if k.backend == d.backend and _possible(k, call, d, registry, policy)
+        ]
+        if len(possible) == 1 and not possible[0][0].looks_at_shapes and by_name:
+            kernel, device = possible[0]
+            run, _ = _first_that_loads(
+                (Candidate(kernel, device, None, None), *_reference_rows(call, devices, registry, policy)),
+                call,
+            )
+            if registry.why_aside(op.name, kernel) is None:
+                self._direct[(op.name, id(run))] = (run, kernel)
+                return run
+        return self._by_shape(op, attributes, devices, registry, policy)
+
+    def _guarded(self, op: Op, run: Run, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+        try:
+            return run(*arrays)
+        except Exception as error:
+            return self.failed(op, run, error, arrays, attributes)
+
+    def _by_shape(
+        self,
+        op: Op,
+        attributes: dict[str, Any],
+        devices: tuple[Device, ...],
+        registry: Registry,
+        policy: Policy,
+    ) -> Run:
+        """A function that chooses among several kernels, or specialises one, for each combination of shapes."""
+        chosen: dict[Any, tuple[Run, Kernel]] = {}
+
+        def by_shape(*arrays: Any) -> Any:
+            key = tuple([None if a is None else a.shape for a in arrays])
+            found = chosen.get(key)
+            if found is None:
+                call = op.call(*_specs(arrays), **attributes)
+                found = _first_that_loads(candidates(call, devices, registry, policy), call)
+                if len(chosen) >= CACHE_LIMIT:
+                    chosen.clear()
+                chosen[key] = found
+            try:
+                return found[0](*arrays)
+            except Exception as error:
+                raise _StepFailed(found[1], error) from error
+
+        return by_shape
+
+    def failed(
+        self, op: Op, run: Run, error: Exception, arrays: tuple[Any, ...], attributes: dict[str, Any]
+    ) -> Any:
+        """See Dispatcher.failed: the user's mistakes are explained, a kernel's failure is survived."""
+        kernel: Kernel | None = None
+        if isinstance(error, _StepFailed):
+            kernel, error = error.kernel, error.error
+        elif (op.name, id(run)) in self._direct:
+            kernel = self._direct[(op.name, id(run))][1]
+        if kernel is None or (isinstance(error, OpyardError) and kernel.backend == REFERENCE):
+            raise error.with_traceback(error.__traceback__) from None
+        arrays = tuple(_as_array(a, arrays) for a in arrays)
+        call = op.call(*_specs(arrays), **attributes)  # raises SpecError if the user's shapes were the reason
+        if active_policy().strict:
+            raise KernelError(
+                f"kernel {kernel.id} failed on {call}: {describe_error(error)} (OPYARD_STRICT=1)."
+            ) from error
+        return self._take_over(call, kernel, error, arrays)
+
+    def _take_over(self, call: Call, failed: Kernel, error: Exception, arrays: tuple[Any, ...]) -> Any:
+        registry, policy = _registry(), active_policy()
+        devices = _devices_for(call.op, arrays, registry)
+        for candidate in candidates(call, devices, registry, policy):
+            if candidate.refusal is not None or candidate.kernel.id == failed.id:
+                continue
+            try:
+                result = candidate.kernel.bind(call, candidate.device)(*arrays)
+            except Exception:  # it will be met again, with its own reason, when its turn comes
+                continue
+            report_failure(registry, call, failed, error, candidate.kernel)
+            return result
+        error.add_note(f"raised by kernel {failed.id} in {call}; no other kernel can compute it either")
+        raise error
+
+    def resolve(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Run:
+        """See OpFunction.resolve."""
+        arrays = tuple(_as_array(a, arrays) for a in arrays)
+        registry = _registry()
+        call = op.call(*_specs(arrays), **attributes)
+        devices = _devices_for(op, arrays, registry)
+        return _first_that_loads(candidates(call, devices, registry, active_policy()), call)[0]
+
+    def explain(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Explanation:
+        """See OpFunction.explain."""
+        arrays = tuple(_as_array(a, arrays) for a in arrays)
+        registry = _registry()
+        call = op.call(*_specs(arrays), **attributes)
+        return Explanation(
+            call, candidates(call, _devices_for(op, arrays, registry), registry, active_policy())
+        )
+
+
+class Explanation(tuple[Candidate, ...]):
+    """Candidates for a call, best first; prints as a table of one line each."""
+
+    call: Call
+
+    def __new__(cls, call: Call, rows: Iterable[Candidate]) -> Explanation:
+        made = super().__new__(cls, rows)
+        made.call = call
+        return made
+
+    def __str__(self) -> str:
+        marks = [
+            "chosen " if number == 0 and row.refusal is None else "refused" if row.refusal else "       "
+            for number, row in enumerate(self)
+        ]
+        return "\n".join(
+            [str(self.call), *(f"  {mark} {row}" for mark, row in zip(marks, self, strict=True))]
+        )
+
+
+def report_failure(
+    registry: Registry, call: Call, failed: Kernel, error: BaseException, substitute: Kernel
+) -> None:
+    """Puts a kernel aside for the rest of the process and says so once."""
+    reason = f"raised {describe_error(error)} on {call}"
+    if registry.set_aside(call.op.name, failed, reason):
+        runtime.emit(
+            "kernel_failed",
+            {"op": call.op.name, "kernel": failed.id, "reason": reason, "substitute": substitute.id},
+        )
+        message = f"kernel {failed.id} of {call.op.name} {reason}; {substitute.id} takes over. `opyard doctor` lists such kernels; OPYARD_STRICT=1 raises."
+        warnings.warn(message, KernelWarning, stacklevel=5)
+
+
+def _record(op: Op, attributes: dict[str, Any], *values: Any) -> Any:
+    graph = next(v.graph for v in values if isinstance(v, Value))
+    return graph.apply(op, values, attributes)
+
+
+def _registry() -> Registry:
+    return active_policy().registry or runtime.registry()
+
+
+def _as_array(argument: Any, arguments: tuple[Any, ...]) -> Any:
+    if argument is None or (hasattr(argument, "dtype") and hasattr(argument, "shape")):
+        return argument
+    if isinstance(argument, (bool, int, float, complex)):
+        return weak_scalar(argument, arguments)
+    return np.asarray(argument)
+
+
+def _specs(arrays: tuple[Any, ...]) -> list[TensorSpec | None]:
+    return [None if a is None else TensorSpec(a.shape, a.dtype) for a in arrays]
+
+
+def _devices_for(op: Op, arrays: tuple[Any, ...], registry: Registry) -> tuple[Device, ...]:
+    """The devices that can use all these arrays as they are."""
+    owners: dict[str, Device] = {}
+    for array in arrays:
+        if array is None:
+            continue
+        owner = registry.device_of(array)
+        if owner is None:
+            raise DeviceError(
+                f"{op.name}: no device here has arrays of type {type(array).__name__}; convert it to a NumPy array, or see `opyard devices`."
+            )
+        owners.setdefault(owner.name, owner)
+    first = next(iter(owners.values()), None) or registry.device_of(np.empty(0))
+    assert first is not None  # the reference device owns NumPy arrays
+    if strangers := {name for name, device in owners.items() if not shares_arrays(first, device)}:
+        names = ", ".join([first.name, *sorted(strangers)])
+        raise DeviceError(
+            f"{op.name}: its arrays live on different devices ({names}); move them to one first: opyard.to_device(x, {first.name!r})."
+        )
+    return tuple(d for d in registry.devices() if shares_arrays(d, first))
+
+
+def _possible(kernel: Kernel, call: Call, device: Device, registry: Registry, policy: Policy) -> bool:
+    """Whether the kernel may be chosen for calls of these types: shapes are looked at later where a kernel asks for that."""
+    if policy.refusal(call.op.name, kernel) or registry.why_aside(call.op.name, kernel):
+        return False
+    return kernel.looks_at_shapes or kernel.refusal(call, device) is None
+
+
+def _reference_rows(
+    call: Call, devices: tuple[Device, ...], registry: Registry, policy: Policy
+) -> tuple[Candidate, ...]:
+    return candidates(call, [d for d in devices if d.backend == REFERENCE], registry, policy)
+
+
+def _first_that_loads(rows: tuple[Candidate, ...], call: Call) -> tuple[Run, Kernel]:
+    """The best candidate that loads; those that do not are put aside with the reason."""
+    broken: list[tuple[Kernel, Exception]] = []
+    for row in rows:
+        if row.refusal is not None:
+            continue
+        try:
+            run = row.kernel.bind(call, row.device)
+        except Exception as error:
+            if active_policy().strict:
+                raise KernelError(
+                    f"kernel {row.kernel.id} cannot be prepared for {call}: {describe_error(error)} (OPYARD_STRICT=1)."
+                ) from error
+            broken.append((row.kernel, error))
+            continue
+        for kernel, cause in broken:
+            report_failure(_registry(), call, kernel, cause, row.kernel)
+        return run, row.kernel
+    reasons = "; ".join(f"{row.kernel.id}: {row.refusal}" for row in rows if row.refusal)
+    reasons = "; ".join(
+        filter(None, [reasons, *(f"{kernel.id}: {describe_error(error)}" for kernel, error in broken)])
+    )
+    raise KernelError(
+        f"no kernel can run {call}: {reasons or 'none is registered for these arrays'}. `opyard kernels {call.op.name}` lists them."
+    )
+
+
+dispatcher = EagerDispatcher()

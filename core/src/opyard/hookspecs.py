@@ -1,0 +1,49 @@
+"""The hooks of opyard. A plugin is a module (or object) named by an entry point of the group ``opyard``.
+
+    # pyproject.toml of the plugin
+    [project.entry-points.opyard]
+    mine = "opyard_mine.plugin"
+
+    # opyard_mine/plugin.py: data only, nothing heavy is imported here
+    from opyard import hookimpl
+
+    @hookimpl
+    def opyard_register(registry):
+        registry.kernel("add", backend="cpu", name="mine", load="opyard_mine.kernels:add")
+
+A hook implementation may leave out arguments that it does not need, so hooks can grow without breaking plugins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from .registry import Registry
+
+API_LEVEL = 1
+"""Level of the plugin interface. A plugin may state the levels it works with: ``OPYARD_API = (1, 1)``; none means 1."""
+
+hookspec = pluggy.HookspecMarker("opyard")
+hookimpl = pluggy.HookimplMarker("opyard")
+"""Marks a function of a plugin as the implementation of the hook of the same name."""
+
+
+@hookspec
+def opyard_register(registry: Registry) -> None:
+    """Register ops, backends and kernels: ``registry.op(f)``, ``registry.backend(...)``, ``registry.kernel(...)``.
+
+    Called once per registry. If it raises, everything it registered is undone and the plugin is shown as failed.
+    """
+
+
+@hookspec
+def opyard_commands(group: Any) -> None:
+    """Add commands to the ``opyard`` command line: ``group`` is its click.Group. Called when the command line starts."""
+
+
+@hookspec
+def opyard_event(event: str, detail: dict[str, Any]) -> None:
+    """Observe: ``event`` is "plugin_failed" or "kernel_failed"; ``detail`` names what failed and why. Exceptions are ignored."""

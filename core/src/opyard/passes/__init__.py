@@ -1,0 +1,16 @@
+"""Passes: functions from Graph to Graph. Each leaves the meaning of every output as it was."""
+
+from __future__ import annotations
+
+from ..graph import Graph
+from .common import eliminate_common
+from .decompose import decompose
+from .fold import fold_constants
+from .prune import prune
+
+__all__ = ["decompose", "eliminate_common", "fold_constants", "prune", "simplify"]
+
+
+def simplify(graph: Graph) -> Graph:
+    """The standard sequence: prune, common subexpressions, constant folding, prune."""
+    return prune(fold_constants(eliminate_common(prune(graph))))

@@ -1,0 +1,191 @@
+"""Plugins: found by entry points, loaded one at a time and guarded, each with a state and a sentence.
+
+A broken plugin is switched off and shown; it never breaks the host. ``OPYARD_STRICT=1`` raises instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+from . import entrypoints, hookspecs, quarantine, settings
+from .entrypoints import EntryPoint
+from .errors import PluginError, did_you_mean
+from .hookspecs import API_LEVEL
+from .kernels import Origin
+from .registry import Registry, describe_error
+
+STATES = ("ok", "inactive", "blocked", "incompatible", "failed", "quarantined")
+"""inactive: it loads, and has no device on this machine. The others speak for themselves."""
+
+
+@dataclass(slots=True, eq=False)
+class Plugin:
+    """One plugin and what became of it. ``notes`` are troubles that left the rest of it in use."""
+
+    entry: EntryPoint
+    state: str = "ok"
+    reason: str = ""
+    manager: pluggy.PluginManager | None = None
+    backends: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def origin(self) -> Origin:
+        """What its registrations are marked with."""
+        return Origin(self.entry.name, self.entry.distribution, self.entry.version)
+
+
+class Plugins:
+    """The plugins of one registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.all: list[Plugin] = []
+
+    def load(self, entries: list[EntryPoint] | None = None) -> None:
+        """Finds and loads all plugins. Raises PluginError for a failing one only under OPYARD_STRICT=1."""
+        found = entrypoints.find() if entries is None else sorted(entries)
+        for entry in found:
+            plugin = Plugin(entry)
+            self.all.append(plugin)
+            self._load(plugin)
+        for plugin in self.all:
+            twins = [
+                p.entry.distribution
+                for p in self.all
+                if p is not plugin and p.entry.name == plugin.entry.name
+            ]
+            if twins:
+                plugin.notes.append(
+                    f"the plugin name {plugin.entry.name!r} is also used by {', '.join(twins)}"
+                )
+        self._find_orphans()
+
+    def _load(self, plugin: Plugin) -> None:
+        plugin.state, plugin.reason = _forbidden(plugin.entry)
+        if plugin.state != "ok":
+            return
+        before = set(self.registry.backends)
+        try:
+            with quarantine.marked(plugin.entry):
+                plugin.state, plugin.reason = self._activate(plugin)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # plugins may raise anything, sys.exit() included
+            plugin.state, plugin.reason, plugin.manager = "failed", describe_error(error), None
+            if settings.strict():
+                raise PluginError(
+                    f"plugin {plugin.entry.name!r} of {plugin.entry.distribution} failed: {plugin.reason} (OPYARD_STRICT=1)."
+                ) from error
+            self.emit("plugin_failed", {"plugin": plugin.entry.name, "reason": plugin.reason})
+        plugin.backends = tuple(sorted(set(self.registry.backends) - before))
+
+    def _activate(self, plugin: Plugin) -> tuple[str, str]:
+        module = _import(plugin.entry.value)
+        if (mismatch := _api_mismatch(module)) is not None:
+            return "incompatible", mismatch
+        manager = _manager(module, plugin.entry.name)
+        with self.registry.transaction(plugin.origin):
+            manager.hook.opyard_register(registry=self.registry)
+        plugin.manager = manager
+        return "ok", ""
+
+    def _find_orphans(self) -> None:
+        by_origin = {plugin.origin: plugin for plugin in self.all}
+        known = tuple(self.registry.ops)
+        for kernel in self.registry.orphans():
+            if kernel.origin in by_origin:
+                hint = (
+                    did_you_mean(kernel.op, known)
+                    or " Install the package that defines it, or correct the name."
+                )
+                by_origin[kernel.origin].notes.append(
+                    f"kernel {kernel.id} is for the op {kernel.op!r}, which does not exist.{hint}"
+                )
+
+    def report(self) -> list[Plugin]:
+        """All plugins, with the state "inactive" where a plugin's backends have no device here. Opens the backends."""
+        for plugin in self.all:
+            closed = [status for status in map(self.registry.open, plugin.backends) if status.state != "ok"]
+            if plugin.state == "ok" and closed and len(closed) == len(plugin.backends):
+                plugin.state, plugin.reason = closed[0].state, closed[0].reason
+        return self.all
+
+    def emit(self, event: str, detail: dict[str, Any]) -> None:
+        """Tells the observers; what they raise is ignored."""
+        self._call("opyard_event", event=event, detail=detail)
+
+    def add_commands(self, group: Any) -> None:
+        """Lets the plugins add their commands to the command line."""
+        self._call("opyard_commands", group=group)
+
+    def _call(self, hook: str, **arguments: Any) -> None:
+        for plugin in self.all:
+            if plugin.manager is None:
+                continue
+            try:
+                getattr(plugin.manager.hook, hook)(**arguments)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                note = f"its hook {hook} failed: {describe_error(error)}"
+                if note not in plugin.notes:
+                    plugin.notes.append(note)
+
+
+def _forbidden(entry: EntryPoint) -> tuple[str, str]:
+    allowed = settings.allowed_plugins()
+    if allowed is not None and entry.name not in allowed:
+        return "blocked", f"OPYARD_PLUGINS allows only {', '.join(allowed) or 'nothing'}"
+    if entry.name in settings.blocked():
+        return "blocked", f"OPYARD_BLOCK names {entry.name}"
+    if (why := quarantine.reason(entry)) is not None:
+        return "quarantined", why
+    return "ok", ""
+
+
+def _import(value: str) -> Any:
+    module, _, attribute = value.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in filter(None, attribute.split(".")):
+        found = getattr(found, part)
+    return found
+
+
+def _api_mismatch(module: Any) -> str | None:
+    """Why the plugin's interface levels do not fit, or None. ``OPYARD_API`` is a number, or the least and greatest one."""
+    stated = getattr(module, "OPYARD_API", 1)
+    try:
+        low, high = (stated, stated) if isinstance(stated, int) else stated
+        fits = low <= API_LEVEL <= high
+    except (TypeError, ValueError):
+        return f"OPYARD_API is {stated!r}; write the least and greatest level it works with, such as (1, 1)"
+    return (
+        None
+        if fits
+        else f"it works with plugin interface {low} to {high}, this opyard has {API_LEVEL}; install versions of both that fit"
+    )
+
+
+def _manager(module: Any, name: str) -> pluggy.PluginManager:
+    """A plugin manager with this one plugin: one for each, so that what fails half-way leaves nothing behind."""
+    manager = pluggy.PluginManager("opyard")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name)
+    known = tuple(hook for hook in dir(manager.hook) if hook.startswith("opyard_"))
+    specified = tuple(hook for hook in known if getattr(manager.hook, hook).has_spec())
+    for hook in known:
+        if hook not in specified:
+            raise PluginError(
+                f"there is no hook called {hook!r}.{did_you_mean(hook, specified)} Hooks: {', '.join(specified)}."
+            )
+    return manager
+
+
+def probe(value: str) -> None:
+    """Loads one plugin as ``Plugins`` does, with a registry of its own: what the quarantine runs in another process."""
+    _manager(_import(value), "probe").hook.opyard_register(registry=Registry())

@@ -1,0 +1,341 @@
+"""Registry: the ops, backends and kernels that exist, and where each came from.
+
+What is chosen is a function of what is registered, never of the order of registration.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from .contents import BackendEntry, BackendStatus, Contents, kernel_order, settle
+from .device import Device
+from .errors import DeviceUnavailable, RegistryError, did_you_mean
+from .kernels import Dtypes, Kernel, Loadable, Origin, resolve
+from .operation import Call, Op
+
+REFERENCE = "reference"
+EVERY_SCALAR = "every op with a scalar expression"
+
+
+class Registry:
+    """Ops, backends and kernels. Make as many as you like; the eager functions use the default one (runtime.py)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._contents = Contents({}, {}, {}, (), (), ())
+        self._origin = Origin()
+        self._opened: dict[str, BackendStatus] = {}
+        self._aside: dict[str, str] = {}
+        self._kernels_of: dict[str, tuple[Kernel, ...]] = {}
+        self._listeners: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.version = 0
+
+    # What is registered ------------------------------------------------------------------------------------------
+
+    @property
+    def ops(self) -> Mapping[str, Op]:
+        """All ops by name."""
+        return {name: op for name, (op, _) in sorted(self._contents.ops.items())}
+
+    @property
+    def backends(self) -> Mapping[str, BackendEntry]:
+        """All backends by name."""
+        return MappingProxyType(dict(sorted(self._contents.backends.items())))
+
+    @property
+    def conflicts(self) -> tuple[str, ...]:
+        """A sentence for each name that was registered more than once."""
+        return self._contents.conflicts
+
+    @property
+    def patterns(self) -> tuple[Kernel, ...]:
+        """All pattern kernels."""
+        return self._contents.patterns
+
+    def get_op(self, name: str) -> Op:
+        """The op called ``name``. Raises RegistryError with near names when there is none."""
+        found = self._contents.ops.get(name)
+        if found is None:
+            raise RegistryError(
+                f"there is no op called {name!r}.{did_you_mean(name, tuple(self._contents.ops))} `opyard ops` lists all."
+            )
+        return found[0]
+
+    def kernels(self, op: str) -> tuple[Kernel, ...]:
+        """The kernels of an op, ordered by backend and name."""
+        memo = self._kernels_of  # taken before the contents: after a change there is a new one
+        found = memo.get(op)
+        if found is None:
+            contents = self._contents
+            found = contents.kernels.get(op, ())
+            if op in contents.ops and contents.ops[op][0].scalar is not None:
+                taken = {kernel.id for kernel in found}
+                generated = [replace(kernel, op=op) for kernel in contents.scalars if kernel.id not in taken]
+                found = tuple(sorted((*found, *generated), key=kernel_order))
+            memo[op] = found
+        return found
+
+    def all_kernels(self) -> Iterator[Kernel]:
+        """Every kernel, pattern kernels last."""
+        for op in sorted({*self._contents.kernels, *self._contents.ops}):
+            yield from self.kernels(op)
+        yield from self._contents.patterns
+
+    def orphans(self) -> tuple[Kernel, ...]:
+        """Kernels whose op nobody has registered: they are never used."""
+        return tuple(k for k in self.all_kernels() if k.pattern is None and k.op not in self._contents.ops)
+
+    # Registration ------------------------------------------------------------------------------------------------
+
+    def op(self, function: Any) -> Any:
+        """Registers an op, given as what the decorator ``opyard.op`` returned; gives it back."""
+        declared = function if isinstance(function, Op) else getattr(function, "op", None)
+        if not isinstance(declared, Op):
+            raise RegistryError(
+                f"registry.op takes a function decorated with @opyard.op; found {function!r}."
+            )
+        with self._lock:
+            contents = self._contents
+            known = contents.ops.get(declared.name)
+            if known is None:
+                self._change(replace(contents, ops={**contents.ops, declared.name: (declared, self._origin)}))
+            elif known[0] is not declared:
+                raise RegistryError(
+                    f"op {declared.name!r} is already defined by {known[1]} as {known[0].name}{known[0].signature}; "
+                    f"{self._origin} defines it as {declared.name}{declared.signature}. Give yours a name of its own: 'domain.name'."
+                )
+        return function
+
+    def ops_from(self, functions: Mapping[str, Any]) -> None:
+        """Registers many ops at once, as ``op`` does."""
+        for function in functions.values():
+            self.op(function)
+
+    def backend(self, name: str, *, load: Loadable, arrays: tuple[str, ...] = ()) -> None:
+        """Registers a backend: ``load`` names a function or class that gives an object with ``devices()``."""
+        if not name.isidentifier():
+            raise RegistryError(f"a backend's name is an identifier; {name!r} is not one.")
+        with self._lock:
+            contents = self._contents
+            if name in contents.backends:
+                raise RegistryError(
+                    f"backend {name!r} is already registered by {contents.backends[name].origin}."
+                )
+            entry = BackendEntry(name, load, tuple(arrays), self._origin)
+            self._change(replace(contents, backends={**contents.backends, name: entry}))
+
+    def kernel(
+        self,
+        op: str | Any,
+        *,
+        backend: str,
+        name: str,
+        load: Loadable | None = None,
+        prepare: Loadable | None = None,
+        dtypes: Dtypes = None,
+        ranks: tuple[int, int] | None = None,
+        requires: tuple[str, ...] = (),
+        accepts: Loadable | None = None,
+        cost: Loadable | None = None,
+        efficiency: float = 1.0,
+        out: bool = False,
+        deterministic: bool = True,
+        version: int = 1,
+        override: bool = False,
+    ) -> None:
+        """Registers a kernel of an op, given by name or as its function. The arguments are those of Kernel.
+
+        Ops and kernels may be registered in any order. Raises RegistryError for a malformed registration.
+        """
+        declared = op if isinstance(op, str) else op.op.name
+        self._add_kernel(
+            Kernel(
+                *(declared, backend, name, load, prepare, dtypes, ranks, tuple(requires), accepts, cost),
+                *(efficiency, out, deterministic, version, override, None, self._origin),
+            )
+        )
+
+    def pattern(
+        self, function: Callable[..., Any], *, backend: str, name: str, prepare: Loadable, **facts: Any
+    ) -> None:
+        """Registers a kernel for a small graph of ops: ``lambda x, w, b: relu(add(conv(x, w), b))``.
+
+        ``prepare(graph, device)`` gives ``run(*arrays)``; ``facts`` are those of Kernel.
+        """
+        self._add_kernel(
+            Kernel("", backend, name, prepare=prepare, pattern=function, origin=self._origin, **facts)
+        )
+
+    def _add_kernel(self, kernel: Kernel) -> None:
+        what = f"kernel {kernel.id} of op {kernel.op!r}" if kernel.op else f"pattern kernel {kernel.id}"
+        if (kernel.load is None) == (kernel.prepare is None):
+            raise RegistryError(
+                f"{what} needs either load=... (a function on arrays) or prepare=... (specialise once, run many)."
+            )
+        if (
+            kernel.backend == REFERENCE
+            or not kernel.backend.isidentifier()
+            or not kernel.name
+            or "/" in kernel.name
+        ):
+            raise RegistryError(
+                f"{what}: a kernel belongs to a backend other than 'reference' and has a name without '/'."
+            )
+        if not kernel.efficiency > 0:
+            raise RegistryError(
+                f"{what}: efficiency is a positive fraction of the device's roofline; found {kernel.efficiency!r}."
+            )
+        with self._lock:
+            contents = self._contents
+            conflicts = contents.conflicts
+            if kernel.pattern is not None:
+                kept, conflict = settle(contents.patterns, kernel)
+                self._change(replace(contents, patterns=kept, conflicts=conflicts + conflict))
+                return
+            if kernel.op == EVERY_SCALAR:
+                kept, conflict = settle(contents.scalars, kernel)
+                self._change(replace(contents, scalars=kept, conflicts=conflicts + conflict))
+                return
+            kept, conflict = settle(contents.kernels.get(kernel.op, ()), kernel)
+            kernels = {**contents.kernels, kernel.op: kept}
+            self._change(replace(contents, kernels=kernels, conflicts=conflicts + conflict))
+
+    @contextmanager
+    def transaction(self, origin: Origin) -> Iterator[None]:
+        """Registrations inside are marked with ``origin`` and undone as a whole when an exception leaves the block."""
+        with self._lock:
+            before, self._origin = self._contents, origin
+            try:
+                yield
+            except BaseException:
+                self._change(before)
+                raise
+            finally:
+                self._origin = Origin()
+
+    def _change(self, contents: Contents) -> None:
+        self._contents = contents
+        self._kernels_of = {}
+        self.changed()
+
+    def changed(self) -> None:
+        """Raises the version and tells the listeners."""
+        self.version += 1
+        for listener in list(self._listeners):
+            listener.registry_changed()
+
+    def subscribe(self, listener: Any) -> None:
+        """Calls ``listener.registry_changed()`` after each change, for as long as the listener lives."""
+        self._listeners.add(listener)
+
+    # Kernels put aside -------------------------------------------------------------------------------------------
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Kernels that raised at run time and are not used again in this process: "op backend/name" -> reason."""
+        return MappingProxyType(self._aside)
+
+    def set_aside(self, op: str, kernel: Kernel, reason: str) -> bool:
+        """Stops using a kernel for an op. Gives whether that is news."""
+        with self._lock:
+            key = f"{op} {kernel.id}"
+            if key in self._aside:
+                return False
+            self._aside[key] = reason
+            self.changed()
+            return True
+
+    def why_aside(self, op: str, kernel: Kernel) -> str | None:
+        """Why a kernel was set aside, or None."""
+        return self._aside.get(f"{op} {kernel.id}") if self._aside else None
+
+    # Devices -----------------------------------------------------------------------------------------------------
+
+    def open(self, backend: str) -> BackendStatus:
+        """Opens a backend once and remembers the outcome. A backend without devices is a status, never an exception."""
+        status = self._opened.get(backend)
+        if status is None:
+            with self._lock:
+                status = self._opened.get(backend) or self._open(backend)
+                self._opened[backend] = status
+        return status
+
+    def _open(self, name: str) -> BackendStatus:
+        entry = self._contents.backends.get(name)
+        if entry is None:
+            known = tuple(self._contents.backends)
+            return BackendStatus(
+                name,
+                "failed",
+                f"there is no backend called {name!r}.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}.",
+                (),
+            )
+        try:
+            devices = tuple(resolve(entry.load)().devices())
+            for number, device in enumerate(devices):
+                if device.backend != name:
+                    raise RegistryError(
+                        f"backend {name!r} lists device {number} as {device.name!r}; its name must begin with '{name}'."
+                    )
+        except DeviceUnavailable as error:
+            return BackendStatus(name, "inactive", str(error), ())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a driver may raise anything, SystemExit included
+            return BackendStatus(name, "failed", describe_error(error), ())
+        return BackendStatus(name, "ok", "", devices)
+
+    def devices(self) -> tuple[Device, ...]:
+        """All devices of this machine: accelerators, then processors, then the reference. Opens every backend."""
+        found = [device for name in self.backends for device in self.open(name).devices]
+        order = {"accelerator": 0, "gpu": 1, "cpu": 2}
+        return tuple(sorted(found, key=lambda d: (d.backend == REFERENCE, order.get(d.kind, 3), d.name)))
+
+    def device(self, name: str) -> Device:
+        """A device by its name, such as "opencl:0"; a backend's bare name gives its first device.
+
+        Raises DeviceUnavailable with the reason and with the names that exist.
+        """
+        status = self.open(name.partition(":")[0])
+        for device in status.devices:
+            if name in (device.name, device.backend):
+                return device
+        known = ", ".join(d.name for d in self.devices())
+        reason = status.reason or f"backend {status.name!r} has {', '.join(d.name for d in status.devices)}."
+        raise DeviceUnavailable(
+            f"there is no device {name!r}: {reason} Devices here: {known}. `opyard devices` lists them with reasons."
+        )
+
+    def device_of(self, array: Any) -> Device | None:
+        """The device whose native array this is, or None. NumPy arrays belong to the best host device."""
+        cls = type(array)
+        names = {f"{base.__module__}:{base.__qualname__}" for base in cls.__mro__}
+        for entry in sorted(self._contents.backends.values(), key=lambda e: (e.name == REFERENCE, e.name)):
+            if names.intersection(entry.arrays):
+                for device in self.open(entry.name).devices:
+                    if device.owns(array):
+                        return device
+        return None
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception in one line, for tables."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def reference_kernel(op: Op) -> Kernel:
+    """The kernel that runs an op's reference: it accepts every call and is the last resort."""
+    return Kernel(op.name, REFERENCE, REFERENCE, prepare=_prepare_reference, efficiency=0.02)
+
+
+def _prepare_reference(call: Call, device: Device) -> Callable[..., Any]:
+    if call.is_tuple:
+        return call.reference
+    return lambda *arrays: call.reference(*arrays)[0]

@@ -1,0 +1,93 @@
+"""The default registry with its plugins: made on first need, never at import."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+from . import settings
+from .ops import STANDARD
+from .plugin import Plugins
+from .registry import REFERENCE, Registry
+from .selection import active_policy
+
+_lock = threading.RLock()
+_plugins: Plugins | None = None
+_ready = False
+
+
+class SettingsWarning(UserWarning):
+    """An environment variable names something that does not exist."""
+
+
+def standard_registry() -> Registry:
+    """A new registry with the standard ops and the reference backend, and no plugin."""
+    made = Registry()
+    made.ops_from(STANDARD)
+    made.backend(
+        REFERENCE, load="opyard.reference:ReferenceBackend", arrays=("numpy:ndarray", "numpy:generic")
+    )
+    return made
+
+
+def plugins() -> Plugins:
+    """The plugins of the default registry. The first call discovers and loads them."""
+    global _plugins, _ready
+    if _ready and _plugins is not None:
+        return _plugins
+    with _lock:
+        if (
+            _plugins is None
+        ):  # a plugin that calls back while it loads sees the registry as far as it has come
+            _plugins = Plugins(standard_registry())
+            try:
+                _plugins.load()
+            except BaseException:
+                _plugins = None
+                raise
+            _ready = True
+            _report_unknown_names()
+    return _plugins
+
+
+def registry() -> Registry:
+    """The default registry."""
+    return plugins().registry
+
+
+def emit(event: str, detail: dict[str, Any]) -> None:
+    """Tells the plugins' observers."""
+    if _plugins is not None:
+        _plugins.emit(event, detail)
+
+
+def reset() -> None:
+    """Forgets the default registry: the next use discovers anew, as after installing a plugin in a running program."""
+    global _plugins, _ready
+    with _lock:
+        if _plugins is not None:
+            _plugins.registry.changed()
+        _plugins, _ready = None, False
+
+
+def problems() -> list[str]:
+    """A sentence for everything in the settings that names something unknown."""
+    loaded = plugins()
+    names = {plugin.entry.name for plugin in loaded.all}
+    rows = settings.unknown_variables()
+    rows += [
+        f"OPYARD_PLUGINS names {name!r}, which is no installed plugin"
+        for name in settings.allowed_plugins() or ()
+        if name not in names
+    ]
+    blocked_plugins = {
+        repr(name) for name in names.intersection(settings.blocked())
+    }  # OPYARD_BLOCK names plugins, too
+    unknown = active_policy().unknown_names(loaded.registry)
+    return rows + [row for row in unknown if not any(name in row for name in blocked_plugins)]
+
+
+def _report_unknown_names() -> None:
+    for sentence in problems():
+        warnings.warn(f"opyard settings: {sentence}", SettingsWarning, stacklevel=3)

@@ -1,0 +1,197 @@
+"""Selection: the policy of a user, and the order in which kernels are considered for one call.
+
+The order is a function of what is registered, the policy and the costs: never of the order of registration.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from . import settings
+from .costs import Costs, Estimate, Roofline
+from .device import Device
+from .errors import did_you_mean
+from .kernels import Kernel
+from .operation import Call
+from .opfunction import current_policy
+from .registry import REFERENCE, Registry, reference_kernel
+
+PRIOR = Roofline()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """What the user wants: compared by identity and interned, so that it is cheap as part of a cache key.
+
+    prefer  backends or backend/kernel names tried first; block: those not used; pins: op name -> backend/kernel
+    """
+
+    prefer: tuple[str, ...] = ()
+    block: tuple[str, ...] = ()
+    pins: tuple[tuple[str, str], ...] = ()
+    strict: bool = False
+    registry: Registry | None = None
+
+    def refusal(self, op: str, kernel: Kernel) -> str | None:
+        """Why this policy does not let the kernel run the op, or None."""
+        pinned = dict(self.pins).get(op)
+        if pinned is not None and pinned != kernel.id:
+            return f"{op} is pinned to {pinned}"
+        if kernel.id in self.block or kernel.backend in self.block:
+            return f"blocked: {kernel.id if kernel.id in self.block else kernel.backend}"
+        return None
+
+    def preference(self, kernel: Kernel) -> int:
+        """Position in ``prefer``; the number of preferences for kernels that are not named."""
+        for position, name in enumerate(self.prefer):
+            if name in (kernel.id, kernel.backend):
+                return position
+        return len(self.prefer)
+
+    def unknown_names(self, registry: Registry) -> list[str]:
+        """A sentence for each name in this policy that nothing registered has."""
+        kernels = {k.id for k in registry.all_kernels()} | {f"{REFERENCE}/{REFERENCE}"}
+        known = kernels | set(registry.backends)
+        named = [("prefer", n) for n in self.prefer] + [("block", n) for n in self.block]
+        rows = [
+            f"{word} names {n!r}, which is no backend or kernel.{did_you_mean(n, tuple(known))}"
+            for word, n in named
+            if n not in known
+        ]
+        for op, kernel in self.pins:
+            if op not in registry.ops:
+                rows.append(
+                    f"pin names the op {op!r}, which does not exist.{did_you_mean(op, tuple(registry.ops))}"
+                )
+            if kernel not in kernels:
+                rows.append(
+                    f"pin names the kernel {kernel!r}, which does not exist.{did_you_mean(kernel, tuple(kernels))}"
+                )
+        return rows
+
+
+_interned: dict[tuple[Any, ...], Policy] = {}
+_lock = threading.Lock()
+
+
+def policy(
+    prefer: tuple[str, ...] = (),
+    block: tuple[str, ...] = (),
+    pins: tuple[tuple[str, str], ...] = (),
+    strict: bool = False,
+    registry: Registry | None = None,
+) -> Policy:
+    """The one Policy object with these contents."""
+    key = (prefer, block, pins, strict, id(registry))
+    with _lock:
+        return _interned.setdefault(key, Policy(prefer, block, pins, strict, registry))
+
+
+def active_policy() -> Policy:
+    """The policy set by ``using``, or the one that the environment variables state."""
+    found = current_policy.get()
+    if found is not None:
+        return found  # type: ignore[no-any-return]
+    return policy(settings.preferred(), settings.blocked(), settings.pins(), settings.strict())
+
+
+@contextmanager
+def using(
+    *,
+    prefer: str | Iterable[str] = (),
+    block: str | Iterable[str] = (),
+    pin: dict[str, str] | None = None,
+    strict: bool | None = None,
+    registry: Registry | None = None,
+) -> Iterator[Policy]:
+    """Within the block, and in this thread or task alone, kernels are chosen under this policy.
+
+        with using(prefer="opencl", block="cpu/blas", pin={"matmul": "cpu/blas"}): ...
+
+    What is not given is inherited. New threads start with the default policy.
+    """
+    outer = active_policy()
+    new = policy(
+        _tuple(prefer) or outer.prefer,
+        outer.block + tuple(n for n in _tuple(block) if n not in outer.block),
+        tuple({**dict(outer.pins), **(pin or {})}.items()),
+        outer.strict if strict is None else strict,
+        registry or outer.registry,
+    )
+    token = current_policy.set(new)
+    try:
+        yield new
+    finally:
+        current_policy.reset(token)
+
+
+def _tuple(names: str | Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A kernel on a device for one call: with its estimate, or with the sentence why it is refused."""
+
+    kernel: Kernel
+    device: Device
+    estimate: Estimate | None
+    refusal: str | None
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds; infinite when refused."""
+        return self.estimate.seconds if self.estimate else float("inf")
+
+    def __str__(self) -> str:
+        verdict = (
+            self.refusal or f"{self.seconds * 1e6:.3g} us ({self.estimate.source if self.estimate else ''})"
+        )
+        return f"{self.kernel.id} on {self.device.name}: {verdict}"
+
+
+def candidates(
+    call: Call, devices: Iterable[Device], registry: Registry, chosen: Policy, costs: Costs = PRIOR
+) -> tuple[Candidate, ...]:
+    """Every kernel of the op on every device, best first; then the reference; then the refused ones with their reasons."""
+    rows = []
+    for device in devices:
+        kernels = [k for k in registry.kernels(call.op.name) if k.backend == device.backend]
+        if device.backend == REFERENCE:
+            kernels = [reference_kernel(call.op)]
+        for kernel in kernels:
+            refusal = (
+                chosen.refusal(call.op.name, kernel)
+                or registry.why_aside(call.op.name, kernel)
+                or kernel.refusal(call, device)
+            )
+            estimate, refusal = _estimate(kernel, call, device, costs) if refusal is None else (None, refusal)
+            rows.append(Candidate(kernel, device, estimate, refusal))
+    return tuple(sorted(rows, key=lambda c: order(c, chosen)))
+
+
+def _estimate(kernel: Kernel, call: Call, device: Device, costs: Costs) -> tuple[Estimate | None, str | None]:
+    try:
+        return costs.kernel_seconds(kernel, call, device), None
+    except Exception as error:
+        return None, f"its cost function failed: {type(error).__name__}: {error}"
+
+
+def order(candidate: Candidate, chosen: Policy) -> tuple[Any, ...]:
+    """The sort key of a candidate. The reference is the last resort, unless it is preferred by name."""
+    kernel = candidate.kernel
+    preference = chosen.preference(kernel)
+    last_resort = kernel.backend == REFERENCE and preference == len(chosen.prefer)
+    return (
+        candidate.refusal is not None,
+        last_resort,
+        preference,
+        candidate.seconds,
+        kernel.backend,
+        kernel.name,
+        candidate.device.name,
+    )

@@ -1,0 +1,185 @@
+"""TensorSpec: the shape and dtype of a tensor, and the rules for broadcasting and promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .dim import Dim
+from .errors import SpecError, did_you_mean
+
+Shape = tuple["int | Dim", ...]
+
+_EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4")
+_NATIVE = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)
+_BY_NAME: dict[str, np.dtype[Any]] = {}
+
+
+def as_dtype(dtype: Any) -> np.dtype[Any]:
+    """The NumPy dtype for a name, a NumPy type or a dtype; bfloat16 and smaller come from ml_dtypes.
+
+    Raises SpecError for anything that is not a numeric or boolean dtype.
+    """
+    if isinstance(dtype, str):
+        if dtype not in _BY_NAME:
+            _BY_NAME[dtype] = _dtype_called(dtype)
+        return _BY_NAME[dtype]
+    try:
+        found: np.dtype[Any] = np.dtype("" if dtype is None else dtype)  # for NumPy, None is float64
+    except TypeError:
+        raise SpecError(f"{dtype!r} is not a dtype; write a name such as 'float32' or 'int64'.") from None
+    if found.kind not in "biufcV" or found.type is np.void or not found.isnative:
+        raise SpecError(f"tensors hold numbers and booleans in native byte order, not {found.name!r}.")
+    return found
+
+
+def _dtype_called(name: str) -> np.dtype[Any]:
+    if name in _NATIVE:
+        return np.dtype(name)
+    if name in _EXTENDED:
+        import ml_dtypes  # 20 ms: only when somebody asks for such a dtype
+
+        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return extended
+    raise SpecError(
+        f"there is no dtype called {name!r}.{did_you_mean(name, _NATIVE + _EXTENDED)} Known: {', '.join(_NATIVE + _EXTENDED)}."
+    )
+
+
+class TensorSpec:
+    """Shape and dtype of a tensor: immutable and hashable.
+
+    ``shape`` holds ints, or names for sizes that are bound when arrays are fed: ``TensorSpec(("batch", 64), "float32")``.
+    """
+
+    __slots__ = ("_hash", "dtype", "shape")
+    _hash: int
+    shape: Shape
+    dtype: np.dtype[Any]
+
+    def __init__(self, shape: Iterable[int | str | Dim], dtype: Any = "float32") -> None:
+        object.__setattr__(self, "shape", _as_shape(shape))
+        object.__setattr__(self, "dtype", as_dtype(dtype))
+        object.__setattr__(self, "_hash", hash((self.shape, self.dtype)))
+
+    @staticmethod
+    def of(array: Any) -> TensorSpec:
+        """The spec of anything that has ``shape`` and ``dtype``."""
+        return TensorSpec(array.shape, array.dtype)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a TensorSpec is immutable; make a new one instead of setting {name!r}.")
+
+    def __reduce__(self) -> tuple[type[TensorSpec], tuple[Shape, str]]:
+        return TensorSpec, (self.shape, self.dtype.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TensorSpec) and self.shape == other.shape and self.dtype == other.dtype
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int | Dim:
+        """Number of elements."""
+        total: int | Dim = 1
+        for n in self.shape:
+            total = total * n
+        return total
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a dense array. Raises SpecError while a dimension is symbolic."""
+        return int(self.size) * self.dtype.itemsize
+
+    @property
+    def is_concrete(self) -> bool:
+        """Whether every dimension is a number."""
+        return not any(isinstance(n, Dim) for n in self.shape)
+
+    def with_shape(self, shape: Iterable[int | str | Dim]) -> TensorSpec:
+        """The same dtype with another shape."""
+        return TensorSpec(shape, self.dtype)
+
+    def with_dtype(self, dtype: Any) -> TensorSpec:
+        """The same shape with another dtype."""
+        return TensorSpec(self.shape, dtype)
+
+    def bind(self, sizes: Mapping[str, int]) -> TensorSpec:
+        """The spec with its symbolic dimensions replaced by numbers."""
+        return (
+            self
+            if self.is_concrete
+            else self.with_shape(n.evaluate(sizes) if isinstance(n, Dim) else n for n in self.shape)
+        )
+
+
+def _as_shape(shape: Iterable[int | str | Dim]) -> Shape:
+    if isinstance(shape, (str, int, Dim)):
+        raise SpecError(f"a shape is a tuple of sizes; {shape!r} is not one. Write ({shape!r},).")
+    sizes: list[int | Dim] = []
+    for size in shape:
+        if isinstance(size, str):
+            size = Dim.symbol(size)
+        elif not isinstance(size, Dim):
+            try:
+                size = size.__index__()
+            except AttributeError:
+                raise SpecError(
+                    f"a size is an integer or a name; {size!r} in shape {tuple(shape)!r} is neither."
+                ) from None
+            if size < 0:
+                raise SpecError(f"sizes are not negative; found {size} in shape {tuple(shape)!r}.")
+        sizes.append(size)
+    return tuple(sizes)
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """The common shape by NumPy's broadcasting rules; raises SpecError when there is none.
+
+    A symbolic size broadcasts with itself and with 1; against another number the number is taken, and the sizes
+    are checked again once they are bound.
+    """
+    rank = max(map(len, shapes), default=0)
+    result: list[int | Dim] = []
+    for axis in range(-rank, 0):
+        size: int | Dim = 1
+        for shape in shapes:
+            other = shape[axis] if len(shape) >= -axis else 1
+            if other == 1 or other == size:
+                continue
+            if size == 1 or isinstance(size, Dim):
+                size = other
+            elif not isinstance(other, Dim):
+                raise SpecError(
+                    f"shapes {' and '.join(str(s) for s in shapes)} do not broadcast: sizes {size} and {other} differ at axis {axis}."
+                )
+        result.append(size)
+    return tuple(result)
+
+
+def promote(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
+    """The common dtype by NumPy's promotion; raises SpecError when there is none."""
+    first = dtypes[0]
+    if all(d == first for d in dtypes):
+        return first
+    try:
+        return np.result_type(*dtypes)
+    except TypeError:
+        names = ", ".join(d.name for d in dtypes)
+        raise SpecError(
+            f"the dtypes {names} have no common dtype; cast one of them first: cast(x, dtype='float32')."
+        ) from None
