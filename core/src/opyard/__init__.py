@@ -12,7 +12,7 @@ Importing this package imports nothing else: every name is loaded when it is fir
 from __future__ import annotations
 
 from importlib import import_module
-from os.path import exists, join
+from os.path import dirname, exists, join
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ def __getattr__(name: str) -> Any:
     if _is_module(name):  # `from opyard import testing`, before or after anything else was imported
         return import_module(f".{name}", __name__)
     api = import_module(".api", __name__)
-    try:
-        value = getattr(api, name)
-    except AttributeError:
+    if name not in api.__all__:
         from .errors import did_you_mean
 
-        raise AttributeError(f"module 'opyard' has no attribute {name!r}.{did_you_mean(name, tuple(api.__all__))}") from None
-    globals()[name] = value
-    return value
+        raise AttributeError(
+            f"module 'opyard' has no attribute {name!r}.{did_you_mean(name, tuple(api.__all__))}"
+        )
+    globals()[name] = getattr(api, name)
+    return globals()[name]
 
 
 def _is_module(name: str) -> bool:
-    path = join(__path__[0], name)
+    path = join(dirname(__file__), name)
     return exists(f"{path}.py") or exists(path)
 
 

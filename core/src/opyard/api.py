@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from . import errors, infer, testing
 from .cases import Case, Cost, Draw, Tolerance, case
+from .compiled import compile
 from .costs import Costs, Estimate, Roofline
 from .device import Backend, Capabilities, Device
 from .dispatch import KernelWarning
-from .eager import devices, failures, kernel, plugins, refresh, register, to_device, to_numpy
+from .eager import (
+    default_registry,
+    devices,
+    failures,
+    kernel,
+    plugins,
+    refresh,
+    register,
+    to_device,
+    to_numpy,
+)
 from .errors import OpyardError
 from .graph import Graph, Node, Value, trace
 from .hookspecs import API_LEVEL, hookimpl
@@ -74,14 +85,15 @@ from .plan import Plan, make_plan
 from .registry import Registry
 from .runtime import standard_registry
 from .scalar import Scalar
-from .selection import using
-from .session import Session, compile
+from .selection import Candidate, candidates, using
+from .session import Session
 from .spec import TensorSpec
 
 __all__ = [
     "API_LEVEL",
     "Backend",
     "Call",
+    "Candidate",
     "Capabilities",
     "Case",
     "Cost",
@@ -106,9 +118,11 @@ __all__ = [
     "TensorSpec",
     "Tolerance",
     "Value",
+    "candidates",
     "case",
     "compile",
     "decompose",
+    "default_registry",
     "devices",
     "eliminate_common",
     "errors",

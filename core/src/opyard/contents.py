@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,38 +35,64 @@ class BackendStatus:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Everything registered, replaced as a whole on each change: readers need no lock, a roll-back is an assignment."""
+    """Everything registered, replaced as a whole on each change: readers need no lock, a roll-back is an assignment.
+
+    ``kernels``, ``patterns`` and ``scalars`` hold every claim; of several claims to one name the first wins.
+    """
 
     ops: Mapping[str, tuple[Op, Origin]]
     backends: Mapping[str, BackendEntry]
     kernels: Mapping[str, tuple[Kernel, ...]]
     patterns: tuple[Kernel, ...]
     scalars: tuple[Kernel, ...]
-    conflicts: tuple[str, ...]
+
+    @property
+    def conflicts(self) -> tuple[str, ...]:
+        """A sentence for each claim to a kernel name that lost."""
+        by_op = [self.kernels[op] for op in sorted(self.kernels)]
+        return tuple(s for claims in (*by_op, self.patterns, self.scalars) for s in _conflicts(claims))
 
 
-def settle(existing: tuple[Kernel, ...], new: Kernel) -> tuple[tuple[Kernel, ...], tuple[str, ...]]:
-    """The kernels after ``new`` came: one for each id, the same whichever came first; and a sentence if two claimed one."""
-    rivals = [k for k in existing if k.id == new.id]
-    if not rivals:
-        return tuple(sorted((*existing, new), key=kernel_order)), ()
-    old = rivals[0]
-    if old.origin == new.origin:
-        raise RegistryError(
-            f"kernel {new.id} of op {new.op!r} is registered twice by {new.origin}; give the second another name."
+def with_claim(claims: tuple[Kernel, ...], new: Kernel) -> tuple[Kernel, ...]:
+    """The claims and a new one, ordered. Losers are kept, so that nothing depends on who came first.
+
+    Raises RegistryError when one origin claims a name twice.
+    """
+    at = bisect_left(claims, kernel_order(new), key=kernel_order)  # claims of one name lie side by side
+    low, high = at, at
+    while low > 0 and claims[low - 1].id == new.id:
+        low -= 1
+    while high < len(claims) and claims[high].id == new.id:
+        high += 1
+    if any(rival.origin == new.origin for rival in claims[low:high]):
+        raise RegistryError(f"{new.title} is registered twice by {new.origin}; give the second another name.")
+    return (*claims[:at], new, *claims[at:])
+
+
+def winners(claims: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+    """One kernel for each name: what overrides first, then by name of the distribution."""
+    first = {kernel.id: kernel for kernel in reversed(claims)}
+    return tuple(kernel for kernel in claims if first[kernel.id] is kernel)
+
+
+def _conflicts(claims: tuple[Kernel, ...]) -> list[str]:
+    chosen = {kernel.id: kernel for kernel in winners(claims)}
+    rows = []
+    for loser in claims:
+        winner = chosen[loser.id]
+        if loser is winner:
+            continue
+        how = (
+            "by override"
+            if winner.override and not loser.override
+            else "by name of the distribution; use override=True to replace a kernel on purpose"
         )
-    winner, loser = sorted((old, new), key=kernel_order)
-    how = (
-        "by override"
-        if winner.override and not loser.override
-        else "by name of the distribution; use override=True to replace a kernel on purpose"
-    )
-    sentence = f"kernel {new.id} of op {new.op!r}: {winner.origin} replaces {loser.origin} ({how})."
-    others = tuple(k for k in existing if k is not old)
-    return tuple(sorted((*others, winner), key=kernel_order)), (sentence,)
+        rows.append(f"{loser.title}: {winner.origin} replaces {loser.origin} ({how}).")
+    return rows
 
 
 def kernel_order(kernel: Kernel) -> tuple[Any, ...]:
+    """Kernels by name; claims to one name by precedence."""
     origin = kernel.origin
     return (
         kernel.backend,

@@ -5,11 +5,14 @@ For arrays of one device, the candidates are the kernels of all devices that can
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from .errors import DeviceError, KernelError, OpyardError
 from .graph import Value, weak_scalar
 from .kernels import Kernel
 from .operation import Call, Op
-from .opfunction import cache_key, current_policy
+from .opfunction import cache_path, current_policy
 from .registry import REFERENCE, Registry, describe_error
 from .selection import Candidate, Policy, active_policy, candidates
 from .spec import TensorSpec
@@ -29,6 +32,8 @@ CACHE_LIMIT = 4096
 """Entries of one op's cache; it is emptied when it is full, as by attributes that change on every call."""
 
 Run = Callable[..., Any]
+
+_PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 class KernelWarning(RuntimeWarning):
@@ -48,16 +53,16 @@ class EagerDispatcher:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._caches: dict[int, dict[Any, Any]] = {}
+        self._caches: dict[int, tuple[dict[Any, Any], int]] = {}  # with the number of entries made
         self._direct: dict[tuple[str, int], tuple[Run, Kernel]] = {}
         self._registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 
     def registry_changed(self) -> None:
-        """Forgets all choices."""
+        """Forgets all choices. What ``_direct`` tells stays true, and a call that is under way may need it."""
         with self._lock:
-            for cache in self._caches.values():
+            for cache, _ in self._caches.values():
                 cache.clear()
-            self._direct.clear()
+            self._caches.clear()
 
     def miss(self, op: Op, cache: dict[Any, Any], arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Run:
         """See Dispatcher.miss."""
@@ -68,9 +73,9 @@ class EagerDispatcher:
                 self._store(None, cache, op, arrays, attributes, run)
                 return run
             return lambda *_: graph.apply(op, arrays, attributes)
-        plain = tuple(_as_array(a, arrays) for a in arrays)
         registry = _registry()
         version = registry.version
+        plain = _native(arrays, registry)
         run = self._choose(op, plain, attributes, registry)
         if any(new is not old for new, old in zip(plain, arrays, strict=True)):
             return lambda *_: self._guarded(
@@ -89,21 +94,26 @@ class EagerDispatcher:
         run: Run,
     ) -> None:
         try:
-            key = cache_key(op.signature, arrays, attributes, current_policy.get())
-            hash(key)
+            path = cache_path(op.signature, arrays, attributes, current_policy.get())
+            hash(path)
         except (AttributeError, TypeError):
             return
         with self._lock:
-            self._caches[id(cache)] = cache
             if made is not None:
                 if made[0] not in self._registries:
                     made[0].subscribe(self)
                     self._registries.add(made[0])
                 if made[0].version != made[1]:
                     return  # chosen from what was registered before: serves this call only
-            if len(cache) >= CACHE_LIMIT:
+            _, count = self._caches.get(id(cache), (cache, 0))
+            if count >= CACHE_LIMIT:
                 cache.clear()
-            cache[key] = run
+                count = 0
+            self._caches[id(cache)] = (cache, count + 1)
+            inner = cache
+            for key in path[:-1]:
+                inner = inner.setdefault(key, {})
+            inner[path[-1]] = run
 
     def _choose(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any], registry: Registry) -> Run:
         policy = active_policy()
@@ -118,13 +128,14 @@ class EagerDispatcher:
         ]
         if len(possible) == 1 and not possible[0][0].looks_at_shapes and by_name:
             kernel, device = possible[0]
-            run, _ = _first_that_loads(
-                (Candidate(kernel, device, None, None), *_reference_rows(call, devices, registry, policy)),
-                call,
-            )
-            if registry.why_aside(op.name, kernel) is None:
-                self._direct[(op.name, id(run))] = (run, kernel)
-                return run
+            try:
+                run = kernel.bind(call, device)
+            except Exception:  # met again, and reported, where its substitute is chosen
+                return self._by_shape(op, attributes, devices, registry, policy)
+            if len(self._direct) >= CACHE_LIMIT:
+                self._direct.clear()
+            self._direct[(op.name, id(run))] = (run, kernel)
+            return run
         return self._by_shape(op, attributes, devices, registry, policy)
 
     def _guarded(self, op: Op, run: Run, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
@@ -169,9 +180,15 @@ class EagerDispatcher:
             kernel, error = error.kernel, error.error
         elif (op.name, id(run)) in self._direct:
             kernel = self._direct[(op.name, id(run))][1]
-        if kernel is None or (isinstance(error, OpyardError) and kernel.backend == REFERENCE):
-            raise error.with_traceback(error.__traceback__) from None
-        arrays = tuple(_as_array(a, arrays) for a in arrays)
+        if isinstance(
+            error, Warning
+        ):  # the user's warning filter made an error of it: no fault of the kernel
+            raise error
+        if kernel is None:
+            raise error
+        if isinstance(error, OpyardError) and kernel.backend == REFERENCE:
+            raise error from error.__cause__  # without the detour over _StepFailed
+        arrays = _native(arrays, _registry())
         call = op.call(*_specs(arrays), **attributes)  # raises SpecError if the user's shapes were the reason
         if active_policy().strict:
             raise KernelError(
@@ -192,34 +209,38 @@ class EagerDispatcher:
             report_failure(registry, call, failed, error, candidate.kernel)
             return result
         error.add_note(f"raised by kernel {failed.id} in {call}; no other kernel can compute it either")
-        raise error
+        raise error from error.__cause__
 
     def resolve(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Run:
         """See OpFunction.resolve."""
-        arrays = tuple(_as_array(a, arrays) for a in arrays)
         registry = _registry()
+        arrays = _native(arrays, registry)
         call = op.call(*_specs(arrays), **attributes)
         devices = _devices_for(op, arrays, registry)
         return _first_that_loads(candidates(call, devices, registry, active_policy()), call)[0]
 
     def explain(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Explanation:
         """See OpFunction.explain."""
-        arrays = tuple(_as_array(a, arrays) for a in arrays)
         registry = _registry()
+        arrays = _native(arrays, registry)
         call = op.call(*_specs(arrays), **attributes)
-        return Explanation(
-            call, candidates(call, _devices_for(op, arrays, registry), registry, active_policy())
-        )
+        devices = _devices_for(op, arrays, registry)
+        rows = candidates(call, devices, registry, active_policy())
+        return Explanation(call, (*rows, *_elsewhere(call, devices, registry)), _absent(op, registry))
 
 
 class Explanation(tuple[Candidate, ...]):
-    """Candidates for a call, best first; prints as a table of one line each."""
+    """Candidates for a call, best first; prints as a table of one line each.
+
+    ``absent`` has a sentence for each kernel whose backend has no device here.
+    """
 
     call: Call
+    absent: tuple[str, ...]
 
-    def __new__(cls, call: Call, rows: Iterable[Candidate]) -> Explanation:
+    def __new__(cls, call: Call, rows: Iterable[Candidate], absent: tuple[str, ...] = ()) -> Explanation:
         made = super().__new__(cls, rows)
-        made.call = call
+        made.call, made.absent = call, absent
         return made
 
     def __str__(self) -> str:
@@ -227,9 +248,26 @@ class Explanation(tuple[Candidate, ...]):
             "chosen " if number == 0 and row.refusal is None else "refused" if row.refusal else "       "
             for number, row in enumerate(self)
         ]
-        return "\n".join(
-            [str(self.call), *(f"  {mark} {row}" for mark, row in zip(marks, self, strict=True))]
+        rows = [f"  {mark} {row}" for mark, row in zip(marks, self, strict=True)]
+        return "\n".join([str(self.call), *rows, *(f"  absent  {sentence}" for sentence in self.absent)])
+
+
+def _elsewhere(call: Call, devices: tuple[Device, ...], registry: Registry) -> list[Candidate]:
+    """The kernels on devices that cannot use the arrays where they are."""
+    return [
+        Candidate(
+            kernel, device, None, f"the arrays are not there; opyard.to_device(x, {device.name!r}) copies one"
         )
+        for device in registry.devices()
+        if device not in devices
+        for kernel in registry.kernels(call.op.name)
+        if kernel.backend == device.backend
+    ]
+
+
+def _absent(op: Op, registry: Registry) -> tuple[str, ...]:
+    kernels = [(kernel, registry.open(kernel.backend)) for kernel in registry.kernels(op.name)]
+    return tuple(f"{kernel.id}: {status.reason}" for kernel, status in kernels if not status.devices)
 
 
 def report_failure(
@@ -243,7 +281,17 @@ def report_failure(
             {"op": call.op.name, "kernel": failed.id, "reason": reason, "substitute": substitute.id},
         )
         message = f"kernel {failed.id} of {call.op.name} {reason}; {substitute.id} takes over. `opyard doctor` lists such kernels; OPYARD_STRICT=1 raises."
-        warnings.warn(message, KernelWarning, stacklevel=5)
+        warnings.warn(message, KernelWarning, stacklevel=_stack_level())
+
+
+def _stack_level() -> int:
+    """The stack level, seen from the caller, of the nearest code that is neither this package's nor generated."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and (
+        frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == "<string>"
+    ):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _record(op: Op, attributes: dict[str, Any], *values: Any) -> Any:
@@ -261,6 +309,17 @@ def _as_array(argument: Any, arguments: tuple[Any, ...]) -> Any:
     if isinstance(argument, (bool, int, float, complex)):
         return weak_scalar(argument, arguments)
     return np.asarray(argument)
+
+
+def _native(arguments: tuple[Any, ...], registry: Registry) -> tuple[Any, ...]:
+    """The arguments as arrays; numbers and lists among them as arrays of the device that the others live on."""
+    arrays = tuple(_as_array(a, arguments) for a in arguments)
+    loose = [new is not a or isinstance(a, np.generic) for new, a in zip(arrays, arguments, strict=True)]
+    settled = (a for a, moves in zip(arrays, loose, strict=True) if a is not None and not moves)
+    home = next(map(registry.device_of, settled), None)
+    if home is None or home.array_type is np.ndarray:
+        return arrays
+    return tuple(home.upload(np.asarray(a)) if moves else a for a, moves in zip(arrays, loose, strict=True))
 
 
 def _specs(arrays: tuple[Any, ...]) -> list[TensorSpec | None]:
@@ -294,12 +353,6 @@ def _possible(kernel: Kernel, call: Call, device: Device, registry: Registry, po
     if policy.refusal(call.op.name, kernel) or registry.why_aside(call.op.name, kernel):
         return False
     return kernel.looks_at_shapes or kernel.refusal(call, device) is None
-
-
-def _reference_rows(
-    call: Call, devices: tuple[Device, ...], registry: Registry, policy: Policy
-) -> tuple[Candidate, ...]:
-    return candidates(call, [d for d in devices if d.backend == REFERENCE], registry, policy)
 
 
 def _first_that_loads(rows: tuple[Candidate, ...], call: Call) -> tuple[Run, Kernel]:

@@ -18,13 +18,14 @@ from .selection import active_policy
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _registry() -> Registry:
+def default_registry() -> Registry:
+    """The registry that the eager functions use here: that of ``using(registry=...)``, else the one with all plugins."""
     return active_policy().registry or runtime.registry()
 
 
 def devices() -> tuple[Device, ...]:
     """All devices of this machine."""
-    return _registry().devices()
+    return default_registry().devices()
 
 
 def plugins() -> list[Plugin]:
@@ -34,7 +35,7 @@ def plugins() -> list[Plugin]:
 
 def failures() -> Mapping[str, str]:
     """Kernels that raised and are not used again in this process, with the reasons."""
-    return _registry().failures
+    return default_registry().failures
 
 
 def refresh() -> None:
@@ -44,7 +45,7 @@ def refresh() -> None:
 
 def register(op: Any) -> Any:
     """Registers an op that the program itself defines, so that kernels for it can be listed and pinned by name."""
-    return _registry().op(op)
+    return default_registry().op(op)
 
 
 def kernel(
@@ -57,7 +58,7 @@ def kernel(
     """
 
     def declare(function: Function) -> Function:
-        target = _registry()
+        target = default_registry()
         if not isinstance(op, str):
             target.op(op)
         target.kernel(op, backend=backend, name=name or function.__name__, load=function, **facts)
@@ -71,7 +72,7 @@ def to_device(array: Any, device: str | Device) -> Any:
 
     Raises DeviceUnavailable for an unknown device and DeviceError for an array that no device knows.
     """
-    registry = _registry()
+    registry = default_registry()
     target = registry.device(device) if isinstance(device, str) else device
     source = _owner(array)
     return transfer(array, source, target)
@@ -83,7 +84,7 @@ def to_numpy(array: Any) -> np.ndarray[Any, Any]:
 
 
 def _owner(array: Any) -> Device:
-    owner = _registry().device_of(array)
+    owner = default_registry().device_of(array)
     if owner is None:
         what = (
             "a value of a graph; fetch it with a Session"

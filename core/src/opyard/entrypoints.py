@@ -51,7 +51,9 @@ def _distributions(path: str) -> Iterator[tuple[str, str, str]]:
             continue
         distribution, _, version = stem.partition("-")
         try:
-            with open(os.path.join(entry.path, "entry_points.txt"), encoding="utf-8") as file:
+            with open(
+                os.path.join(entry.path, "entry_points.txt"), encoding="utf-8", errors="replace"
+            ) as file:
                 text = file.read()
         except OSError:
             text = ""  # most distributions have no entry points; the name counts all the same
@@ -62,11 +64,8 @@ def _from_archive(path: str) -> Iterator[tuple[str, str, str]]:
     from importlib.metadata import distributions  # zip files are rare enough to pay for it
 
     for distribution in distributions(path=[path]):
-        yield (
-            distribution.metadata["Name"],
-            distribution.version,
-            distribution.read_text("entry_points.txt") or "",
-        )
+        name, version = distribution.metadata["Name"], distribution.metadata["Version"]
+        yield name or "", version or "", distribution.read_text("entry_points.txt") or ""
 
 
 def _section(text: str, wanted: str) -> Iterator[tuple[str, str]]:

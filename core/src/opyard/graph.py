@@ -15,8 +15,17 @@ from .nest import leaves, map_leaves
 from .operation import Call, Op, freeze
 from .ops import arithmetic, comparison, exponential, linear_algebra, logic
 from .spec import Shape, TensorSpec, as_dtype
+from .subscript import subscript
 
 _PACKAGE = f"{Path(__file__).parent}{os.sep}"
+
+
+_Operator = Callable[["Value", Any], Any]
+
+
+def _operators(function: Callable[..., Any]) -> tuple[_Operator, _Operator]:
+    """The methods for a value on the left-hand side, and on the right-hand side, of an operator."""
+    return lambda self, other: function(self, other), lambda self, other: function(other, self)
 
 
 class Value:
@@ -62,6 +71,10 @@ class Value:
             f"the graph's value {self.name!r} cannot be iterated over while the graph is built; use split(x, sections=..., axis=...)."
         )
 
+    def __getitem__(self, key: Any) -> Any:
+        """``x[:, 0, None, ::2]``: integers, slices, ``...`` and None, as in NumPy."""
+        return subscript(self, key, self.shape)
+
     def __neg__(self) -> Any:
         return arithmetic.negative(self)
 
@@ -74,37 +87,31 @@ class Value:
     def __abs__(self) -> Any:
         return arithmetic.abs(self)
 
+    __add__, __radd__ = _operators(arithmetic.add)
+    __sub__, __rsub__ = _operators(arithmetic.subtract)
+    __mul__, __rmul__ = _operators(arithmetic.multiply)
+    __truediv__, __rtruediv__ = _operators(arithmetic.divide)
+    __floordiv__, __rfloordiv__ = _operators(arithmetic.floor_divide)
+    __mod__, __rmod__ = _operators(arithmetic.remainder)
+    __pow__, __rpow__ = _operators(exponential.pow)
+    __matmul__, __rmatmul__ = _operators(linear_algebra.matmul)
+    __and__, __rand__ = _operators(logic.bitwise_and)
+    __or__, __ror__ = _operators(logic.bitwise_or)
+    __xor__, __rxor__ = _operators(logic.bitwise_xor)
+    __lshift__, __rlshift__ = _operators(logic.bitwise_left_shift)
+    __rshift__, __rrshift__ = _operators(logic.bitwise_right_shift)
 
-def _operator(function: Callable[..., Any], swapped: bool = False) -> Callable[[Value, Any], Any]:
-    if swapped:
-        return lambda self, other: function(other, self)
-    return lambda self, other: function(self, other)
+    def __lt__(self, other: Any) -> Any:
+        return comparison.less(self, other)
 
+    def __le__(self, other: Any) -> Any:
+        return comparison.less_equal(self, other)
 
-for _name, _function in {
-    "add": arithmetic.add,
-    "sub": arithmetic.subtract,
-    "mul": arithmetic.multiply,
-    "truediv": arithmetic.divide,
-    "floordiv": arithmetic.floor_divide,
-    "mod": arithmetic.remainder,
-    "matmul": linear_algebra.matmul,
-    "pow": exponential.pow,
-    "and": logic.bitwise_and,
-    "or": logic.bitwise_or,
-    "xor": logic.bitwise_xor,
-    "lshift": logic.bitwise_left_shift,
-    "rshift": logic.bitwise_right_shift,
-}.items():
-    setattr(Value, f"__{_name}__", _operator(_function))
-    setattr(Value, f"__r{_name}__", _operator(_function, swapped=True))
-for _name, _function in {
-    "lt": comparison.less,
-    "le": comparison.less_equal,
-    "gt": comparison.greater,
-    "ge": comparison.greater_equal,
-}.items():
-    setattr(Value, f"__{_name}__", _operator(_function))
+    def __gt__(self, other: Any) -> Any:
+        return comparison.greater(self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return comparison.greater_equal(self, other)
 
 
 class Node:

@@ -35,6 +35,8 @@ def elementwise(kind: str = "floating", dtype: Any = None) -> Callable[..., Tens
 
     def infer(*specs: TensorSpec | None, **_: Any) -> TensorSpec:
         given = [s for s in specs if s is not None]
+        if not given:
+            raise SpecError("there is nothing to combine; give at least one array.")
         for position, spec in enumerate(given):
             require_kind(spec, kind, f"input {position}")
         common = promote(*(s.dtype for s in given))

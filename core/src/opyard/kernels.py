@@ -71,6 +71,11 @@ class Kernel:
         """``backend/name``: what users write to pin, prefer or block it."""
         return f"{self.backend}/{self.name}"
 
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"kernel {self.id} of op {self.op!r}" if self.op else f"pattern kernel {self.id}"
+
     def __repr__(self) -> str:
         return f"<Kernel {self.op or 'pattern'} {self.id} from {self.origin}>"
 
@@ -94,7 +99,7 @@ class Kernel:
                 reason = resolve(self.accepts)(call, device)
             except Exception as error:
                 return f"its accepts function failed: {type(error).__name__}: {error}"
-            if reason is not None and not isinstance(reason, str):
+            if reason is not None and (not isinstance(reason, str) or not reason):
                 return f"its accepts function returned {reason!r}; it must return None or the reason for refusing"
         return reason
 
@@ -108,6 +113,28 @@ class Kernel:
             if spec is not None and allowed is not None and spec.dtype.name not in allowed:
                 return f"takes {name} of {', '.join(allowed)}, not {spec.dtype.name}"
         return None
+
+    def check(self) -> None:
+        """Raises RegistryError for facts that cannot be meant, with what to write instead."""
+        if (self.load is None) == (self.prepare is None):
+            raise RegistryError(
+                f"{self.title} needs either load=... (a function on arrays) or prepare=... (specialise once, run many)."
+            )
+        if not self.backend.isidentifier() or not self.name or "/" in self.name:
+            raise RegistryError(
+                f"{self.title}: a backend's name is an identifier, a kernel's name has no '/'."
+            )
+        if not self.efficiency > 0:
+            raise RegistryError(
+                f"{self.title}: efficiency is a positive fraction of the device's roofline; found {self.efficiency!r}."
+            )
+        by_input = self.dtypes.items() if isinstance(self.dtypes, Mapping) else [("", self.dtypes)]
+        lists = [("dtypes", names) for _, names in by_input] + [("requires", self.requires)]
+        for fact, names in lists:
+            if isinstance(names, str):
+                raise RegistryError(
+                    f"{self.title}: {fact} is a tuple of names; write ({names!r},) for {names!r}."
+                )
 
     def bind(self, call: Call, device: Device) -> Callable[..., Any]:
         """The kernel as a function of the arrays alone: loaded, specialised, with the attributes bound."""

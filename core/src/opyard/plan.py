@@ -1,13 +1,13 @@
 """Plan: a placed graph as plain steps, with liveness and buffer reuse, and its compilation to straight-line code.
 
-The flow of one run is visible in the generated source, ``Executable.source``: one line per step, local variables for
-tensors, names reused when a tensor is dead.
+The flow of one run is visible in the generated source, ``Executable.source``: one line per step, one local variable per
+tensor, set to None once nothing needs it any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,11 @@ from .spec import TensorSpec
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Call a kernel. Slots number the tensors of a plan; ``buffer`` is the one to write into, or None."""
+    """Call a kernel. Slots number the tensors of a plan.
+
+    A kernel that can write into a given array gets one: ``buffer`` is its number, or ``fresh`` says that it is a new one,
+    because the tensor is fetched. Other kernels make their outputs themselves, which may be views of their inputs.
+    """
 
     call: Call
     kernel: Kernel
@@ -32,6 +36,7 @@ class Run:
     inputs: tuple[int | None, ...]
     outputs: tuple[int, ...]
     buffer: int | None
+    fresh: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,13 +63,14 @@ Step = Run | Copy | Free
 class Plan:
     """Steps in order. ``constants`` are slots with arrays that are uploaded once; ``buffers`` are kept between runs.
 
-    ``private`` names for each fetch the feeds and constants that it may be a view of; then a copy is handed out.
+    ``shared`` names for each fetch the feeds, constants and earlier fetches that it may share memory with; where it
+    does, a copy is handed out.
     """
 
     steps: tuple[Step, ...]
     feeds: tuple[int, ...]
     fetches: tuple[int, ...]
-    private: tuple[tuple[int, ...], ...]
+    shared: tuple[tuple[int, ...], ...]
     constants: tuple[tuple[int, np.ndarray[Any, Any], Device], ...]
     buffers: tuple[tuple[Device, TensorSpec], ...]
     home: Device
@@ -88,6 +94,7 @@ class Plan:
                         "inputs": step.inputs,
                         "outputs": step.outputs,
                         "buffer": step.buffer,
+                        "fresh": step.fresh,
                     }
                 )
             elif isinstance(step, Copy):
@@ -129,21 +136,21 @@ class _Planner:
             node, device = decision.node, decision.chosen.device
             inputs = tuple(None if v is None else self._on(v, device) for v in node.inputs)
             outputs = tuple(self._new(v, device) for v in node.outputs)
-            self.steps.append(Run(node.call, decision.chosen.kernel, device, inputs, outputs, None))
-            if not decision.chosen.kernel.out:  # it may give back a view of any input
+            writes = decision.chosen.kernel.out and len(outputs) == 1
+            self.steps.append(Run(node.call, decision.chosen.kernel, device, inputs, outputs, None, writes))
+            if not writes:  # it may give back a view of any input
                 shared = set().union(*(self.aliases[i] | {i} for i in inputs if i is not None))
                 for slot in outputs:
                     self.aliases[slot] |= shared
         fetches = tuple(self._on(value, self.home) for value in self.graph.outputs.values())
         lasting = {*feeds, *(slot for slot, _, _ in self.constants)}
-        private = tuple(tuple(sorted((self.aliases[slot] | {slot}) & lasting)) for slot in fetches)
         last = self._last_uses(fetches)
         buffers = self._assign_buffers(fetches, last)
         return Plan(
             self._with_frees(last, lasting),
             feeds,
             fetches,
-            private,
+            self._shared(fetches, lasting),
             tuple(self.constants),
             buffers,
             self.home,
@@ -178,29 +185,36 @@ class _Planner:
         self.steps.append(Copy(holder, device, source, slot))
         return slot
 
+    def _shared(self, fetches: tuple[int, ...], lasting: set[int]) -> tuple[tuple[int, ...], ...]:
+        """For each fetch the slots, used after the run by others, whose memory it may share."""
+        memory = [self.aliases[slot] | {slot} for slot in fetches]
+        earlier = [
+            {fetches[other] for other in range(number) if memory[other] & memory[number]}
+            for number in range(len(fetches))
+        ]
+        return tuple(
+            tuple(sorted((own & lasting) | others)) for own, others in zip(memory, earlier, strict=True)
+        )
+
     def _last_uses(self, fetches: tuple[int, ...]) -> dict[int, int]:
         """For each slot the last step that uses it, or its memory through another slot; fetched memory is never done with."""
         last = dict.fromkeys(range(len(self.specs)), -1)
+        kept = set(fetches)
         for number, step in enumerate(self.steps):
             used = (
                 [step.input, step.output]
                 if isinstance(step, Copy)
                 else [*(i for i in step.inputs if i is not None), *step.outputs]
             )
-            for slot in used:
-                for shared in self.aliases[slot] | {slot}:
-                    last[shared] = number
+            last.update(dict.fromkeys(used, number))
             if isinstance(step, Copy) and step.source.memory == step.target.memory:
-                last[step.input] = len(
-                    self.steps
-                )  # the other device may read this memory later, on its own queue
-        for slot in fetches:
-            for shared in self.aliases[slot] | {slot}:
-                last[shared] = len(self.steps)
-        for step in self.steps:  # what a lasting slot shares must last with it
-            for slot in [step.output] if isinstance(step, Copy) else step.outputs:
-                for shared in self.aliases[slot]:
-                    last[shared] = max(last[shared], last[slot])
+                kept.add(step.input)  # the other device may read this memory later, on a queue of its own
+        last.update(dict.fromkeys(kept, len(self.steps)))
+        for slot, memory in enumerate(
+            self.aliases
+        ):  # memory is in use as long as anything that may be a view of it
+            for shared in memory:
+                last[shared] = max(last[shared], last[slot])
         return last
 
     def _assign_buffers(
@@ -214,12 +228,7 @@ class _Planner:
         for number, step in enumerate(self.steps):
             for key, buffer in ending.pop(number - 1, ()):
                 free.setdefault(key, []).append(buffer)
-            if (
-                not isinstance(step, Run)
-                or not step.kernel.out
-                or len(step.outputs) != 1
-                or step.outputs[0] in fetched
-            ):
+            if not isinstance(step, Run) or not step.fresh or step.outputs[0] in fetched:
                 continue
             slot = step.outputs[0]
             key = (step.device.name, self.specs[slot])
@@ -229,7 +238,7 @@ class _Planner:
                 buffer = len(buffers)
                 buffers.append((step.device, self.specs[slot]))
             ending.setdefault(last[slot], []).append((key, buffer))
-            self.steps[number] = Run(step.call, step.kernel, step.device, step.inputs, step.outputs, buffer)
+            self.steps[number] = replace(step, buffer=buffer, fresh=False)
         return tuple(buffers)
 
     def _with_frees(self, last: dict[int, int], lasting: set[int]) -> tuple[Step, ...]:
@@ -274,7 +283,8 @@ class Executable:
         except IndexError:
             frame = self._frame()
         try:
-            result = frame(*feeds)
+            with np.errstate(all="ignore"):  # NaN and infinity are values, here as on every other device
+                result = frame(*feeds)
         except Exception as error:
             step = self._step_of(error)
             if isinstance(step, Run):
@@ -304,10 +314,18 @@ class Executable:
                 rows.append(f"    v{step.output} = k{number}(v{step.input})")
             else:
                 self._namespace[f"k{number}"] = _bind(step)
+                if step.fresh:
+                    self._namespace[f"new{number}"] = partial(step.device.empty, step.call.output)
                 rows.append(f"    {_run_line(number, step)}")
             self.lines.append(step)
-        fetched = [_fetch_text(slot, shared) for slot, shared in zip(plan.fetches, plan.private, strict=True)]
-        self._namespace["private"] = _private
+        new = {step.outputs[0] for step in plan.steps if isinstance(step, Run) and step.fresh}
+        fetched = [
+            f"v{slot}"
+            if slot in new and not shared
+            else f"own({', '.join(f'v{name}' for name in (slot, *shared))})"
+            for slot, shared in zip(plan.fetches, plan.shared, strict=True)
+        ]
+        self._namespace["own"] = partial(_own, plan.home)
         feeds = ", ".join(f"v{slot}" for slot in plan.feeds)
         return "\n".join(
             [
@@ -338,22 +356,20 @@ def _run_line(number: int, step: Run) -> str:
     arguments = ["None" if slot is None else f"v{slot}" for slot in step.inputs]
     if step.buffer is not None:
         arguments.append(f"out=b{step.buffer}")
+    elif step.fresh:
+        arguments.append(f"out=new{number}()")
     outputs = ", ".join(f"v{slot}" for slot in step.outputs) + (
         "," if step.call.is_tuple and len(step.outputs) == 1 else ""
     )
     return f"{outputs} = k{number}({', '.join(arguments)})"
 
 
-def _fetch_text(slot: int, shared: tuple[int, ...]) -> str:
-    return f"private(v{slot}, {', '.join(f'v{other}' for other in shared)})" if shared else f"v{slot}"
+def _own(home: Device, array: Any, *others: Any) -> Any:
+    """The array, or a copy of it if writing to it is not allowed or would change one of the others.
 
-
-def _private(array: Any, *others: Any) -> Any:
-    """The array, or a copy if it is a view of one of the others, so that writing to a result changes nothing else."""
+    Of arrays that are not NumPy's only the identity is known: views of them stay views.
+    """
     if not isinstance(array, np.ndarray):
-        return array
-    return (
-        array.copy()
-        if any(isinstance(o, np.ndarray) and np.may_share_memory(array, o) for o in others)
-        else array
-    )
+        return home.upload(home.download(array).copy()) if any(array is o for o in others) else array
+    shares = any(not isinstance(o, (np.ndarray, np.generic)) or np.may_share_memory(array, o) for o in others)
+    return array.copy() if shares or not array.flags.writeable else array

@@ -92,6 +92,8 @@ class Plugins:
         with self.registry.transaction(plugin.origin):
             manager.hook.opyard_register(registry=self.registry)
         plugin.manager = manager
+        if not manager.get_hookcallers(module):
+            plugin.notes.append("it implements no hook; mark its functions with @opyard.hookimpl")
         return "ok", ""
 
     def _find_orphans(self) -> None:
@@ -175,13 +177,16 @@ def _manager(module: Any, name: str) -> pluggy.PluginManager:
     """A plugin manager with this one plugin: one for each, so that what fails half-way leaves nothing behind."""
     manager = pluggy.PluginManager("opyard")
     manager.add_hookspecs(hookspecs)
-    manager.register(module, name)
-    known = tuple(hook for hook in dir(manager.hook) if hook.startswith("opyard_"))
-    specified = tuple(hook for hook in known if getattr(manager.hook, hook).has_spec())
-    for hook in known:
-        if hook not in specified:
+    specified = tuple(hook for hook in dir(hookspecs) if hook.startswith("opyard_"))
+    try:
+        manager.register(module, name)
+    except pluggy.PluginValidationError as error:  # its text has three lines, of which the last one matters
+        raise PluginError(" ".join(str(error).split())) from error
+    for caller in manager.get_hookcallers(module) or ():
+        if not caller.has_spec():
+            hint = did_you_mean(caller.name, specified)
             raise PluginError(
-                f"there is no hook called {hook!r}.{did_you_mean(hook, specified)} Hooks: {', '.join(specified)}."
+                f"there is no hook called {caller.name!r}.{hint} Hooks: {', '.join(specified)}."
             )
     return manager
 

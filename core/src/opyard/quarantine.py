@@ -27,9 +27,12 @@ def _folder() -> Path:
 
 
 def _label(entry: EntryPoint) -> str:
-    return "".join(
-        c if c.isalnum() or c in "._-" else "_" for c in f"{entry.name}@{entry.distribution}-{entry.version}"
-    )
+    return f"{_safe(entry.name)}@{_safe(entry.distribution)}-{_safe(entry.version)}"
+
+
+def _safe(name: str) -> str:
+    """The name with nothing in it that a file name may not have or that ``glob`` would read as a pattern."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
 @contextmanager
@@ -53,10 +56,11 @@ def reason(entry: EntryPoint) -> str | None:
     """Why the plugin must not be loaded, or None. Looks into suspicions that earlier processes left."""
     record = _folder() / f"{_label(entry)}.quarantined"
     try:
-        return record.read_text(encoding="utf-8")
+        return record.read_text(encoding="utf-8", errors="replace")
     except OSError:
         pass
-    suspicions = [m for m in _folder().glob(f"{_label(entry)}.*.loading") if not _is_running(m)]
+    markers = _folder().glob(f"{_label(entry)}.*.loading")
+    suspicions = [m for m in markers if m.name.rsplit(".", 2)[0] == _label(entry) and not _is_running(m)]
     if not suspicions:
         return None
     crash = _crash(entry)
@@ -70,38 +74,40 @@ def reason(entry: EntryPoint) -> str | None:
 
 def clear(name: str) -> int:
     """Forgets the quarantine of every plugin of this name; gives how many there were."""
-    records = list(_folder().glob(f"{name}@*.quarantined"))
+    records = list(_folder().glob(f"{_safe(name)}@*.quarantined"))
     for record in records:
         record.unlink(missing_ok=True)
     return len(records)
 
 
 def _is_running(marker: Path) -> bool:
-    number = int(marker.name.split(".")[-2])
-    if number == os.getpid():
-        return True
+    number = marker.name.split(".")[-2]
+    if not number.isdecimal() or int(number) == os.getpid():
+        return False  # a predecessor had this process's number, as in a container that was started again
     if os.name != "posix":  # there is no harmless way to ask: an old marker counts as left behind
         with suppress(OSError):
             return time.time() - marker.stat().st_mtime < _HOUR
         return False
     try:
-        os.kill(number, 0)
+        os.kill(int(number), 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except (PermissionError, OverflowError):
         return True
     return True
 
 
 def _crash(entry: EntryPoint) -> str | None:
     """Loads the plugin in another process; None if that process lives on, else how it ended."""
-    code = f"from opyard.plugin import probe; probe({entry.value!r})"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from opyard.plugin import probe; probe({entry.value!r})"
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, timeout=PROBE_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         return _sentence(entry, f"did not end within {PROBE_SECONDS} seconds")
+    except OSError:  # no process can be started here, so nothing can be told
+        return None
     if 0 <= done.returncode < 256:  # a Python-level failure is met, and explained, on the ordinary path
         return None
     try:

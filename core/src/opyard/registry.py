@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from .contents import BackendEntry, BackendStatus, Contents, kernel_order, settle
+from .contents import BackendEntry, BackendStatus, Contents, kernel_order, winners, with_claim
 from .device import Device
 from .errors import DeviceUnavailable, RegistryError, did_you_mean
 from .kernels import Dtypes, Kernel, Loadable, Origin, resolve
@@ -28,12 +28,13 @@ class Registry:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._contents = Contents({}, {}, {}, (), (), ())
+        self._contents = Contents({}, {}, {}, (), ())
         self._origin = Origin()
-        self._opened: dict[str, BackendStatus] = {}
+        self._opened: dict[BackendEntry, BackendStatus] = {}
         self._aside: dict[str, str] = {}
         self._kernels_of: dict[str, tuple[Kernel, ...]] = {}
         self._listeners: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._listeners_lock = threading.Lock()
         self.version = 0
 
     # What is registered ------------------------------------------------------------------------------------------
@@ -56,7 +57,7 @@ class Registry:
     @property
     def patterns(self) -> tuple[Kernel, ...]:
         """All pattern kernels."""
-        return self._contents.patterns
+        return winners(self._contents.patterns)
 
     def get_op(self, name: str) -> Op:
         """The op called ``name``. Raises RegistryError with near names when there is none."""
@@ -73,10 +74,10 @@ class Registry:
         found = memo.get(op)
         if found is None:
             contents = self._contents
-            found = contents.kernels.get(op, ())
+            found = winners(contents.kernels.get(op, ()))
             if op in contents.ops and contents.ops[op][0].scalar is not None:
                 taken = {kernel.id for kernel in found}
-                generated = [replace(kernel, op=op) for kernel in contents.scalars if kernel.id not in taken]
+                generated = [replace(k, op=op) for k in winners(contents.scalars) if k.id not in taken]
                 found = tuple(sorted((*found, *generated), key=kernel_order))
             memo[op] = found
         return found
@@ -85,7 +86,7 @@ class Registry:
         """Every kernel, pattern kernels last."""
         for op in sorted({*self._contents.kernels, *self._contents.ops}):
             yield from self.kernels(op)
-        yield from self._contents.patterns
+        yield from self.patterns
 
     def orphans(self) -> tuple[Kernel, ...]:
         """Kernels whose op nobody has registered: they are never used."""
@@ -153,10 +154,13 @@ class Registry:
 
         Ops and kernels may be registered in any order. Raises RegistryError for a malformed registration.
         """
-        declared = op if isinstance(op, str) else op.op.name
+        declared = getattr(op, "op", op)
+        if not isinstance(declared, (str, Op)):
+            raise RegistryError(f"registry.kernel takes an op by name or as its function; found {op!r}.")
+        op_name = declared if isinstance(declared, str) else declared.name
         self._add_kernel(
             Kernel(
-                *(declared, backend, name, load, prepare, dtypes, ranks, tuple(requires), accepts, cost),
+                *(op_name, backend, name, load, prepare, dtypes, ranks, requires, accepts, cost),
                 *(efficiency, out, deterministic, version, override, None, self._origin),
             )
         )
@@ -173,51 +177,31 @@ class Registry:
         )
 
     def _add_kernel(self, kernel: Kernel) -> None:
-        what = f"kernel {kernel.id} of op {kernel.op!r}" if kernel.op else f"pattern kernel {kernel.id}"
-        if (kernel.load is None) == (kernel.prepare is None):
-            raise RegistryError(
-                f"{what} needs either load=... (a function on arrays) or prepare=... (specialise once, run many)."
-            )
-        if (
-            kernel.backend == REFERENCE
-            or not kernel.backend.isidentifier()
-            or not kernel.name
-            or "/" in kernel.name
-        ):
-            raise RegistryError(
-                f"{what}: a kernel belongs to a backend other than 'reference' and has a name without '/'."
-            )
-        if not kernel.efficiency > 0:
-            raise RegistryError(
-                f"{what}: efficiency is a positive fraction of the device's roofline; found {kernel.efficiency!r}."
-            )
+        kernel.check()
+        if kernel.backend == REFERENCE:
+            raise RegistryError(f"{kernel.title}: a kernel belongs to a backend other than 'reference'.")
         with self._lock:
             contents = self._contents
-            conflicts = contents.conflicts
             if kernel.pattern is not None:
-                kept, conflict = settle(contents.patterns, kernel)
-                self._change(replace(contents, patterns=kept, conflicts=conflicts + conflict))
-                return
-            if kernel.op == EVERY_SCALAR:
-                kept, conflict = settle(contents.scalars, kernel)
-                self._change(replace(contents, scalars=kept, conflicts=conflicts + conflict))
-                return
-            kept, conflict = settle(contents.kernels.get(kernel.op, ()), kernel)
-            kernels = {**contents.kernels, kernel.op: kept}
-            self._change(replace(contents, kernels=kernels, conflicts=conflicts + conflict))
+                self._change(replace(contents, patterns=with_claim(contents.patterns, kernel)))
+            elif kernel.op == EVERY_SCALAR:
+                self._change(replace(contents, scalars=with_claim(contents.scalars, kernel)))
+            else:
+                claims = with_claim(contents.kernels.get(kernel.op, ()), kernel)
+                self._change(replace(contents, kernels={**contents.kernels, kernel.op: claims}))
 
     @contextmanager
     def transaction(self, origin: Origin) -> Iterator[None]:
         """Registrations inside are marked with ``origin`` and undone as a whole when an exception leaves the block."""
         with self._lock:
-            before, self._origin = self._contents, origin
+            before, outer, self._origin = self._contents, self._origin, origin
             try:
                 yield
             except BaseException:
                 self._change(before)
                 raise
             finally:
-                self._origin = Origin()
+                self._origin = outer
 
     def _change(self, contents: Contents) -> None:
         self._contents = contents
@@ -227,12 +211,15 @@ class Registry:
     def changed(self) -> None:
         """Raises the version and tells the listeners."""
         self.version += 1
-        for listener in list(self._listeners):
+        with self._listeners_lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
             listener.registry_changed()
 
     def subscribe(self, listener: Any) -> None:
         """Calls ``listener.registry_changed()`` after each change, for as long as the listener lives."""
-        self._listeners.add(listener)
+        with self._listeners_lock:
+            self._listeners.add(listener)
 
     # Kernels put aside -------------------------------------------------------------------------------------------
 
@@ -259,23 +246,20 @@ class Registry:
 
     def open(self, backend: str) -> BackendStatus:
         """Opens a backend once and remembers the outcome. A backend without devices is a status, never an exception."""
-        status = self._opened.get(backend)
+        entry = self._contents.backends.get(backend)
+        if entry is None:
+            known = tuple(sorted(self._contents.backends))
+            hint = f"{did_you_mean(backend, known)} Known: {', '.join(known)}."
+            return BackendStatus(backend, "failed", f"there is no backend called {backend!r}.{hint}", ())
+        status = self._opened.get(entry)
         if status is None:
             with self._lock:
-                status = self._opened.get(backend) or self._open(backend)
-                self._opened[backend] = status
+                status = self._opened.get(entry) or self._open(entry)
+                self._opened[entry] = status
         return status
 
-    def _open(self, name: str) -> BackendStatus:
-        entry = self._contents.backends.get(name)
-        if entry is None:
-            known = tuple(self._contents.backends)
-            return BackendStatus(
-                name,
-                "failed",
-                f"there is no backend called {name!r}.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}.",
-                (),
-            )
+    def _open(self, entry: BackendEntry) -> BackendStatus:
+        name = entry.name
         try:
             devices = tuple(resolve(entry.load)().devices())
             for number, device in enumerate(devices):
@@ -289,6 +273,8 @@ class Registry:
             raise
         except BaseException as error:  # a driver may raise anything, SystemExit included
             return BackendStatus(name, "failed", describe_error(error), ())
+        if not devices:
+            return BackendStatus(name, "inactive", f"backend {name!r} lists no device on this machine", ())
         return BackendStatus(name, "ok", "", devices)
 
     def devices(self) -> tuple[Device, ...]:

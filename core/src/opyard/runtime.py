@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 from . import settings
+from .errors import did_you_mean
 from .ops import STANDARD
 from .plugin import Plugins
 from .registry import REFERENCE, Registry
@@ -34,21 +35,21 @@ def standard_registry() -> Registry:
 def plugins() -> Plugins:
     """The plugins of the default registry. The first call discovers and loads them."""
     global _plugins, _ready
-    if _ready and _plugins is not None:
-        return _plugins
+    found = _plugins
+    if _ready and found is not None:
+        return found
     with _lock:
-        if (
-            _plugins is None
-        ):  # a plugin that calls back while it loads sees the registry as far as it has come
-            _plugins = Plugins(standard_registry())
+        found = _plugins  # a plugin that calls back while it loads sees the registry as far as it has come
+        if found is None:
+            found = _plugins = Plugins(standard_registry())
             try:
-                _plugins.load()
+                found.load()
             except BaseException:
                 _plugins = None
                 raise
             _ready = True
             _report_unknown_names()
-    return _plugins
+    return found
 
 
 def registry() -> Registry:
@@ -66,9 +67,11 @@ def reset() -> None:
     """Forgets the default registry: the next use discovers anew, as after installing a plugin in a running program."""
     global _plugins, _ready
     with _lock:
-        if _plugins is not None:
-            _plugins.registry.changed()
-        _plugins, _ready = None, False
+        old, _plugins, _ready = _plugins, None, False
+    if (
+        old is not None
+    ):  # afterwards, so that no thread can choose from the old registry after the caches are empty
+        old.registry.changed()
 
 
 def problems() -> list[str]:
@@ -77,7 +80,7 @@ def problems() -> list[str]:
     names = {plugin.entry.name for plugin in loaded.all}
     rows = settings.unknown_variables()
     rows += [
-        f"OPYARD_PLUGINS names {name!r}, which is no installed plugin"
+        f"OPYARD_PLUGINS names {name!r}, which is no installed plugin.{did_you_mean(name, tuple(names))}"
         for name in settings.allowed_plugins() or ()
         if name not in names
     ]

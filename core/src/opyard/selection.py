@@ -155,9 +155,14 @@ class Candidate:
 
 
 def candidates(
-    call: Call, devices: Iterable[Device], registry: Registry, chosen: Policy, costs: Costs = PRIOR
+    call: Call,
+    devices: Iterable[Device],
+    registry: Registry,
+    policy: Policy | None = None,
+    costs: Costs = PRIOR,
 ) -> tuple[Candidate, ...]:
     """Every kernel of the op on every device, best first; then the reference; then the refused ones with their reasons."""
+    chosen = policy or active_policy()
     rows = []
     for device in devices:
         kernels = [k for k in registry.kernels(call.op.name) if k.backend == device.backend]
@@ -176,9 +181,12 @@ def candidates(
 
 def _estimate(kernel: Kernel, call: Call, device: Device, costs: Costs) -> tuple[Estimate | None, str | None]:
     try:
-        return costs.kernel_seconds(kernel, call, device), None
+        estimate = costs.kernel_seconds(kernel, call, device)
     except Exception as error:
         return None, f"its cost function failed: {type(error).__name__}: {error}"
+    if not estimate.seconds >= 0:  # also refuses NaN, which has no place in an order
+        return None, f"its cost function returned {estimate.seconds!r}; it must return seconds"
+    return estimate, None
 
 
 def order(candidate: Candidate, chosen: Policy) -> tuple[Any, ...]:

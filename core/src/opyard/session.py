@@ -1,6 +1,6 @@
 """Session: a graph on devices. ``run(fetches, feeds)`` prunes, simplifies, places, plans and runs, and remembers the result.
 
-The flow of one new run is ``Session._compile``: bind -> outputs -> simplify -> decompose -> place -> plan -> executable.
+The flow of one new run is ``Session._prepare``: outputs -> bind -> simplify -> decompose -> place -> plan -> executable.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from . import runtime
 from .costs import Costs
 from .device import Device, shares_arrays
 from .dispatch import report_failure
-from .errors import DeviceUnavailable, GraphError, KernelError, did_you_mean
-from .graph import Graph, Value, trace
+from .errors import DeviceError, DeviceUnavailable, GraphError, KernelError, did_you_mean
+from .graph import Graph, Value
 from .nest import leaves, map_leaves
 from .operation import Call
+from .opfunction import current_policy
 from .passes import decompose, simplify
 from .placement import Placement, place
 from .plan import Executable, StepFailed, make_plan
-from .registry import REFERENCE, Registry
+from .registry import REFERENCE, Registry, describe_error
 from .rewrite import Rewrite, bind
 from .selection import PRIOR, active_policy, candidates
 from .spec import TensorSpec
 
-Devices = str | Sequence[str | Device]
+Devices = str | Device | Sequence[str | Device]
 """A device name, several, or "auto" for all devices of this machine."""
 
 Failed = list[tuple[Call, StepFailed]]
@@ -38,20 +39,12 @@ def choose_devices(devices: Devices, registry: Registry) -> tuple[Device, ...]:
 
     The reference joins "auto" alone: whoever names devices gets these and nothing else.
     """
-    if isinstance(devices, str):
+    if isinstance(devices, (str, Device)):
         devices = registry.devices() if devices == "auto" else [devices]
     found = tuple(registry.device(d) if isinstance(d, str) else d for d in devices)
     if not found:
         raise DeviceUnavailable("no device was named; write devices='auto', or names from `opyard devices`.")
     return tuple(dict.fromkeys(found))
-
-
-class _Prepared:
-    """An executable with its placement, and the kernels that it must not use because they failed in this very run."""
-
-    def __init__(self, placement: Placement, executable: Executable) -> None:
-        self.placement = placement
-        self.executable = executable
 
 
 class Session:
@@ -74,7 +67,7 @@ class Session:
         self.registry = registry or active_policy().registry or runtime.registry()
         self.devices = choose_devices(devices, self.registry)
         self.costs = costs
-        self._cache: dict[Any, _Prepared] = {}
+        self._cache: dict[Any, Executable] = {}
         self._lock = threading.Lock()
         self._host = next(
             (d for d in self.devices if d.memory == "host" and d.array_type is np.ndarray),
@@ -102,7 +95,9 @@ class Session:
     def callable(self, fetches: Any, feeds: Sequence[Any]) -> Callable[..., Any]:
         """A function of the feeds' arrays, in this order, that gives the fetches: the hot path, without checks by name.
 
-        Arrays must be native to one device, on which the results are left: NumPy in, NumPy out.
+        Arrays must be native to one device, on which the results are left: NumPy in, NumPy out. NumPy results are the
+        caller's own; results on other devices may be views of the arrays given, as their libraries make them.
+        Raises DeviceError when the arrays live on several devices.
         """
         wanted = self._values(fetches)
         names = tuple(self._input(feed) for feed in feeds)
@@ -111,26 +106,49 @@ class Session:
             raise GraphError(
                 f"the fetches need the feeds {', '.join(missing)}, which callable(...) was not given."
             )
+        single = isinstance(fetches, (str, Value))
+        hot: dict[Any, Executable] = {}
 
         def call(*arrays: Any) -> Any:
-            if len(arrays) != len(names):
-                raise GraphError(
-                    f"this callable takes {len(names)} arrays ({', '.join(names)}), {len(arrays)} were given."
+            try:
+                key = (
+                    *[(type(a), a.shape, a.dtype, getattr(a, "device", None)) for a in arrays],
+                    self.registry.version,
+                    current_policy.get(),
                 )
-            home = self._home_of(arrays)
-            results = iter(self._run(wanted, dict(zip(names, arrays, strict=True)), home))
-            return map_leaves(lambda _: next(results), fetches)
+                executable = hot.get(key)
+                if executable is None:
+                    executable = hot[key] = self._executable(wanted, names, arrays)
+                results = executable(*arrays)
+            except (StepFailed, AttributeError):  # the long way finds out what is to blame
+                feeds = self._named(names, arrays)
+                results = self._run(wanted, feeds, self._home_of(arrays))
+            if single:
+                return results[0]
+            rest = iter(results)
+            return map_leaves(lambda _: next(rest), fetches)
 
         return call
+
+    def _executable(
+        self, wanted: tuple[Value, ...], names: tuple[str, ...], arrays: tuple[Any, ...]
+    ) -> Executable:
+        named = self._named(names, arrays)
+        specs = {name: TensorSpec(array.shape, array.dtype) for name, array in named.items()}
+        return self._prepare(wanted, specs, self._home_of(arrays), ())
+
+    def _named(self, names: tuple[str, ...], arrays: tuple[Any, ...]) -> dict[str, Any]:
+        if len(arrays) != len(names):
+            raise GraphError(
+                f"this callable takes {len(names)} arrays ({', '.join(names)}), {len(arrays)} were given."
+            )
+        return dict(zip(names, arrays, strict=True))
 
     def placement(self, fetches: Any, feeds: Mapping[Any, Any] | None = None) -> Placement:
         """Where everything would run, and why. Feeds may be arrays or TensorSpecs."""
         wanted = self._values(fetches)
-        specs = {
-            name: f if isinstance(f, TensorSpec) else TensorSpec.of(np.asarray(f))
-            for name, f in self._feeds(feeds or {}, wanted).items()
-        }
-        return self._prepare(wanted, specs, self._host, ()).placement
+        specs = {name: self._spec(name, feed) for name, feed in self._feeds(feeds or {}, wanted).items()}
+        return self._place(wanted, specs, self._host, ())
 
     explain = placement
 
@@ -182,20 +200,42 @@ class Session:
                 stack += [v for v in (value.node.inputs if value.node else ()) if v is not None]
         return tuple(name for name, value in self.graph.inputs.items() if value in seen)
 
+    def _spec(self, name: str, feed: Any) -> TensorSpec:
+        if isinstance(feed, TensorSpec):
+            return feed
+        return TensorSpec.of(feed if hasattr(feed, "dtype") else self._as_host_array(name, feed))
+
     def _as_host_array(self, name: str, array: Any) -> Any:
+        """``array`` of any device as NumPy's; numbers and lists take the dtype of the input if that loses no fractions."""
         if isinstance(array, (bool, int, float, complex, list, tuple)):
-            return np.asarray(array, self.graph.inputs[name].dtype)
+            declared = self.graph.inputs[name].spec
+            try:
+                found = np.asarray(array)
+                if found.size and found.dtype.kind in "fc" and declared.dtype.kind in "biu":
+                    raise TypeError(f"it holds {found.dtype.name} numbers")
+                return np.asarray(array, declared.dtype)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise GraphError(f"feed {name!r} cannot become {declared!r}: {error}.") from None
         if not isinstance(array, (np.ndarray, np.generic)):
             owner = self.registry.device_of(array)
             array = owner.download(array) if owner else np.asarray(array)
         return np.asarray(array)
 
     def _home_of(self, arrays: Iterable[Any]) -> Device:
+        owners: list[Device] = []
         for array in arrays:
             owner = self.registry.device_of(array)
-            if owner is not None and not shares_arrays(owner, self._host):
-                return owner
-        return self._host
+            if owner is None:
+                raise DeviceError(
+                    f"no device here has arrays of type {type(array).__name__}; convert it to a NumPy array, or see `opyard devices`."
+                )
+            if not any(shares_arrays(owner, known) for known in owners):
+                owners.append(owner)
+        if len(owners) > 1:
+            raise DeviceError(
+                f"the arrays live on different devices ({', '.join(d.name for d in owners)}); move them to one first: opyard.to_device(x, {owners[0].name!r})."
+            )
+        return self._host if not owners or shares_arrays(owners[0], self._host) else owners[0]
 
     # Compiling and running ---------------------------------------------------------------------------------------
 
@@ -205,8 +245,7 @@ class Session:
         failed: Failed = []
         while True:
             try:
-                prepared = self._prepare(wanted, specs, home, failed)
-                results = prepared.executable(*arrays.values())
+                results = self._prepare(wanted, specs, home, failed)(*arrays.values())
             except StepFailed as failure:
                 self._note(failure, failed)
                 continue
@@ -219,9 +258,13 @@ class Session:
     def _note(self, failure: StepFailed, failed: Failed) -> None:
         """Remembers a failure; raises where there is nothing left to try."""
         step, error = failure.step, failure.error
+        if isinstance(
+            error, Warning
+        ):  # the user's warning filter made an error of it: no fault of the kernel
+            raise error
         if active_policy().strict:
             raise KernelError(
-                f"kernel {step.kernel.id} failed on {step.call}: {failure} (OPYARD_STRICT=1)."
+                f"kernel {step.kernel.id} failed on {step.call}: {describe_error(error)} (OPYARD_STRICT=1)."
             ) from error
         rows = candidates(step.call, self._with_reference(), self.registry, active_policy(), self.costs)
         tried = {f.step.kernel.id for c, f in failed if c.op is step.call.op} | {step.kernel.id}
@@ -244,7 +287,7 @@ class Session:
 
     def _prepare(
         self, wanted: tuple[Value, ...], specs: Mapping[str, TensorSpec], home: Device, failed: Sequence[Any]
-    ) -> _Prepared:
+    ) -> Executable:
         key = (wanted, tuple(specs.items()), home.name, self.registry.version, active_policy())
         if not failed:
             found = self._cache.get(key)
@@ -253,18 +296,18 @@ class Session:
         with self._lock:
             found = self._cache.get(key)
             if found is None or failed:
-                prepared = self._compile(wanted, specs, home, failed)
+                made = Executable(make_plan(self._place(wanted, specs, home, failed)))
                 if failed:
-                    return prepared
-                self._cache[key] = found = prepared
+                    return made
+                self._cache[key] = found = made
             return found
 
-    def _compile(
+    def _place(
         self, wanted: tuple[Value, ...], specs: Mapping[str, TensorSpec], home: Device, failed: Sequence[Any]
-    ) -> _Prepared:
+    ) -> Placement:
         graph = simplify(bind(_with_outputs(self.graph, wanted, tuple(specs)), specs))
         devices = (
-            self.devices if not failed else self._with_reference()
+            self._with_reference() if failed else self.devices
         )  # a failing kernel may be the only one here
         policy = active_policy()
 
@@ -274,10 +317,7 @@ class Session:
 
         graph = simplify(decompose(graph, has_kernel))
         banned = [(call.op.name, failure.step.kernel.id) for call, failure in failed]
-        placement = place(
-            graph, devices, self.registry, self.costs, home=home, policy=policy, unavailable=banned
-        )
-        return _Prepared(placement, Executable(make_plan(placement)))
+        return place(graph, devices, self.registry, self.costs, home=home, policy=policy, unavailable=banned)
 
 
 def _with_outputs(graph: Graph, wanted: tuple[Value, ...], inputs: tuple[str, ...]) -> Graph:
@@ -298,60 +338,3 @@ def _with_outputs(graph: Graph, wanted: tuple[Value, ...], inputs: tuple[str, ..
     for node in part.nodes:
         rewrite.copy(node)
     return rewrite.finish()
-
-
-class Compiled:
-    """A Python function over arrays, traced, placed and planned once for each combination of specs."""
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        devices: Devices = "auto",
-        registry: Registry | None = None,
-        costs: Costs = PRIOR,
-    ) -> None:
-        self.function = function
-        self.devices = devices
-        self.registry = registry
-        self.costs = costs
-        self._made: dict[Any, tuple[Session, Callable[..., Any]]] = {}
-        self.__doc__ = function.__doc__
-
-    def __call__(self, *arrays: Any) -> Any:
-        """The function's result for these arrays, on the device that they live on."""
-        try:
-            key = tuple([(type(a), a.shape, a.dtype) for a in arrays])
-        except AttributeError:
-            return self(*(a if hasattr(a, "dtype") else np.asarray(a) for a in arrays))
-        found = self._made.get(key)
-        if found is None:
-            found = self._made[key] = self._make(arrays)
-        return found[1](*arrays)
-
-    def _make(self, arrays: Iterable[Any]) -> tuple[Session, Callable[..., Any]]:
-        graph = trace(self.function, *(TensorSpec(a.shape, a.dtype) for a in arrays))
-        session = Session(graph, devices=self.devices, registry=self.registry, costs=self.costs)
-        return session, session.callable(graph.result, list(graph.inputs))
-
-    def graph(self, *arrays: Any) -> Graph:
-        """The traced graph for these arrays or TensorSpecs."""
-        return trace(
-            self.function, *(a if isinstance(a, TensorSpec) else TensorSpec.of(np.asarray(a)) for a in arrays)
-        )
-
-    def explain(self, *arrays: Any) -> Placement:
-        """Where everything would run for these arrays or TensorSpecs, and why."""
-        graph = self.graph(*arrays)
-        session = Session(graph, devices=self.devices, registry=self.registry, costs=self.costs)
-        return session.explain(graph.result, dict(zip(graph.inputs, arrays, strict=True)))
-
-
-def compile(
-    function: Callable[..., Any],
-    *,
-    devices: Devices = "auto",
-    registry: Registry | None = None,
-    costs: Costs = PRIOR,
-) -> Compiled:
-    """Makes a function over arrays run as one placed graph. Usable as a decorator; see Compiled."""
-    return Compiled(function, devices, registry, costs)

@@ -72,11 +72,14 @@ def num_threads() -> int:
 
 
 def cache_dir() -> Path:
-    """The folder for caches: OPYARD_CACHE_DIR, else ``opyard`` in the user's cache folder."""
+    """The folder for caches: OPYARD_CACHE_DIR, else ``opyard`` in the user's cache folder, or in the current one."""
     if chosen := os.environ.get("OPYARD_CACHE_DIR"):
         return Path(chosen)
-    base = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "opyard"
+    base = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(base or Path.home() / ".cache") / "opyard"
+    except RuntimeError:  # containers may run as a user without a home
+        return Path(".opyard-cache")
 
 
 def unknown_variables() -> list[str]:

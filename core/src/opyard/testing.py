@@ -20,11 +20,12 @@ from .spec import TensorSpec
 
 
 class NullArray:
-    """An array of the null device. It is no NumPy array and does not turn into one by itself."""
+    """An array of a null device. It is no NumPy array and does not turn into one by itself."""
 
-    def __init__(self, contents: np.ndarray[Any, Any], device: str) -> None:
+    def __init__(self, contents: np.ndarray[Any, Any], device: str, memory: str) -> None:
         self._contents = contents
         self.device = device
+        self.memory = memory
         self.shape = contents.shape
         self.dtype = contents.dtype
 
@@ -33,7 +34,7 @@ class NullArray:
 
 
 class NullDevice(Device):
-    """A device whose memory is its own; ``log`` records what was asked of it."""
+    """A device whose memory is its own, unless ``memory`` names that of another; ``log`` records what was asked of it."""
 
     def __init__(
         self, name: str, *, memory: str | None = None, capabilities: Capabilities | None = None
@@ -55,11 +56,11 @@ class NullDevice(Device):
     def upload(self, array: np.ndarray[Any, Any]) -> NullArray:
         """A copy."""
         self.log.append(f"upload {TensorSpec.of(array)!r}")
-        return NullArray(np.array(array), self.name)
+        return NullArray(np.array(array), self.name, self.memory)
 
     def download(self, array: Any) -> np.ndarray[Any, Any]:
-        """A copy. Raises TypeError for an array of another device."""
-        if not self.owns(array):
+        """A copy. Raises TypeError for an array in another memory."""
+        if not isinstance(array, NullArray) or array.memory != self.memory:
             raise TypeError(f"{self.name} was given {array!r} to download")
         self.log.append(f"download {TensorSpec.of(array)!r}")
         return np.array(array._contents)
@@ -142,9 +143,12 @@ def check_kernel(kernel: Kernel, device: Device, registry: Registry, *, seed: in
         expected = call.reference(*arrays)
         native = [None if a is None else device.upload(a.copy()) for a in arrays]
         result = kernel.bind(call, device)(*native)
-        for number, (found, wanted) in enumerate(
-            zip(result if call.is_tuple else (result,), expected, strict=True)
-        ):
+        results = result if call.is_tuple else (result,)
+        if len(results) != len(expected):
+            raise KernelError(
+                f"kernel {kernel.id} of {op.name} is wrong on case {case.id}: it gives {len(results)} outputs, the reference has {len(expected)}."
+            )
+        for number, (found, wanted) in enumerate(zip(results, expected, strict=True)):
             difference = op.tolerance.violation(np.asarray(device.download(found)), wanted)
             if difference is not None:
                 raise KernelError(

@@ -28,8 +28,9 @@ NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 def modules() -> Iterator[Any]:
     for found in pkgutil.iter_modules(opyard.ops.__path__):
-        if not found.name.startswith("_"):
-            yield import_module(f"opyard.ops.{found.name}")
+        module = import_module(f"opyard.ops.{found.name}")
+        if any(hasattr(getattr(module, name), "op") for name in getattr(module, "__all__", ())):
+            yield module
 
 
 FUNCTIONS = [

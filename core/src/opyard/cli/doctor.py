@@ -10,7 +10,10 @@ import click
 import numpy as np
 
 from .. import __version__, runtime, settings
-from .output import json_option, print_json, print_table, state_text
+from .output import json_option, print_json, print_table, print_text, state_text
+
+BROKEN = ("failed", "incompatible", "quarantined")
+"""States that make the exit code 1. A device that is not here, or a plugin that the user blocked, is no fault."""
 
 
 @click.command()
@@ -24,10 +27,18 @@ def doctor(as_json: bool) -> int:
     def add(subject: str, state: str, detail: str) -> None:
         checks.append({"subject": subject, "state": state, "detail": detail})
 
-    add("opyard", "ok", f"{__version__} on Python {platform.python_version()}, NumPy {np.__version__}, {sys.platform}")
+    add(
+        "opyard",
+        "ok",
+        f"{__version__} on Python {platform.python_version()}, NumPy {np.__version__}, {sys.platform}",
+    )
     add("cache folder", *_cache_state())
     for plugin in loaded.report():
-        add(f"plugin {plugin.entry.name}", plugin.state, plugin.reason or f"{plugin.entry.distribution} {plugin.entry.version}")
+        add(
+            f"plugin {plugin.entry.name}",
+            plugin.state,
+            plugin.reason or f"{plugin.entry.distribution} {plugin.entry.version}",
+        )
         for note in plugin.notes:
             add(f"plugin {plugin.entry.name}", "note", note)
     for name in registry.backends:
@@ -39,7 +50,7 @@ def doctor(as_json: bool) -> int:
         add("conflict", "note", sentence)
     for sentence in runtime.problems():
         add("settings", "note", sentence)
-    broken = any(check["state"] in ("failed", "incompatible", "quarantined") for check in checks)
+    broken = any(check["state"] in BROKEN for check in checks)
     _show(checks, broken, as_json)
     return int(broken)
 
@@ -50,7 +61,8 @@ def _show(checks: list[dict[str, str]], broken: bool, as_json: bool) -> None:
         return
     rows: list[list[Any]] = [[c["subject"], state_text(c["state"]), c["detail"]] for c in checks]
     print_table(["subject", "state", "detail"], rows)
-    click.echo("Something is broken: see the red rows." if broken else "All is well.")
+    bad = ", ".join(dict.fromkeys(c["subject"] for c in checks if c["state"] in BROKEN))
+    print_text(f"\nBroken: {bad}." if broken else "\nAll is well.")
 
 
 def _cache_state() -> tuple[str, str]:
@@ -61,5 +73,8 @@ def _cache_state() -> tuple[str, str]:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return "note", f"{folder} cannot be written ({error.strerror}): nothing is remembered between runs; set OPYARD_CACHE_DIR"
+        return (
+            "note",
+            f"{folder} cannot be written ({error.strerror}): nothing is remembered between runs; set OPYARD_CACHE_DIR",
+        )
     return "ok", str(folder)

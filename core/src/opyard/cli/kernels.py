@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from typing import Any
 
@@ -10,36 +11,55 @@ import click
 
 from .. import runtime
 from ..errors import SpecError
-from ..placement.model import format_seconds
 from ..selection import Candidate, active_policy, candidates
 from ..spec import TensorSpec
-from .output import json_option, print_json, print_table
+from ..units import format_seconds
+from .output import json_option, print_json, print_table, print_text
 
-_SHORT = {"f16": "float16", "f32": "float32", "f64": "float64", "bf16": "bfloat16", "i32": "int32", "i64": "int64", "u8": "uint8"}
+_SHORT = {
+    "f16": "float16",
+    "f32": "float32",
+    "f64": "float64",
+    "bf16": "bfloat16",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+}
+_WORDS = {"true": True, "false": False, "none": None}
 
 
 @click.command()
 @click.argument("op")
 @json_option
 def kernels(op: str, as_json: bool) -> None:
-    """List the registered kernels of OP, where they come from and what they take."""
+    """List the kernels of OP, their packages and dtypes."""
     registry = runtime.registry()
-    registry.get_op(op)
-    rows = [
-        {
-            "kernel": kernel.id,
-            "origin": str(kernel.origin),
-            "dtypes": _dtypes_text(kernel.dtypes),
-            "form": "prepared" if kernel.prepare is not None else "simple",
-            "aside": registry.why_aside(op, kernel),
-        }
-        for kernel in registry.kernels(op)
-    ]
+    signature = f"{op}{registry.get_op(op).signature}"
+    found = [(kernel, registry.why_aside(op, kernel)) for kernel in registry.kernels(op)]
     if as_json:
-        print_json({"op": op, "kernels": rows})
+        rows = [
+            {
+                "kernel": kernel.id,
+                "origin": str(kernel.origin),
+                "dtypes": kernel.dtypes,
+                "form": "prepared" if kernel.prepare is not None else "simple",
+                "aside": aside,
+            }
+            for kernel, aside in found
+        ]
+        print_json({"op": op, "signature": signature, "kernels": rows})
         return
-    print_table(["kernel", "from", "dtypes", "form", "note"], [[r["kernel"], r["origin"], r["dtypes"], r["form"], r["aside"] or ""] for r in rows])
-    click.echo(f"Every op has its reference, too. `opyard explain {op} float32[2,3] ...` shows which kernel a call would use.")
+    print_table(
+        ["kernel", "from", "dtypes and notes"],
+        [
+            [kernel.id, kernel.origin, "; ".join(filter(None, [_dtypes_text(kernel.dtypes), aside]))]
+            for kernel, aside in found
+        ],
+        title=f"{signature}\n",
+    )
+    print_text(
+        f"\nEvery op has its reference, too. `opyard explain {op} 'float32[2,3]' ...` shows which kernel a call would use."
+    )
 
 
 def _dtypes_text(dtypes: Any) -> str:
@@ -53,10 +73,24 @@ def _dtypes_text(dtypes: Any) -> str:
 @click.command()
 @click.argument("op")
 @click.argument("inputs", nargs=-1)
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An attribute, such as axis=-1; may be repeated.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An attribute, such as axis=-1; may be repeated.",
+)
 @json_option
 def explain(op: str, inputs: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
-    """Explain which kernel OP would use for INPUTS such as float32[32,4096], on every device of this machine."""
+    """Explain which kernel OP would use, on which device, and why.
+
+    INPUTS are written as a dtype with sizes; none leaves an input out:
+
+    \b
+      opyard explain matmul 'float32[64,512]' 'float32[512,64]'
+      opyard explain softmax 'f16[32,4096]' --set axis=0
+      opyard explain conv 'f32[1,3,32,32]' 'f32[8,3,3,3]' none --set padding=1
+    """
     registry = runtime.registry()
     call = registry.get_op(op).call(*map(parse_spec, inputs), **dict(map(parse_attribute, settings)))
     rows = candidates(call, registry.devices(), registry, active_policy())
@@ -64,9 +98,18 @@ def explain(op: str, inputs: tuple[str, ...], settings: tuple[str, ...], as_json
         print_json({"call": str(call), "candidates": [_candidate_row(row) for row in rows]})
         return
     print_table(
-        ["", "kernel", "device", "estimate", "from"],
-        [[_verdict(i, row), row.kernel.id, row.device.name, row.refusal or format_seconds(row.seconds), row.estimate.source if row.estimate else ""] for i, row in enumerate(rows)],
-        title=str(call),
+        ["", "kernel", "device", "time", "estimated by, or why refused"],
+        [
+            [
+                _verdict(i, row),
+                row.kernel.id,
+                row.device.name,
+                format_seconds(row.seconds) if row.estimate else "",
+                row.estimate.source if row.estimate else row.refusal,
+            ]
+            for i, row in enumerate(rows)
+        ],
+        title=f"{call}\n",
     )
 
 
@@ -79,7 +122,7 @@ def _candidate_row(row: Candidate) -> dict[str, Any]:
         "kernel": row.kernel.id,
         "device": row.device.name,
         "origin": str(row.kernel.origin),
-        "seconds": row.estimate.seconds if row.estimate else None,
+        "seconds": row.seconds if math.isfinite(row.seconds) else None,
         "estimate": row.estimate.source if row.estimate else None,
         "refusal": row.refusal,
     }
@@ -89,21 +132,23 @@ def parse_spec(text: str) -> TensorSpec | None:
     """A spec as people write it: ``float32[2,3]``, ``f32[2, 3]``, ``float32[]`` for 0-d, ``none`` for an input left out."""
     if text == "none":
         return None
-    match = re.fullmatch(r"(\w+)\[([\w\s,]*)\]", text)
+    match = re.fullmatch(r"(\w+)\[((?:\s*\d+\s*,)*(?:\s*\d+\s*)?)\]", text)
     if match is None:
-        raise SpecError(f"an input is written as dtype[sizes], such as float32[32,4096]; found {text!r}.")
-    sizes = [size.strip() for size in match[2].split(",") if size.strip()]
-    return TensorSpec([int(size) if size.isdigit() else size for size in sizes], _SHORT.get(match[1], match[1]))
+        raise SpecError(
+            f"an input is written as dtype[sizes] with numbers, such as 'float32[32,4096]'; found {text!r}."
+        )
+    sizes = [int(size) for size in match[2].split(",") if size.strip()]
+    return TensorSpec(sizes, _SHORT.get(match[1], match[1]))
 
 
 def parse_attribute(text: str) -> tuple[str, Any]:
-    """``axis=-1`` as a name and a Python value; what is no Python literal is taken as text."""
+    """``axis=-1`` as a name and a Python value; ``true``, ``false`` and ``none`` in any case; else it is text."""
     name, equals, value = text.partition("=")
     if not equals:
         raise SpecError(f"an attribute is written as name=value, such as axis=-1; found {text!r}.")
+    if value.lower() in _WORDS:
+        return name, _WORDS[value.lower()]
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
-
-

@@ -9,7 +9,7 @@ import click
 from .. import quarantine, runtime
 from ..errors import RegistryError, did_you_mean
 from ..ops import STANDARD
-from .output import json_option, print_json, print_table, state_text
+from .output import json_option, print_devices, print_json, print_table, print_text, state_text
 
 
 @click.command()
@@ -19,18 +19,22 @@ def devices(as_json: bool) -> None:
     registry = runtime.registry()
     found = registry.devices()
     missing = [status for status in map(registry.open, registry.backends) if status.state != "ok"]
-    rows = [{"device": d.name, "kind": d.kind, "memory": d.memory, "description": d.description} for d in found]
+    rows = [
+        {"device": d.name, "kind": d.kind, "memory": d.memory, "description": d.description} for d in found
+    ]
     absent = [{"backend": s.name, "state": s.state, "reason": s.reason} for s in missing]
     if as_json:
         print_json({"devices": rows, "unavailable": absent})
         return
-    print_table(["device", "kind", "memory", "description"], [list(row.values()) for row in rows])
+    print_devices(found)
     for status in missing:
-        click.echo(f"{status.name}: {status.state}: {status.reason}")
+        print_text(f"\n{status.name} has no device here ({status.state}): {status.reason}")
 
 
 @click.command()
-@click.option("--retry", metavar="NAME", help="Forget that loading this plugin killed a process, and try it again.")
+@click.option(
+    "--retry", metavar="NAME", help="Forget that loading this plugin killed a process, and try it again."
+)
 @json_option
 def plugins(retry: str | None, as_json: bool) -> None:
     """List the installed plugins with their states and reasons."""
@@ -39,22 +43,32 @@ def plugins(retry: str | None, as_json: bool) -> None:
     loaded = runtime.plugins()
     rows = [_plugin_row(plugin) for plugin in loaded.report()]
     if as_json:
-        print_json({"plugins": rows, "conflicts": list(loaded.registry.conflicts), "settings": runtime.problems()})
+        print_json(
+            {"plugins": rows, "conflicts": list(loaded.registry.conflicts), "settings": runtime.problems()}
+        )
         return
     columns = ["plugin", "state", "distribution", "kernels", "reason and notes"]
     cells = [
-        [row["name"], state_text(row["state"]), f"{row['distribution']} {row['version']}", row["kernels"], "; ".join(filter(None, [row["reason"], *row["notes"]]))]
+        [
+            row["name"],
+            state_text(row["state"]),
+            f"{row['distribution']} {row['version']}",
+            row["kernels"],
+            "; ".join(filter(None, [row["reason"], *row["notes"]])),
+        ]
         for row in rows
     ]
     print_table(columns, cells)
     for sentence in (*loaded.registry.conflicts, *runtime.problems()):
-        click.echo(sentence)
+        print_text(f"\n{sentence}")
 
 
 def _retry(name: str) -> None:
     names = tuple(plugin.entry.name for plugin in runtime.plugins().all)
     if name not in names:
-        raise RegistryError(f"there is no plugin called {name!r}.{did_you_mean(name, names)} Installed: {', '.join(names) or 'none'}.")
+        raise RegistryError(
+            f"there is no plugin called {name!r}.{did_you_mean(name, names)} Installed: {', '.join(names) or 'none'}."
+        )
     if quarantine.clear(name):
         runtime.reset()
 
@@ -82,7 +96,9 @@ def ops(pattern: str, as_json: bool) -> None:
     registry = runtime.registry()
     chosen = {name: op for name, op in registry.ops.items() if pattern in name}
     if not chosen:
-        raise RegistryError(f"no op has {pattern!r} in its name.{did_you_mean(pattern, tuple(registry.ops))} `opyard ops` lists all.")
+        raise RegistryError(
+            f"no op has {pattern!r} in its name.{did_you_mean(pattern, tuple(registry.ops))} `opyard ops` lists all."
+        )
     rows = [
         {
             "op": name,
@@ -97,4 +113,8 @@ def ops(pattern: str, as_json: bool) -> None:
     if as_json:
         print_json({"ops": rows})
         return
-    print_table(["op", "kind", "kernels", "summary"], [[f"{r['op']}{r['signature']}", r["kind"], r["kernels"], r["summary"]] for r in rows])
+    print_table(
+        ["op", "kind", "kernels", "summary"],
+        [[r["op"], r["kind"], r["kernels"], str(r["summary"]).replace("``", "`")] for r in rows],
+    )
+    print_text("\n`opyard kernels OP` shows the signature and the kernels of an op.")

@@ -6,7 +6,15 @@ from importlib import import_module
 from typing import Any
 
 MODULES = (
-    *("activation", "arithmetic", "attention", "channel_normalization", "comparison", "convolution", "creation"),
+    *(
+        "activation",
+        "arithmetic",
+        "attention",
+        "channel_normalization",
+        "comparison",
+        "convolution",
+        "creation",
+    ),
     *("exponential", "image", "indexing", "joining", "linear_algebra", "logic", "loss"),
     *("normalization", "pooling", "random", "rearrange", "reduction", "rounding", "scattering"),
     *("selection", "shape", "slicing", "sorting", "trigonometric"),

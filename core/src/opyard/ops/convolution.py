@@ -15,7 +15,7 @@ from ..infer import require_kind
 from ..operation import Call
 from ..opfunction import op
 from ..spec import TensorSpec, promote
-from . import _windows
+from . import windows
 from ._attributes import require_integer
 from ._precision import wide
 from .arithmetic import Array
@@ -28,7 +28,7 @@ Padding = int | str | tuple[int, ...] | tuple[tuple[int, int], ...]
 
 def _checked(x: TensorSpec, weight: TensorSpec, groups: int) -> tuple[tuple[int, ...], int]:
     """The sizes of the kernel and the number of spatial axes, once ranks, dtypes and groups are known to fit."""
-    rank = _windows.spatial_rank(x)
+    rank = windows.spatial_rank(x)
     require_kind(x, "real floating", "x")
     require_kind(weight, "real floating", "weight")
     require_integer(groups, "groups", 1)
@@ -36,7 +36,7 @@ def _checked(x: TensorSpec, weight: TensorSpec, groups: int) -> tuple[tuple[int,
         raise SpecError(
             f"weight needs the rank of x, {x.ndim}, with one kernel size for each spatial axis; it is {weight!r}."
         )
-    kernel = _windows.per_axis(tuple(weight.shape[2:]), rank, "the kernel's size in weight")
+    kernel = windows.per_axis(tuple(weight.shape[2:]), rank, "the kernel's size in weight")
     return kernel, rank
 
 
@@ -70,8 +70,8 @@ def _conv_infer(
     groups: int,
 ) -> TensorSpec:
     kernel, rank = _checked(x, weight, groups)
-    steps = _windows.per_axis(strides, rank, "strides")
-    spread = _windows.per_axis(dilations, rank, "dilations")
+    steps = windows.per_axis(strides, rank, "strides")
+    spread = windows.per_axis(dilations, rank, "dilations")
     _check_groups(x.shape[1], groups, "input")
     _check_groups(weight.shape[0], groups, "output")
     channels = x.shape[1] // groups
@@ -81,7 +81,7 @@ def _conv_infer(
             f"x has {x.shape[1]} channels and groups={groups}."
         )
     _check_bias(bias, weight.shape[0])
-    counts = _windows.window_counts(x.shape[2:], kernel, steps, padding, spread)
+    counts = windows.window_counts(x.shape[2:], kernel, steps, padding, spread)
     return TensorSpec((x.shape[0], weight.shape[0], *counts), _common_dtype(x, weight, bias))
 
 
@@ -132,12 +132,12 @@ def conv(
     x, weight = wide(x), wide(weight)
     kernel = weight.shape[2:]
     rank = len(kernel)
-    steps = _windows.per_axis(strides, rank, "strides")
-    spread = _windows.per_axis(dilations, rank, "dilations")
-    counts = _windows.window_counts(x.shape[2:], kernel, steps, padding, spread)
-    padded = _windows.pad_spatial(x, _windows.padding_pairs(padding, x.shape[2:], kernel, steps, spread), 0)
+    steps = windows.per_axis(strides, rank, "strides")
+    spread = windows.per_axis(dilations, rank, "dilations")
+    counts = windows.window_counts(x.shape[2:], kernel, steps, padding, spread)
+    padded = windows.pad_spatial(x, windows.padding_pairs(padding, x.shape[2:], kernel, steps, spread), 0)
     grouped = padded.reshape(x.shape[0], groups, weight.shape[1], *padded.shape[2:])
-    patches = _windows.windows(grouped, counts, kernel, steps, spread)
+    patches = windows.windows(grouped, counts, kernel, steps, spread)
     n, out, area = x.shape[0], math.prod(counts), math.prod(weight.shape[1:])
     order = (
         1,
@@ -164,14 +164,14 @@ def _transposed_sizes(
     padding: Any,
     output_padding: tuple[int, ...],
     dilations: tuple[int, ...],
-) -> tuple[tuple[int | Dim, ...], _windows.Pairs]:
+) -> tuple[tuple[int | Dim, ...], windows.Pairs]:
     """Spatial sizes of the output, and the padding, which is cut off there."""
-    extents = _windows.window_extents(kernel, dilations)
+    extents = windows.window_extents(kernel, dilations)
     if padding in ("same_upper", "same_lower"):
         totals = [max(0, e - s + p) for e, s, p in zip(extents, strides, output_padding, strict=True)]
-        pairs = tuple(_windows.split_total(total, padding) for total in totals)
+        pairs = tuple(windows.split_total(total, padding) for total in totals)
         return tuple(n * s for n, s in zip(sizes, strides, strict=True)), pairs
-    pairs = ((0, 0),) * len(kernel) if padding == "valid" else _windows.explicit_pairs(padding, len(kernel))
+    pairs = ((0, 0),) * len(kernel) if padding == "valid" else windows.explicit_pairs(padding, len(kernel))
     full = [(n - 1) * s + e + p for n, s, e, p in zip(sizes, strides, extents, output_padding, strict=True)]
     return tuple(n - before - after for n, (before, after) in zip(full, pairs, strict=True)), pairs
 
@@ -188,9 +188,9 @@ def _conv_transpose_infer(
     groups: int,
 ) -> TensorSpec:
     kernel, rank = _checked(x, weight, groups)
-    steps = _windows.per_axis(strides, rank, "strides")
-    spread = _windows.per_axis(dilations, rank, "dilations")
-    extra = _windows.per_axis(output_padding, rank, "output_padding", least=0)
+    steps = windows.per_axis(strides, rank, "strides")
+    spread = windows.per_axis(dilations, rank, "dilations")
+    extra = windows.per_axis(output_padding, rank, "output_padding", least=0)
     for p, s, d in zip(extra, steps, spread, strict=True):
         if p >= max(s, d):
             raise SpecError(
@@ -265,9 +265,9 @@ def conv_transpose(
     x, weight = wide(x), wide(weight)
     kernel = weight.shape[2:]
     rank = len(kernel)
-    steps = _windows.per_axis(strides, rank, "strides")
-    spread = _windows.per_axis(dilations, rank, "dilations")
-    extra = _windows.per_axis(output_padding, rank, "output_padding", least=0)
+    steps = windows.per_axis(strides, rank, "strides")
+    spread = windows.per_axis(dilations, rank, "dilations")
+    extra = windows.per_axis(output_padding, rank, "output_padding", least=0)
     sizes, pairs = _transposed_sizes(x.shape[2:], kernel, steps, padding, extra, spread)
     n, spatial = x.shape[0], x.shape[2:]
     channels = weight.shape[1] * groups

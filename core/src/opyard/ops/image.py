@@ -12,7 +12,7 @@ from ..infer import require_kind
 from ..operation import Call
 from ..opfunction import op
 from ..spec import TensorSpec
-from . import _windows
+from . import windows
 from ._attributes import require_choice, require_integers, require_real
 from ._precision import cast_to, computing_dtype
 from ._reference import precise
@@ -35,7 +35,7 @@ def _infer(
     nearest_rounding: str,
     cubic_coefficient: float,
 ) -> TensorSpec:
-    rank = _windows.spatial_rank(x)
+    rank = windows.spatial_rank(x)
     require_choice(mode, "mode", _MODES)
     require_choice(coordinate_transformation, "coordinate_transformation", _TRANSFORMATIONS)
     require_choice(nearest_rounding, "nearest_rounding", _ROUNDINGS)

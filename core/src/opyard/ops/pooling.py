@@ -14,7 +14,7 @@ from ..infer import require_kind
 from ..operation import Call
 from ..opfunction import op
 from ..spec import TensorSpec
-from . import _windows
+from . import windows
 from ._attributes import require_real
 from ._precision import cast_to, computing_dtype
 from ._reference import precise
@@ -31,9 +31,9 @@ _Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 def _geometry(rank: int, kernel: Any, strides: Any, dilations: Any) -> _Geometry:
     """Kernel, strides and dilations for each spatial axis; strides are the kernel's sizes unless given."""
-    sizes = _windows.per_axis(kernel, rank, "kernel")
-    steps = sizes if strides is None else _windows.per_axis(strides, rank, "strides")
-    return sizes, steps, _windows.per_axis(dilations, rank, "dilations")
+    sizes = windows.per_axis(kernel, rank, "kernel")
+    steps = sizes if strides is None else windows.per_axis(strides, rank, "strides")
+    return sizes, steps, windows.per_axis(dilations, rank, "dilations")
 
 
 def _pool_infer(kind: str) -> Callable[..., TensorSpec]:
@@ -48,21 +48,21 @@ def _pool_infer(kind: str) -> Callable[..., TensorSpec]:
         **others: Any,
     ) -> TensorSpec:
         require_kind(x, kind)
-        sizes, steps, spread = _geometry(_windows.spatial_rank(x), kernel, strides, dilations)
+        sizes, steps, spread = _geometry(windows.spatial_rank(x), kernel, strides, dilations)
         if "p" in others and require_real(others["p"], "p") <= 0:
             raise SpecError(
                 f"p is above 0; found {others['p']!r}. For the largest absolute value use max_pool(abs(x))."
             )
         if not isinstance(padding, str):
-            _refuse_empty_windows(padding, _windows.window_extents(sizes, spread))
-        counts = _windows.window_counts(x.shape[2:], sizes, steps, padding, spread, ceil_mode)
+            _refuse_empty_windows(padding, windows.window_extents(sizes, spread))
+        counts = windows.window_counts(x.shape[2:], sizes, steps, padding, spread, ceil_mode)
         return x.with_shape((*x.shape[:2], *counts))
 
     return infer
 
 
 def _refuse_empty_windows(padding: Any, extents: tuple[int, ...]) -> None:
-    pairs = _windows.explicit_pairs(padding, len(extents))
+    pairs = windows.explicit_pairs(padding, len(extents))
     if any(n >= extent for pair, extent in zip(pairs, extents, strict=True) for n in pair):
         raise SpecError(
             f"padding={padding!r} leaves windows that span {extents} elements nothing but padding; pad less."
@@ -72,23 +72,23 @@ def _refuse_empty_windows(padding: Any, extents: tuple[int, ...]) -> None:
 def _pool_windows(x: Any, fill: float, geometry: _Geometry, padding: Any, ceil_mode: bool) -> Any:
     """All windows, ``[n, c, *counts, *kernel]``, of ``x`` padded with ``fill``."""
     sizes, steps, spread = geometry
-    counts = _windows.window_counts(x.shape[2:], sizes, steps, padding, spread, ceil_mode)
-    padded = _windows.pad_spatial(x, _windows.padding_pairs(padding, x.shape[2:], *geometry), fill)
-    extents = _windows.window_extents(sizes, spread)
-    beyond = _windows.missing_after(padded.shape[2:], counts, extents, steps)
-    return _windows.windows(_windows.pad_spatial(padded, beyond, fill), counts, *geometry)
+    counts = windows.window_counts(x.shape[2:], sizes, steps, padding, spread, ceil_mode)
+    padded = windows.pad_spatial(x, windows.padding_pairs(padding, x.shape[2:], *geometry), fill)
+    extents = windows.window_extents(sizes, spread)
+    beyond = windows.missing_after(padded.shape[2:], counts, extents, steps)
+    return windows.windows(windows.pad_spatial(padded, beyond, fill), counts, *geometry)
 
 
 def _elements_per_window(
     spatial: tuple[int, ...], geometry: _Geometry, padding: Any, ceil_mode: bool, include_pad: bool
 ) -> Any:
     """How many elements each window has, ``[*counts]``; what ``ceil_mode`` adds beyond the padding never counts."""
-    pairs = _windows.padding_pairs(padding, spatial, *geometry)
-    ones = _windows.pad_spatial(np.ones((1, 1, *spatial)), pairs, float(include_pad))
+    pairs = windows.padding_pairs(padding, spatial, *geometry)
+    ones = windows.pad_spatial(np.ones((1, 1, *spatial)), pairs, float(include_pad))
     sizes, steps, spread = geometry
-    counts = _windows.window_counts(spatial, sizes, steps, padding, spread, ceil_mode)
-    beyond = _windows.missing_after(ones.shape[2:], counts, _windows.window_extents(sizes, spread), steps)
-    return _windows.windows(_windows.pad_spatial(ones, beyond, 0), counts, *geometry).sum(
+    counts = windows.window_counts(spatial, sizes, steps, padding, spread, ceil_mode)
+    beyond = windows.missing_after(ones.shape[2:], counts, windows.window_extents(sizes, spread), steps)
+    return windows.windows(windows.pad_spatial(ones, beyond, 0), counts, *geometry).sum(
         axis=_kernel_axes(len(sizes))
     )[0, 0]
 
@@ -100,7 +100,7 @@ def _kernel_axes(rank: int) -> tuple[int, ...]:
 def _pool_cost(call: Call) -> Cost:
     x = call.inputs[0]
     assert x is not None
-    kernel = _windows.per_axis(call.attrs["kernel"], x.ndim - 2, "kernel")
+    kernel = windows.per_axis(call.attrs["kernel"], x.ndim - 2, "kernel")
     return Cost(float(int(call.output.size) * math.prod(kernel)), call.bytes)
 
 
@@ -259,7 +259,7 @@ def lp_pool(
 def _global_infer(kind: str) -> Callable[..., TensorSpec]:
     def infer(x: TensorSpec) -> TensorSpec:
         require_kind(x, kind)
-        rank = _windows.spatial_rank(x)
+        rank = windows.spatial_rank(x)
         if any(n == 0 for n in x.shape[2:]):
             raise SpecError(f"{x!r} has no element to pool in each channel; leave such inputs out.")
         return x.with_shape((*x.shape[:2], *(1,) * rank))

@@ -12,5 +12,6 @@ __all__ = ["decompose", "eliminate_common", "fold_constants", "prune", "simplify
 
 
 def simplify(graph: Graph) -> Graph:
-    """The standard sequence: prune, common subexpressions, constant folding, prune."""
-    return prune(fold_constants(eliminate_common(prune(graph))))
+    """The standard sequence: prune, common subexpressions, constant folding, and what folding made equal, prune."""
+    folded = fold_constants(eliminate_common(prune(graph)))
+    return prune(eliminate_common(folded))

@@ -8,6 +8,7 @@ from typing import Any
 from ..device import Device
 from ..graph import Graph, Node
 from ..selection import Candidate
+from ..units import format_seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,10 +18,17 @@ class Alternative:
     candidate: Candidate
     extra_seconds: float | None
 
+    @property
+    def refusal(self) -> str | None:
+        """Why the candidate was not considered, or None if it has a price."""
+        if self.extra_seconds is not None:
+            return None
+        return self.candidate.refusal or "another kernel is preferred"
+
     def __str__(self) -> str:
         where = f"{self.candidate.kernel.id} on {self.candidate.device.name}"
         if self.extra_seconds is None:
-            return f"{where}: refused: {self.candidate.refusal or 'another kernel is preferred'}"
+            return f"{where}: refused: {self.refusal}"
         return f"{where}: {format_seconds(self.extra_seconds, sign=True)}"
 
 
@@ -70,7 +78,7 @@ class Decision:
                     "kernel": a.candidate.kernel.id,
                     "device": a.candidate.device.name,
                     "extra_seconds": a.extra_seconds,
-                    "refusal": a.candidate.refusal,
+                    "refusal": a.refusal,
                 }
                 for a in self.alternatives
             ],
@@ -103,12 +111,3 @@ class Placement:
             )
             rows += [f"    {alternative}" for alternative in decision.alternatives]
         return "\n".join(rows)
-
-
-def format_seconds(seconds: float, sign: bool = False) -> str:
-    """Seconds for people: ``12.3 us``."""
-    plus = "+" if sign else ""
-    for scale, unit in ((1e-6, "ns"), (1e-3, "us"), (1.0, "ms")):
-        if abs(seconds) < scale:
-            return f"{seconds / scale * 1e3:{plus}.3g} {unit}"
-    return f"{seconds:{plus}.3g} s"

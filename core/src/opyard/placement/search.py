@@ -7,6 +7,7 @@ It prices transfers, and lets a tensor pay once for each address space that need
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ..costs import Costs
 from ..device import Device, shares_arrays
@@ -33,8 +34,10 @@ def place(
 
     home         the device whose arrays are fed and fetched; the first host device by default
     unavailable  (op, backend/kernel) pairs that must not be used
-    Raises PlacementError, naming the op and every refusal, when a node has no kernel.
+    Raises PlacementError, naming the op and every refusal, when a node has no kernel, and for no devices at all.
     """
+    if not devices:
+        raise PlacementError("no device was given to place on; pass for example registry.devices().")
     chosen_policy = policy or active_policy()
     where = home or next((d for d in devices if d.memory == "host"), devices[0])
     search = _Search(graph, where, costs)
@@ -43,7 +46,12 @@ def place(
     for node in graph.nodes:
         if node.call not in memo:
             memo[node.call] = candidates(node.call, devices, registry, chosen_policy, costs)
-        rows = [c for c in memo[node.call] if (node.op.name, c.kernel.id) not in banned]
+        rows = [
+            replace(c, estimate=None, refusal=c.refusal or "it failed in this run")
+            if (node.op.name, c.kernel.id) in banned
+            else c
+            for c in memo[node.call]
+        ]
         search.add(node, rows, chosen_policy)
     search.solve()
     return search.placement()
@@ -144,7 +152,7 @@ class _Search:
         return None if value in self.graph.constants else self.home
 
     def _move(self, source: Device | None, target: Device, value: Value) -> float:
-        if source is None or source is target:
+        if source is None or shares_arrays(source, target):
             return 0.0
         key = (source.name, target.name, float(value.spec.nbytes))
         if key not in self._moves:

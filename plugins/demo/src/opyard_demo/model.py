@@ -10,18 +10,32 @@ import opyard as oy
 from opyard.errors import OpyardError
 from opyard_demo.data import WEIGHTS_PATH
 
+_LAYERS = ("conv1", "conv2", "dense1", "dense2")
+
 
 def load_weights() -> dict[str, np.ndarray[Any, Any]]:
-    """The trained weights by name, float32. Raises OpyardError when the file is missing or broken."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
+    """The trained weights by name, float32. Raises OpyardError when the file, or what reads it, is missing or broken."""
     try:
-        return dict(load_file(WEIGHTS_PATH))
-    except (OSError, SafetensorError) as error:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ImportError as error:
         raise OpyardError(
-            f"the demo's weights {WEIGHTS_PATH.name} cannot be read ({error}); reinstall them: pip install --force-reinstall opyard-demo"
-        ) from None
+            f"the demo's weights are read with safetensors, which cannot be imported here ({error}). Type: pip install safetensors"
+        ) from error
+    try:
+        weights = dict(load_file(WEIGHTS_PATH))
+    except (OSError, SafetensorError) as error:
+        raise _damaged(f"cannot be read ({error})") from error
+    missing = [n for layer in _LAYERS for n in (f"{layer}.weight", f"{layer}.bias") if n not in weights]
+    if missing:
+        raise _damaged(f"lack {', '.join(missing)}")
+    return weights
+
+
+def _damaged(how: str) -> OpyardError:
+    return OpyardError(
+        f"the demo's weights {WEIGHTS_PATH.name} {how}. Type: pip install --force-reinstall opyard-demo"
+    )
 
 
 def digits_graph() -> oy.Graph:

@@ -1,0 +1,1 @@
+"""CPU kernels for opyard: NumPy on BLAS."""

@@ -1,0 +1,127 @@
+"""The CPU as a device: NumPy arrays in host memory."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from opyard.device import HOST, Capabilities, Device
+from opyard.settings import num_threads
+
+_IMPLIED = {"X86_V3": ("AVX", "AVX2", "F16C", "FMA3"), "X86_V4": ("AVX512F", "AVX512_SKX")}
+"""Instruction sets that NumPy names as one level of the x86-64 architecture."""
+
+_FLOPS_PER_CYCLE = (("avx512f", 64.0), ("avx2", 32.0), ("asimd", 32.0))
+"""float32 operations of one core in a cycle, by its widest instruction set: two fused multiply-adds on whole registers."""
+
+_CLOCK = 2.5e9
+"""Cycles per second, where the system does not say."""
+
+_THREAD_BANDWIDTH = 1.5e10
+"""Bytes per second of main memory that one more thread adds, until the memory is saturated."""
+
+_MEMORY_BANDWIDTH = 2e11
+
+
+class CPU(Device):
+    """The processor. Its arrays are NumPy arrays, so upload and download hand them on: the memory is shared."""
+
+    def __init__(self) -> None:
+        threads = num_threads()
+        blas = limit_blas_threads(threads)
+        features = processor_features()
+        super().__init__(
+            "cpu:0",
+            kind="cpu",
+            memory=HOST,
+            array_type=np.ndarray,
+            description=f"{processor_model()}, {threads} thread{'s' if threads > 1 else ''}, {blas}",
+            capabilities=Capabilities(
+                features=features,
+                flops=threads * _clock() * _flops_per_cycle(features),
+                bandwidth=min(threads * _THREAD_BANDWIDTH, _MEMORY_BANDWIDTH),
+                launch_seconds=1e-6,
+                transfer_bandwidth=_MEMORY_BANDWIDTH,
+                transfer_seconds=0.0,
+                wrap_seconds=0.0,
+            ),
+        )
+
+    def owns(self, array: Any) -> bool:
+        """NumPy arrays, and the scalars that NumPy's functions give for arrays of rank 0."""
+        return isinstance(array, (np.ndarray, np.generic))
+
+    def upload(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """``array`` itself, without a copy: later writes to it are seen by whoever holds the result."""
+        return array
+
+    def download(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """``array`` itself, without a copy: kernels here have finished when they return."""
+        return array
+
+
+class CPUBackend:
+    """The driver of the processor. Opening it limits the threads of BLAS in the whole process (see limit_blas_threads)."""
+
+    def __init__(self) -> None:
+        self._devices = (CPU(),)
+
+    def devices(self) -> tuple[Device, ...]:
+        """The one device ``cpu:0``."""
+        return self._devices
+
+
+def limit_blas_threads(threads: int) -> str:
+    """Lets the BLAS libraries of this process use at most ``threads`` threads, and gives the name of the first.
+
+    This holds for the whole process, for the thread pools of BLAS belong to it. Pools that are already as small, say
+    by OPENBLAS_NUM_THREADS, stay as they are.
+    """
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    if any(pool["num_threads"] > threads for pool in pools):
+        threadpool_limits(limits=threads, user_api="blas")
+    if not pools:
+        return "BLAS of NumPy"
+    names = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS", "flexiblas": "FlexiBLAS"}
+    name = pools[0]["internal_api"]
+    return f"{names.get(name, name)} {pools[0].get('version') or ''}".strip()
+
+
+def processor_features() -> frozenset[str]:
+    """The instruction sets that NumPy detected, in lower case, such as "avx2" or "asimd"; and "fp64"."""
+    found: Iterable[str] = ()
+    configuration: Any = np.show_config(mode="dicts")
+    simd = configuration.get("SIMD Extensions", {})
+    found = (*simd.get("baseline", ()), *simd.get("found", ()))
+    implied = (name for level in found for name in _IMPLIED.get(level, ()))
+    return frozenset(name.lower() for name in (*found, *implied)) | {"fp64"}
+
+
+def processor_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as the system knows it."""
+    match = re.search(r"^model name\s*:\s*(.+)$", _read(cpuinfo), re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+def _clock(cpuinfo: Path = Path("/proc/cpuinfo")) -> float:
+    megahertz = [
+        float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _read(cpuinfo), re.MULTILINE)
+    ]
+    return max(megahertz) * 1e6 if megahertz else _CLOCK
+
+
+def _flops_per_cycle(features: frozenset[str]) -> float:
+    return next((flops for feature, flops in _FLOPS_PER_CYCLE if feature in features), 16.0)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

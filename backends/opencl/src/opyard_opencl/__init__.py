@@ -1,0 +1,1 @@
+"""OpenCL devices and kernels for opyard."""

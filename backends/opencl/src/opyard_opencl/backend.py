@@ -1,0 +1,104 @@
+"""OpenCLBackend: finds the devices of all OpenCL platforms, and fences off those that would end the process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from opyard.errors import DeviceError, DeviceUnavailable
+from opyard.settings import num_threads
+
+from . import canary
+from .quirks import quirks_of
+
+if TYPE_CHECKING:
+    from .device import OpenCLDevice
+
+INSTALL = 'pip install "opyard-opencl[pocl]"'
+"""What brings a CPU device without any driver."""
+
+
+class OpenCLBackend:
+    """The OpenCL driver. ``refused`` has a sentence for each device that is there and cannot be used."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def devices(self) -> tuple[OpenCLDevice, ...]:
+        """All usable devices, named opencl:0, opencl:1, ... by platform name, then by the platform's own order.
+
+        Raises DeviceUnavailable, with what to install, when there are none.
+        """
+        cl = _binding()
+        self.refused = []
+        candidates = _candidates(cl)
+        found: list[OpenCLDevice] = []
+        for platform_number, device_number, device in candidates:
+            opened = self._open(f"opencl:{len(found)}", platform_number, device_number, device)
+            if opened is not None:
+                found.append(opened)
+        if not found:
+            raise DeviceUnavailable(" ".join(self.refused))
+        return tuple(found)
+
+    def _open(self, name: str, platform_number: int, device_number: int, device: Any) -> OpenCLDevice | None:
+        from .device import OpenCLDevice
+
+        platform = device.platform
+        quirks = quirks_of(platform.name, platform.version)
+        title = f"The OpenCL device {device.name.strip()!r} of {platform.name.strip()}"
+        if quirks.needs_linker and shutil.which("ld") is None:
+            self.refused.append(
+                f"{title} builds kernels with the linker `ld`, and there is none on PATH: install binutils (apt install binutils)."
+            )
+            return None
+        reason = canary.verdict(platform_number, device_number, device) if quirks.needs_canary else None
+        if reason is not None:
+            self.refused.append(
+                f"{title} cannot be used: {reason}. Reinstall it: {INSTALL} --force-reinstall."
+            )
+            return None
+        try:
+            return OpenCLDevice(name, device, quirks)
+        except DeviceError as error:
+            self.refused.append(f"{title} cannot be opened: {error}")
+            return None
+
+
+def _binding() -> Any:
+    # PoCL reads it when its platform is first listed; without it, it takes every processor of the machine
+    os.environ.setdefault("POCL_MAX_PTHREAD_COUNT", str(num_threads()))
+    try:
+        import pyopencl
+    except ImportError as error:
+        raise DeviceUnavailable(
+            f"OpenCL needs pyopencl, which cannot be imported ({error}): {INSTALL}."
+        ) from None
+    return pyopencl
+
+
+def _candidates(cl: Any) -> list[tuple[int, int, Any]]:
+    """Number of the platform, number of the device in it, and the device, in a stable order."""
+    try:
+        platforms = list(enumerate(cl.get_platforms()))
+    except cl.Error as error:  # the loader reports an empty list of platforms as an error
+        raise DeviceUnavailable(
+            f"There is no OpenCL platform here ({error}). For a CPU device: {INSTALL}."
+        ) from None
+    if not platforms:
+        raise DeviceUnavailable(f"There is no OpenCL platform here. For a CPU device: {INSTALL}.")
+    platforms.sort(key=lambda entry: (entry[1].name, entry[1].version, entry[0]))
+    found = []
+    for platform_number, platform in platforms:
+        try:
+            devices = platform.get_devices()
+        except cl.Error:
+            continue  # this platform has none
+        found += [(platform_number, device_number, device) for device_number, device in enumerate(devices)]
+    if not found:
+        names = ", ".join(platform.name.strip() for _, platform in platforms)
+        raise DeviceUnavailable(
+            f"The OpenCL platforms here ({names}) have no device. For a CPU device: {INSTALL}."
+        )
+    return found

@@ -1,0 +1,242 @@
+"""OpenCLDevice: one in-order queue, a cache of built programs, and arrays that share memory with NumPy on CPU devices."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyopencl as cl
+
+from opyard.device import HOST, Capabilities, Device
+from opyard.errors import DeviceError, KernelError, OpyardError
+from opyard.spec import TensorSpec
+
+from .array import Array
+from .quirks import Quirks
+
+_ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+_IN_FLIGHT_LIMIT = 1 << 28  # bytes of host memory that may wait for the queue before it is drained
+
+
+class OpenCLDevice(Device):
+    """An OpenCL device.
+
+    All threads share one in-order queue, so work happens in the order of the calls and a result may be used as soon as
+    the kernel that makes it was started. On CPU devices arrays use host memory (CL_MEM_USE_HOST_PTR): ``upload`` of a
+    dense NumPy array and ``download`` copy nothing.
+    """
+
+    def __init__(self, name: str, device: Any, quirks: Quirks) -> None:
+        self.cl_device = device
+        self.quirks = quirks
+        self.shares_memory = bool(device.type & cl.device_type.CPU)
+        kind = "cpu" if self.shares_memory else "gpu" if device.type & cl.device_type.GPU else "accelerator"
+        super().__init__(
+            name,
+            kind=kind,
+            memory=HOST if self.shares_memory else name,
+            array_type=Array,
+            description=_description(device),
+            capabilities=_capabilities(device, quirks, kind),
+        )
+        with _failures(f"{name}: opening {device.name.strip()}"):
+            self.context = cl.Context([device])
+            self.queue = cl.CommandQueue(self.context, device)
+        # At exit Python frees the memory of arrays while the workers of a CPU device may still write to it
+        weakref.finalize(self, self.queue.finish)
+        self.workers = int(device.max_compute_units)
+        self._build_lock = threading.Lock()
+        self._programs: dict[str, Any] = {}
+        self._in_flight: list[Array] = []
+        self._in_flight_bytes = 0
+        self._local = threading.local()
+        self._nothing = self._buffer(cl.mem_flags.READ_WRITE, size=_ALIGNMENT)  # stands for every empty array
+
+    # Memory ------------------------------------------------------------------------------------------------------
+
+    def upload(self, array: np.ndarray[Any, Any]) -> Array:
+        """An Array with the contents of ``array``.
+
+        On CPU devices a dense array (row-major, aligned) is not copied: the result shares its memory, so later
+        changes of either are seen in both. Any other array is copied.
+        """
+        flags = cl.mem_flags
+        host = np.asarray(array, order="C")
+        if not host.flags.aligned or not host.dtype.isnative:
+            host = host.astype(host.dtype.newbyteorder("="), order="C", copy=True)
+        if not host.size:
+            return Array(self, self._nothing, host.shape, host.dtype, host if self.shares_memory else None)
+        if self.shares_memory:
+            access = flags.READ_WRITE if host.flags.writeable else flags.READ_ONLY
+            return Array(
+                self, self._buffer(access | flags.USE_HOST_PTR, _bytes(host)), host.shape, host.dtype, host
+            )
+        return Array(
+            self, self._buffer(flags.READ_WRITE | flags.COPY_HOST_PTR, _bytes(host)), host.shape, host.dtype
+        )
+
+    def download(self, array: Array) -> np.ndarray[Any, Any]:
+        """The contents of ``array``, after all work on it is done; on CPU devices its own memory, not a copy."""
+        if array.host is not None:
+            self.synchronize()
+            return array.host
+        host = np.empty(array.shape, array.dtype)
+        if host.size:
+            with _failures(f"{self.name}: downloading {array!r}"):
+                cl.enqueue_copy(self.queue, _bytes(host), array.buffer, is_blocking=True)
+        return host
+
+    def empty(self, spec: TensorSpec) -> Array:
+        """A new Array of unspecified contents."""
+        shape = tuple(int(n) for n in spec.shape)
+        size = math.prod(shape) * spec.dtype.itemsize
+        if not self.shares_memory:
+            buffer = self._buffer(cl.mem_flags.READ_WRITE, size=size) if size else self._nothing
+            return Array(self, buffer, shape, spec.dtype)
+        memory = _aligned(size, self.name)
+        host = memory.view(spec.dtype).reshape(shape)
+        if not size:
+            return Array(self, self._nothing, shape, spec.dtype, host)
+        return Array(
+            self,
+            self._buffer(cl.mem_flags.READ_WRITE | cl.mem_flags.USE_HOST_PTR, memory),
+            shape,
+            spec.dtype,
+            host,
+        )
+
+    def scratch(self, nbytes: int) -> Any:
+        """A buffer of at least ``nbytes`` for intermediate results of this thread.
+
+        Each call may give the same buffer: the queue runs in order, so the work of one launch is done before the next.
+        """
+        kept = getattr(self._local, "scratch", None)
+        if kept is None or kept.size < nbytes:
+            kept = self._local.scratch = self._buffer(cl.mem_flags.READ_WRITE, size=max(nbytes, 1 << 16))
+        return kept
+
+    def owns(self, array: Any) -> bool:
+        """Whether ``array`` is an Array of this device."""
+        return isinstance(array, Array) and array.device is self
+
+    def _buffer(self, flags: Any, host: np.ndarray[Any, Any] | None = None, size: int = 0) -> Any:
+        nbytes = size if host is None else host.nbytes
+        with _failures(f"{self.name}: allocating {nbytes} bytes"):
+            return cl.Buffer(self.context, flags, size=size, hostbuf=host)
+
+    # Work --------------------------------------------------------------------------------------------------------
+
+    def build(self, source: str, options: tuple[str, ...] = ()) -> Any:
+        """The program of ``source``, built once. Raises KernelError with the compiler's words when it does not build."""
+        key = "\n".join((*options, source))
+        program = self._programs.get(key)
+        if program is None:
+            with self._build_lock:
+                program = self._programs.get(key)
+                if program is None:
+                    with _failures(f"{self.name}: building a program"):
+                        program = cl.Program(self.context, source).build(options=["-w", *options])
+                    self._programs[key] = program
+        return program
+
+    def started(self, arrays: tuple[Array, ...]) -> None:
+        """Keeps the arrays of a kernel that was started alive until it is done: their memory may be NumPy's."""
+        if not self.shares_memory:
+            return  # the driver owns the memory, and keeps it for what is in its queue
+        self._in_flight.extend(arrays)  # read after the start, see synchronize
+        self._in_flight_bytes += sum(array.nbytes for array in arrays)
+        if self._in_flight_bytes > _IN_FLIGHT_LIMIT or len(self._in_flight) > 4096:
+            self.synchronize()
+
+    def synchronize(self) -> None:
+        """Waits for all work that was started on this device, by any thread."""
+        # First take the list, then wait: what another thread starts after this line is in the new list.
+        done, self._in_flight = self._in_flight, []
+        self._in_flight_bytes = 0
+        with _failures(f"{self.name}: waiting for its queue"):
+            self.queue.finish()
+        done.clear()
+
+    def elapsed(self, work: Callable[[], object]) -> float:
+        """Seconds from an idle queue to the end of all that ``work`` starts, the waiting included."""
+        self.synchronize()
+        start = time.perf_counter()
+        work()
+        self.synchronize()
+        return time.perf_counter() - start
+
+
+class _failures:
+    """Turns errors of pyopencl inside the block into DeviceError (memory, lost device) or KernelError (programs)."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, cl.Error):
+            raise failure(self.what, error) from error
+
+
+def failure(what: str, error: Exception) -> OpyardError:
+    """The error of opyard for an error of pyopencl that happened while ``what`` was asked."""
+    text = str(error).strip()
+    if isinstance(error, cl.MemoryError):
+        return DeviceError(
+            f"{what}: out of memory ({text.splitlines()[0]}). Use smaller batches, or free arrays first."
+        )
+    if "BUILD_PROGRAM_FAILURE" in text or "COMPILE_PROGRAM_FAILURE" in text:
+        return KernelError(f"{what}: the OpenCL compiler refuses the source:\n{text}")
+    return DeviceError(
+        f"{what}: the OpenCL driver reports {text}. `opyard doctor` shows platform and driver."
+    )
+
+
+def _bytes(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The memory of a dense array as bytes: dtypes of ml_dtypes are unknown to the buffer protocol."""
+    return host.reshape(-1).view(np.uint8)
+
+
+def _aligned(size: int, name: str) -> np.ndarray[Any, Any]:
+    try:
+        raw = np.empty(size + _ALIGNMENT, np.uint8)
+    except MemoryError:
+        raise DeviceError(
+            f"{name}: allocating {size} bytes: out of memory. Use smaller batches, or free arrays first."
+        ) from None
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size]
+
+
+def _description(device: Any) -> str:
+    platform = device.platform
+    version = platform.version.partition("  ")[0].strip()  # what follows two spaces is how it was built
+    names = (device.vendor.strip(), device.name.strip(), "on", platform.name.strip(), version)
+    return f"{' '.join(names)}, driver {device.driver_version.strip()}"
+
+
+def _capabilities(device: Any, quirks: Quirks, kind: str) -> Capabilities:
+    """Estimates from what the driver tells: operations per clock and bandwidth are typical of the kind of device."""
+    extensions = device.extensions.split()
+    features = {name for name in ("fp64", "fp16") if f"cl_khr_{name}" in extensions}
+    hertz = max(float(device.max_clock_frequency), 1000.0) * 1e6
+    per_clock = 8.0 if kind == "cpu" else 128.0
+    shared = kind == "cpu"
+    return Capabilities(
+        features=frozenset(features),
+        flops=device.max_compute_units * hertz * per_clock,
+        bandwidth=1.5e10 if shared else 3e11,
+        launch_seconds=quirks.launch_seconds,
+        transfer_bandwidth=1e10,
+        transfer_seconds=quirks.wait_seconds,
+        wrap_seconds=quirks.wait_seconds,
+    )

@@ -1,0 +1,82 @@
+"""Launch: one kernel of a program with its sizes bound, to be started many times and from several threads."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pyopencl as cl
+
+from .array import Array
+from .device import OpenCLDevice, failure
+
+_GROUP = 64  # work items of a group on devices other than CPUs
+
+
+class Launch:
+    """A kernel and the values of its last parameters.
+
+    The kernel's first parameters are buffers, given with each call; ``bound`` are those behind them: NumPy scalars,
+    Arrays and buffers. ``items`` is the number of work items; a kernel must do nothing for a higher number than
+    its sizes call for, because groups are filled up.
+    """
+
+    def __init__(
+        self,
+        device: OpenCLDevice,
+        source: str,
+        name: str,
+        items: int,
+        bound: tuple[Any, ...],
+        options: tuple[str, ...] = (),
+    ) -> None:
+        self.device = device
+        self.name = name
+        self.program = device.build(source, options)
+        self.bound = tuple(value.buffer if isinstance(value, Array) else value for value in bound)
+        self._tables = tuple(value for value in bound if isinstance(value, Array))
+        # A group of one: CPU implementations compile a kernel anew for every size of group
+        self.local = (1,) if device.shares_memory else (_GROUP,)
+        self.size = (items if device.shares_memory else -(-items // _GROUP) * _GROUP,)
+        self._local = threading.local()
+
+    def __call__(self, *arrays: Array, scratch: Any = None) -> None:
+        """Starts the kernel on the buffers of ``arrays``, then ``scratch`` if there is one."""
+        kernel = getattr(self._local, "kernel", None) or self._kernel(len(arrays) + (scratch is not None))
+        try:
+            for position, array in enumerate(arrays):
+                kernel.set_arg(position, array.buffer)
+            if scratch is not None:
+                kernel.set_arg(len(arrays), scratch)
+            cl.enqueue_nd_range_kernel(self.device.queue, kernel, self.size, self.local)
+        except cl.Error as error:
+            raise failure(f"{self.device.name}: starting kernel {self.name!r}", error) from error
+        self.device.started(arrays + self._tables)
+
+    def _kernel(self, first: int) -> Any:
+        # One for each thread: clSetKernelArg is the one call of OpenCL that threads may not share
+        try:
+            kernel = cl.Kernel(self.program, self.name)
+            for position, value in enumerate(self.bound, first):
+                kernel.set_arg(position, value)
+        except cl.Error as error:
+            raise failure(f"{self.device.name}: preparing kernel {self.name!r}", error) from error
+        self._local.kernel = kernel
+        return kernel
+
+
+def partition(device: OpenCLDevice, count: int, grain: int) -> tuple[int, int]:
+    """Work items for ``count`` steps, and the steps of each: few long ones on CPUs, one step for each item elsewhere.
+
+    ``grain`` is the least number of steps that is worth an item on a CPU.
+    """
+    if not device.shares_memory:
+        return count, 1
+    step = max(grain, -(-count // (8 * device.workers)))
+    return -(-count // step), step
+
+
+def table(device: OpenCLDevice, values: Any) -> Array:
+    """A small constant array of int64 in device memory."""
+    return device.upload(np.array(values, np.int64).reshape(-1) if np.size(values) else np.zeros(1, np.int64))

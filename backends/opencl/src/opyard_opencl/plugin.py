@@ -1,0 +1,80 @@
+"""What opyard-opencl registers: data only; pyopencl is imported when a device is first asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opyard import hookimpl
+from opyard.registry import EVERY_SCALAR
+
+OPYARD_API = (1, 1)
+
+GENERATED = (EVERY_SCALAR, "cast", "clip", "gelu")
+"""Ops whose kernels are generated from an expression, those of other distributions included."""
+
+# prepare, accepts, efficiency, ops
+KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
+    (
+        *("reduction:prepare", "formats:refusal", 0.5),
+        ("sum", "mean", "prod", "max", "min", "any", "all", "global_average_pool", "global_max_pool"),
+    ),
+    ("reduction:prepare_position", "formats:refusal", 0.1, ("argmax", "argmin")),
+    ("product:prepare_matmul", "product:accepts", 0.5, ("matmul", "linear")),
+    ("product:prepare_conv", "product:conv_accepts", 0.4, ("conv",)),
+    ("pool:prepare", "formats:refusal", 0.1, ("max_pool", "average_pool")),
+    ("rows:prepare_softmax", "formats:refusal", 0.4, ("softmax", "log_softmax")),
+    ("rows:prepare_trailing", "rows:accepts_trailing", 0.4, ("layer_normalization", "rms_normalization")),
+    ("rows:prepare_groups", "formats:refusal", 0.4, ("group_normalization", "instance_normalization")),
+    ("rows:prepare_batch", "formats:refusal", 0.6, ("batch_normalization",)),
+    (
+        *("movement:prepare_view", "movement:accepts", 0.3),
+        (
+            *("reshape", "expand_dims", "squeeze", "flatten", "permute_dims", "matrix_transpose", "moveaxis"),
+            *("broadcast_to", "slice", "flip", "split", "unstack"),
+        ),
+    ),
+    ("movement:prepare_join", "movement:accepts_join", 0.5, ("concat", "stack")),
+    ("movement:prepare_pad", "movement:accepts_pad", 0.3, ("pad",)),
+    ("movement:prepare_tile", "movement:accepts", 0.3, ("tile",)),
+    (
+        *("movement:prepare_constant", "movement:accepts", 0.5),
+        (
+            *("full", "zeros", "ones", "full_like", "zeros_like", "ones_like"),
+            *("iota", "arange", "eye", "linspace", "shape_of", "size_of"),
+        ),
+    ),
+    ("movement:prepare_gather", "movement:accepts_positions", 0.5, ("gather", "embedding")),
+    ("movement:prepare_one_hot", "movement:accepts_positions", 0.5, ("one_hot",)),
+)
+
+WITHOUT_OUT = frozenset({"movement:prepare_view", "movement:prepare_tile"})
+"""Kernels that may return a view of their input, or several arrays, and so cannot write into a given one."""
+
+
+@hookimpl
+def opyard_register(registry: Any) -> None:
+    """Registers the backend and its kernels."""
+    registry.backend(
+        "opencl", load="opyard_opencl.backend:OpenCLBackend", arrays=("opyard_opencl.array:Array",)
+    )
+    for op in GENERATED:
+        registry.kernel(
+            op,
+            backend="opencl",
+            name="generated",
+            prepare="opyard_opencl.elementwise:prepare",
+            accepts="opyard_opencl.elementwise:accepts",
+            efficiency=0.7,
+            out=True,
+        )
+    for prepare, accepts, efficiency, names in KERNELS:
+        for name in names:
+            registry.kernel(
+                name,
+                backend="opencl",
+                name=prepare.partition(":")[0],
+                prepare=f"opyard_opencl.{prepare}",
+                accepts=f"opyard_opencl.{accepts}",
+                efficiency=efficiency,
+                out=prepare not in WITHOUT_OUT,
+            )

@@ -1,0 +1,47 @@
+"""What particular OpenCL implementations need: one table, looked up by platform name and version.
+
+Some rules hold for all kernels here, because of the oldest implementation in use: no built-in function of a 16-wide vector
+(vload16, exp(float16), ...), for PoCL 3.0 crashes on them or leaves a program without kernels in its cache on disk; no
+vload_half; ``a * b + c`` and never ``fma()``, which is a library call there and 16 times slower.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """How to treat an implementation.
+
+    needs_linker   it runs ``ld`` to build a kernel, and aborts the process when there is none
+    needs_canary   its compiler may crash the process: try it in another process before the first use
+    vector_bytes   size of the vectors that products compute with
+    launch_seconds host time of one launch
+    wait_seconds   time from the end of a kernel to the host's return from waiting for it
+    """
+
+    needs_linker: bool = False
+    needs_canary: bool = False
+    vector_bytes: int = 32
+    launch_seconds: float = 5e-6
+    wait_seconds: float = 1e-5
+
+
+_POCL = "Portable Computing Language"
+
+_TABLE: tuple[tuple[str, str, Quirks], ...] = (
+    # the linker and the compiler moved into the process, and lost these habits, after 7.1
+    (_POCL, r"PoCL ([1-6]\.|7\.[01])", Quirks(needs_linker=True, needs_canary=True, wait_seconds=2e-5)),
+    (_POCL, r"", Quirks(needs_canary=True, wait_seconds=2e-5)),
+    (r"Oclgrind", r"", Quirks(launch_seconds=1e-3)),
+)
+
+
+def quirks_of(platform_name: str, platform_version: str) -> Quirks:
+    """The quirks of an implementation; the first entry of the table whose name and version match."""
+    for name, version, quirks in _TABLE:
+        if re.search(name, platform_name) and re.search(version, platform_version):
+            return quirks
+    return Quirks()

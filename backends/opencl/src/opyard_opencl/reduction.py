@@ -1,0 +1,192 @@
+"""Reductions over any axes: sum, mean, prod, min, max, any, all, argmin, argmax, global pooling.
+
+The axes are brought into the form ``[outer, length, width]``, reduced over ``length``: one pass for each run of reduced
+axes, and two where a long axis is cut into chunks so that all workers have work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opyard.infer import normalize_axes
+from opyard.operation import Call
+from opyard.spec import TensorSpec
+
+from .array import Array
+from .device import OpenCLDevice
+from .formats import FORMATS, format_of, program
+from .launch import Launch, partition
+
+_COLUMNS = 64  # as in kernels/reduce.cl
+_CHUNK = 1 << 14  # elements: the least that is worth another pass
+_GRAIN = 4096  # elements for each work item
+_LONGS = np.int64
+
+_SUM = {
+    "START": "((T)0)",
+    "COMBINE(a, b)": "((T)((a) + (b)))",
+    "MAP(v)": "((T)(v))",
+    "FINISH(v, count)": "(v)",
+}
+_TRUTH = {"MAP(v)": "((T)((v) != 0))", "FINISH(v, count)": "(v)"}
+_MACROS: dict[str, dict[str, Any]] = {
+    "sum": _SUM,
+    "mean": {**_SUM, "FINISH(v, count)": "((v) / (T)(count))"},
+    "prod": {**_SUM, "START": "((T)1)", "COMBINE(a, b)": "((T)((a) * (b)))"},
+    "max": {**_SUM, "START": "T_LEAST", "COMBINE(a, b)": "greatest_of(a, b)"},
+    "min": {**_SUM, "START": "T_GREATEST", "COMBINE(a, b)": "least_of(a, b)"},
+    "any": {**_TRUTH, "START": "((T)0)", "COMBINE(a, b)": "((T)((a) | (b)))"},
+    "all": {**_TRUTH, "START": "((T)1)", "COMBINE(a, b)": "((T)((a) & (b)))"},
+}
+_BETTER = {"argmax": "((a) > (b))", "argmin": "((a) < (b))"}
+_SAME_AS = {"global_average_pool": "mean", "global_max_pool": "max"}
+_INTERMEDIATE = {
+    found.compute: name
+    for name, found in FORMATS.items()
+    if found.storage == found.compute and found.kind != "b"
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One launch: ``[outer, length, width] -> [outer, chunks, width]``."""
+
+    outer: int
+    length: int
+    width: int
+    chunks: int
+
+    @property
+    def outputs(self) -> int:
+        return self.outer * self.chunks * self.width
+
+
+def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
+    """A function that runs a reduction in one launch for each pass; its last pass writes the output."""
+    spec = call.inputs[0]
+    assert spec is not None
+    kind = _SAME_AS.get(call.op.name, call.op.name)
+    axes = _axes(call, spec)
+    passes = _passes(_runs(_sizes(spec), axes), device)
+    count = math.prod(_sizes(spec)[axis] for axis in axes)
+    compute = "uchar" if kind in ("any", "all") else format_of(call.output).compute
+    middle = _INTERMEDIATE[compute]
+    launches = []
+    for number, step in enumerate(passes):
+        source = spec if number == 0 else TensorSpec((), middle)
+        target = call.output if number == len(passes) - 1 else TensorSpec((step.outputs,), middle)
+        macros = dict(
+            _MACROS[kind], COMPENSATED=int(kind in ("sum", "mean") and compute in ("float", "double"))
+        )
+        if number:
+            macros["MAP(v)"] = "((T)(v))"
+        if number < len(passes) - 1:
+            macros["FINISH(v, count)"] = "(v)"
+        text = program("reduce", compute, macros, X=format_of(source), OUT=format_of(target))
+        launches.append((_launch(device, text, step, count), target))
+
+    def run(x: Array, *, out: Array | None = None) -> Array:
+        for launch, target in launches:
+            result = out if out is not None and target is call.output else device.empty(target)
+            if launch is not None:
+                launch(x, result)
+            x = result
+        return x
+
+    return run
+
+
+def prepare_position(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
+    """A function that runs argmax or argmin."""
+    spec = call.inputs[0]
+    assert spec is not None
+    sizes, axis = _sizes(spec), call.attrs["axis"]
+    if axis is None:
+        outer, length, width = 1, math.prod(sizes), 1
+    else:
+        place = axis % len(sizes)
+        outer, length, width = math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])
+    found = format_of(spec)
+    text = program("position", found.compute, {"BETTER(a, b)": _BETTER[call.op.name]}, X=found)
+    units = outer * width
+    items, step = partition(device, units, max(1, _GRAIN // length))
+    launch = (
+        Launch(device, text, "find_position", items, tuple(map(_LONGS, (units, length, width, step))))
+        if units
+        else None
+    )
+
+    def run(x: Array, *, out: Array | None = None) -> Array:
+        result = device.empty(call.output) if out is None else out
+        if launch is not None:
+            launch(x, result)
+        return result
+
+    return run
+
+
+def _launch(device: OpenCLDevice, text: str, step: _Pass, count: int) -> Launch | None:
+    if not step.outputs:
+        return None
+    rows = step.width == 1
+    chunk = -(-step.length // step.chunks)
+    units = step.outer * step.chunks * (1 if rows else -(-step.width // _COLUMNS))
+    work = max(1, chunk * min(step.width, _COLUMNS))
+    items, each = partition(device, units, max(1, _GRAIN // work))
+    bound = (units, step.length, step.width, step.chunks, chunk, each, count)
+    return Launch(device, text, "reduce_rows" if rows else "reduce_columns", items, tuple(map(_LONGS, bound)))
+
+
+def _sizes(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(int(n) for n in spec.shape)
+
+
+def _axes(call: Call, spec: TensorSpec) -> tuple[int, ...]:
+    """The axes that a call reduces, counted from the front."""
+    if call.op.name in _SAME_AS:
+        return tuple(range(2, spec.ndim))
+    return normalize_axes(call.attrs["axis"], spec.ndim)
+
+
+def _runs(sizes: tuple[int, ...], axes: tuple[int, ...]) -> list[tuple[int, bool]]:
+    """Neighbouring axes that are all reduced, or all kept, as one: its size, and whether it is reduced."""
+    runs: list[tuple[int, bool]] = []
+    for axis, size in enumerate(sizes):
+        reduced = axis in axes
+        if size == 1:
+            continue
+        if runs and runs[-1][1] == reduced:
+            runs[-1] = (runs[-1][0] * size, reduced)
+        else:
+            runs.append((size, reduced))
+    return runs
+
+
+def _passes(runs: list[tuple[int, bool]], device: OpenCLDevice) -> list[_Pass]:
+    """The launches for runs of axes: the last run of reduced axes first."""
+    passes: list[_Pass] = []
+    left = list(runs)
+    while any(reduced for _, reduced in left):
+        place = max(i for i, (_, reduced) in enumerate(left) if reduced)
+        outer = math.prod(size for size, _ in left[:place])
+        width = math.prod(size for size, _ in left[place + 1 :])
+        length = left[place][0]
+        chunks = _chunks(device, outer * -(-width // _COLUMNS), length, min(width, _COLUMNS))
+        passes.append(_Pass(outer, length, width, chunks))
+        if chunks > 1:
+            passes.append(_Pass(outer, chunks, width, 1))
+        del left[place]
+    if not passes:  # nothing to reduce but axes of size 1: every element is its own result
+        passes.append(_Pass(1, 1, math.prod(size for size, _ in left), 1))
+    return passes
+
+
+def _chunks(device: OpenCLDevice, units: int, length: int, width: int) -> int:
+    if not width or units >= 4 * device.workers or length * width < 2 * _CHUNK:
+        return 1
+    return min(-(-length * width // _CHUNK), 8 * device.workers, length)

@@ -1,0 +1,177 @@
+"""Arrays, memory, queue and errors of an OpenCL device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyopencl
+import pytest
+
+from opyard.device import HOST
+from opyard.errors import DeviceError, KernelError
+from opyard.spec import TensorSpec, as_dtype
+from opyard_opencl.array import Array
+from opyard_opencl.device import failure
+from opyard_opencl.launch import Launch
+
+_SCALE = """
+kernel void scale(global const float *x, global float *y, long count) {
+    const long i = get_global_id(0);
+    if (i < count) y[i] = 3 * x[i];
+}
+"""
+
+
+def _scaled(device: Any, x: Array) -> Array:
+    y: Array = device.empty(TensorSpec(x.shape))
+    Launch(device, _SCALE, "scale", x.size, (np.int64(x.size),))(x, y)
+    return y
+
+
+def test_describes_itself(opencl: Any) -> None:
+    assert opencl.name == "opencl:0"
+    assert opencl.kind == "cpu"
+    assert opencl.memory == HOST
+    assert opencl.cl_device.driver_version in opencl.description
+    assert "fp64" in opencl.capabilities.features
+    assert opencl.memory_info() is None
+
+
+def test_upload_and_download_share_memory(opencl: Any) -> None:
+    host = np.arange(12, dtype=np.float32).reshape(3, 4)
+    array = opencl.upload(host)
+    assert np.shares_memory(opencl.download(array), host)
+    host[0, 0] = 7  # both sides see it
+    assert opencl.download(_scaled(opencl, array))[0, 0] == 21
+
+
+def test_results_are_downloaded_without_a_copy(opencl: Any) -> None:
+    result = _scaled(opencl, opencl.upload(np.ones(5, np.float32)))
+    assert np.shares_memory(opencl.download(result), opencl.download(result))
+    np.testing.assert_array_equal(np.asarray(result), 3)
+
+
+def test_read_only_arrays_are_shared_too(opencl: Any) -> None:
+    host = np.ones(4, np.float32)
+    host.flags.writeable = False
+    array = opencl.upload(host)
+    assert np.shares_memory(opencl.download(array), host)
+    np.testing.assert_array_equal(opencl.download(_scaled(opencl, array)), 3)
+
+
+@pytest.mark.parametrize("make", [lambda a: a.T, lambda a: a[:, ::2], lambda a: a[::-1], np.asfortranarray])
+def test_arrays_that_are_not_dense_are_copied(make: Any, opencl: Any) -> None:
+    host = make(np.arange(24, dtype=np.float32).reshape(4, 6))
+    array = opencl.upload(host)
+    assert array.shape == host.shape
+    np.testing.assert_array_equal(opencl.download(array), host)
+    np.testing.assert_array_equal(opencl.download(_scaled(opencl, array)), 3 * host)
+
+
+def test_unaligned_arrays(opencl: Any) -> None:
+    raw = np.zeros(4 * 8 + 1, np.uint8)
+    host = raw[1:].view(np.float32)
+    host[:] = 2
+    np.testing.assert_array_equal(opencl.download(_scaled(opencl, opencl.upload(host))), 6)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", "bfloat16", "complex64"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (2, 3)])
+def test_every_dtype_and_shape_goes_there_and_back(
+    shape: tuple[int, ...], dtype: str, opencl: Any, separate: Any
+) -> None:
+    host = np.ones(shape, as_dtype(dtype))
+    for device in (opencl, separate):
+        found = device.download(device.upload(host))
+        assert found.dtype == host.dtype
+        np.testing.assert_array_equal(found, host)
+        assert device.empty(TensorSpec(shape, dtype)).shape == shape
+
+
+def test_memory_of_its_own_is_not_shared(separate: Any) -> None:
+    host = np.ones(5, np.float32)
+    array = separate.upload(host)
+    host[:] = 9
+    found = separate.download(array)
+    np.testing.assert_array_equal(found, 1)
+    assert array.host is None
+    np.testing.assert_array_equal(separate.download(_scaled(separate, array)), 3)
+
+
+def test_array_facts(opencl: Any) -> None:
+    array = opencl.upload(np.zeros((2, 3), np.int16))
+    assert (array.ndim, array.size, array.nbytes) == (2, 6, 12)
+    assert repr(array) == "<Array int16[2, 3] on opencl:0>"
+    view = array.view((3, 2))
+    assert view.shape == (3, 2)
+    assert view.buffer is array.buffer
+    assert opencl.owns(array)
+    assert not opencl.owns(np.zeros(2))
+
+
+def test_numpy_takes_arrays(opencl: Any) -> None:
+    array = opencl.upload(np.arange(3, dtype=np.float32))
+    assert np.asarray(array, dtype=np.float64).dtype == np.float64
+    assert not np.shares_memory(np.array(array, copy=True), array.host)
+    with pytest.raises(ValueError, match="as float64 needs a copy"):
+        np.asarray(array, dtype=np.float64, copy=False)
+
+
+def test_owns_only_its_own_arrays(opencl: Any, separate: Any) -> None:
+    assert not separate.owns(opencl.upload(np.zeros(2)))
+
+
+def test_a_program_that_does_not_build(opencl: Any) -> None:
+    with pytest.raises(KernelError, match=r"(?s)the OpenCL compiler refuses the source:.*nonsense"):
+        opencl.build("kernel void f() { nonsense; }")
+
+
+def test_a_kernel_that_does_not_exist(opencl: Any) -> None:
+    launch = Launch(opencl, _SCALE, "missing", 1, ())
+    with pytest.raises(DeviceError, match="preparing kernel 'missing': the OpenCL driver reports"):
+        launch(opencl.upload(np.zeros(1, np.float32)))
+
+
+def test_a_kernel_that_lacks_an_argument(opencl: Any) -> None:
+    launch = Launch(opencl, _SCALE, "scale", 1, ())
+    with pytest.raises(DeviceError, match="starting kernel 'scale': the OpenCL driver reports"):
+        launch(opencl.upload(np.zeros(1, np.float32)))
+
+
+def test_programs_are_built_once(opencl: Any) -> None:
+    assert opencl.build(_SCALE) is opencl.build(_SCALE)
+
+
+def test_too_much_memory(opencl: Any, separate: Any) -> None:
+    for device in (opencl, separate):
+        with pytest.raises(DeviceError, match=r"allocating \d+ bytes"):
+            device.empty(TensorSpec((2**44,), "float64"))
+
+
+def test_out_of_memory_of_the_driver_says_what_to_do() -> None:
+    error = pyopencl.MemoryError("clCreateBuffer failed: MEM_OBJECT_ALLOCATION_FAILURE")
+    found = failure("opencl:0: allocating 8 bytes", error)
+    assert isinstance(found, DeviceError)
+    assert "out of memory" in str(found)
+    assert "Use smaller batches" in str(found)
+
+
+def test_scratch_is_kept_for_a_thread(opencl: Any) -> None:
+    first = opencl.scratch(1000)
+    assert opencl.scratch(10) is first
+    assert opencl.scratch(first.size + 1).size > first.size
+
+
+def test_much_unfinished_work_is_waited_for(opencl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from opyard_opencl import device
+
+    monkeypatch.setattr(device, "_IN_FLIGHT_LIMIT", 1000)
+    opencl.synchronize()
+    _scaled(opencl, opencl.upload(np.zeros(4096, np.float32)))
+    assert not opencl._in_flight
+
+
+def test_elapsed(opencl: Any) -> None:
+    array = opencl.upload(np.zeros(8, np.float32))
+    assert opencl.elapsed(lambda: _scaled(opencl, array)) > 0

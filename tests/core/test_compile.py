@@ -1,0 +1,202 @@
+"""compile: a Python function over arrays as a placed graph, once for each combination of specs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+import opyard as oy
+from hosts import add_host
+from opyard.errors import DeviceError, DeviceUnavailable, KernelError, SpecError
+from opyard.testing import NullArray, NullDevice, ScriptedCosts, add_null_backend
+
+X = np.arange(6, dtype="float32").reshape(2, 3)
+
+
+@pytest.fixture(autouse=True)
+def registry() -> Iterator[oy.Registry]:
+    """A registry with a null device, which everything in a test uses."""
+    made = oy.standard_registry()
+    add_null_backend(made, NullDevice("null:0"), ops=("add", "multiply", "exp"))
+    with oy.using(registry=made, strict=True):
+        yield made
+
+
+def test_as_a_decorator() -> None:
+    @oy.compile
+    def double(x: Any) -> Any:
+        """Twice x."""
+        return x + x
+
+    np.testing.assert_array_equal(double(X), 2 * X)
+    assert double.__doc__ == "Twice x."
+
+
+def test_the_function_is_traced_once_for_each_spec() -> None:
+    traced = []
+
+    @oy.compile
+    def double(x: Any) -> Any:
+        traced.append(x.spec)
+        return x + x
+
+    for array in (X, X + 1, X[:1], X.astype("float64"), X[:1] + 1, X):
+        found = double(array)
+        np.testing.assert_array_equal(found, 2 * array)
+        assert found.dtype == array.dtype
+    assert [repr(spec) for spec in traced] == ["float32[2, 3]", "float32[1, 3]", "float64[2, 3]"]
+
+
+def test_python_may_decide_by_shape() -> None:
+    @oy.compile
+    def total(x: Any) -> Any:
+        for _ in range(x.ndim):
+            x = oy.sum(x, axis=0)
+        return x
+
+    assert total(X) == 15
+    assert total(np.float32(4)) == 4
+
+
+def test_nested_results() -> None:
+    found = oy.compile(lambda x, y: {"a": (x + y, [x * y]), "b": 3.0, "c": x})(X, X)
+    np.testing.assert_array_equal(found["a"][0], 2 * X)
+    np.testing.assert_array_equal(found["a"][1][0], X * X)
+    assert found["b"] == 3
+    np.testing.assert_array_equal(found["c"], X)
+
+
+def test_arrays_of_a_closure_become_constants() -> None:
+    weights = np.full((3,), 10, "float32")
+    block = oy.compile(lambda x: x * weights + weights)
+    np.testing.assert_array_equal(block(X), X * 10 + 10)
+    assert next(iter(block.graph(X).constants.values())) is weights
+    assert list(block.graph(X).inputs) == ["x"]
+
+
+def test_results_are_independent_of_everything() -> None:
+    weights = np.ones(3, "float32")
+    block = oy.compile(lambda x: (x, oy.reshape(x, shape=(6,)), weights, x + weights))
+    fed = X.copy()
+    for _ in range(2):
+        results = block(fed)
+        np.testing.assert_array_equal(results[0], X)
+        np.testing.assert_array_equal(results[1], X.reshape(6))
+        np.testing.assert_array_equal(results[2], np.ones(3))
+        np.testing.assert_array_equal(results[3], X + 1)
+        for result in results:
+            result += 5
+    np.testing.assert_array_equal(fed, X)
+    np.testing.assert_array_equal(weights, np.ones(3))
+
+
+def test_numbers_take_the_dtype_beside_the_arrays() -> None:
+    block = oy.compile(lambda x, factor: x * factor)
+    found = block(X, 2)
+    assert found.dtype == "float32"
+    np.testing.assert_array_equal(found, 2 * X)
+    np.testing.assert_array_equal(block(X.tolist(), 2.5), 2.5 * X)
+
+
+def test_what_is_no_array_is_explained() -> None:
+    for argument in (None, "text", object(), {"a": X}):
+        with pytest.raises(SpecError, match="tensors hold numbers and booleans"):
+            oy.compile(lambda x: x)(argument)
+
+
+def test_the_number_of_arguments_is_the_functions_own() -> None:
+    block = oy.compile(lambda x, y: x + y)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'y'"):
+        block(X)
+
+
+def test_functions_of_any_number_of_arrays() -> None:
+    block = oy.compile(lambda *arrays: oy.concat(*arrays))
+    assert block(X, X, X).shape == (6, 3)
+    assert list(block.graph(X, X).inputs) == ["input_0", "input_1"]
+    np.testing.assert_array_equal(oy.compile(lambda: np.ones(2))(), np.ones(2))
+
+
+def test_explain_takes_arrays_specs_and_numbers(registry: oy.Registry) -> None:
+    block = oy.compile(lambda x, y: x + y, devices="null:0")
+    for array in (X, X.tolist(), oy.TensorSpec((2, 3), "float64"), registry.device("null:0").upload(X)):
+        placement = block.explain(array, 2.0)
+        assert placement.decisions[0].chosen.device.name == "null:0"
+        assert placement.home.name == "reference"
+
+
+def test_native_arrays_stay_where_they_are(registry: oy.Registry) -> None:
+    null = registry.device("null:0")
+    found = oy.compile(lambda x: x + x, costs=ScriptedCosts({"null/null": 1e-9}))(null.upload(X))
+    assert isinstance(found, NullArray)
+    np.testing.assert_array_equal(null.download(found), 2 * X)
+
+
+def test_arrays_of_several_devices_are_an_error(registry: oy.Registry) -> None:
+    with pytest.raises(DeviceError, match=r"the arrays live on different devices \(null:0, reference\)"):
+        oy.compile(lambda x, y: x + y)(registry.device("null:0").upload(X), X)
+
+
+def test_devices_and_costs_are_those_given(registry: oy.Registry) -> None:
+    free = {("reference", "null:0"): 0.0, ("null:0", "reference"): 0.0}
+    for seconds, device in ((1e-9, "null:0"), (1.0, "reference")):
+        costs = ScriptedCosts({"null/null": seconds, "reference/reference": 1e-3}, free)
+        placement = oy.compile(lambda x: x + x, costs=costs).explain(X)
+        assert placement.decisions[0].chosen.device.name == device
+    with pytest.raises(DeviceUnavailable, match="there is no device 'null:9'"):
+        oy.compile(lambda x: x, devices=["null:9"])(X)
+
+
+def test_the_registry_given_wins() -> None:
+    other = oy.standard_registry()
+    add_host(other)
+    other.kernel("add", backend="toy", name="seven", load=lambda x, y: np.full_like(x, 7))
+    assert (oy.compile(lambda x: x + x, registry=other)(X) == 7).all()
+
+
+def test_another_policy_or_registry_is_another_choice() -> None:
+    other = oy.standard_registry()
+    add_host(other)
+    other.kernel("add", backend="toy", name="seven", load=lambda x, y: np.full_like(x, 7))
+    block = oy.compile(lambda x: x + x)
+    np.testing.assert_array_equal(block(X), 2 * X)
+    with oy.using(registry=other):
+        assert (block(X) == 7).all()
+        with oy.using(block="toy"):
+            np.testing.assert_array_equal(block(X), 2 * X)
+    np.testing.assert_array_equal(block(X), 2 * X)
+
+
+def test_strict_is_heard_inside() -> None:
+    other = oy.standard_registry()
+    add_host(other)
+    other.kernel("add", backend="toy", name="broken", load=lambda x, y: 1 / 0)
+    block = oy.compile(lambda x: x + x, registry=other)
+    with pytest.raises(KernelError, match=r"kernel toy/broken failed on add.*ZeroDivisionError"):
+        block(X)
+    with oy.using(strict=False), pytest.warns(oy.KernelWarning, match="reference/reference takes over"):
+        np.testing.assert_array_equal(block(X), 2 * X)
+
+
+def test_compiled_functions_inside_others_are_parts_of_them() -> None:
+    inner = oy.compile(lambda x: x + x)
+    outer = oy.compile(lambda x: oy.exp(inner(x)))
+    np.testing.assert_allclose(outer(X), np.exp(2 * X), rtol=1e-6)
+    assert [node.op.name for node in outer.graph(X).nodes] == ["add", "exp"]
+    np.testing.assert_array_equal(inner(X), 2 * X)
+
+
+def test_threads(registry: oy.Registry) -> None:
+    block = oy.compile(lambda x: (x + x) * x)
+
+    def work(number: int) -> None:
+        with oy.using(registry=registry):
+            for _ in range(20):
+                np.testing.assert_array_equal(block(X + number), (X + number) ** 2 * 2)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))

@@ -1,0 +1,307 @@
+"""Passes leave the meaning of every output as it was, and do what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import opyard as oy
+from opyard.passes import fold
+from opyard.spec import TensorSpec
+
+SPEC = TensorSpec((2, 3))
+PASSES: dict[str, Callable[[oy.Graph], oy.Graph]] = {
+    "prune": oy.prune,
+    "eliminate_common": oy.eliminate_common,
+    "fold_constants": oy.fold_constants,
+    "decompose": lambda graph: oy.decompose(graph, lambda call: False),
+    "simplify": oy.simplify,
+}
+
+STEPS: tuple[Callable[[Any, Any], Any], ...] = (
+    lambda a, b: oy.add(a, b),
+    lambda a, b: oy.multiply(a, b),
+    lambda a, b: oy.subtract(a, 0.5),
+    lambda a, b: oy.where(oy.less(a, b), a, b),
+    lambda a, b: oy.clip(a, None, b),
+    lambda a, b: oy.softmax(a, axis=-1),
+    lambda a, b: oy.sigmoid(a) + oy.sum(b, axis=0, keepdims=True),
+    lambda a, b: oy.concat(*oy.split(a, sections=2, axis=0), axis=0),
+    lambda a, b: oy.permute_dims(oy.permute_dims(a, axes=(1, 0)), axes=(1, 0)),
+)
+
+programs = st.lists(
+    st.tuples(st.integers(0, len(STEPS) - 1), st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=8
+)
+
+
+def build(program: list[tuple[int, int, int]], outputs: list[int]) -> oy.Graph:
+    """Each step takes two of the values so far: two inputs, two constants and the results of earlier steps."""
+    with oy.Graph() as graph:
+        values = [graph.input("x", SPEC), graph.input("y", SPEC)]
+        values += [graph.constant(np.full((2, 3), v, np.float32)) for v in (0.25, -1.5)]
+        for step, left, right in program:
+            values.append(STEPS[step](values[left % len(values)], values[right % len(values)]))
+        for number, index in enumerate(outputs):
+            graph.output(f"output_{number}", values[index % len(values)])
+    return graph
+
+
+def evaluate(graph: oy.Graph, **feeds: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """The outputs, computed node by node with the references."""
+    known = {graph.inputs[name]: array for name, array in feeds.items()} | graph.constants
+    for node in graph.nodes:
+        arrays = (None if value is None else known[value] for value in node.inputs)
+        known.update(zip(node.outputs, node.call.reference(*arrays), strict=True))
+    return {name: known[value] for name, value in graph.outputs.items()}
+
+
+def op_names(graph: oy.Graph) -> list[str]:
+    return [node.op.name for node in graph.nodes]
+
+
+@pytest.mark.parametrize("name", PASSES)
+@settings(max_examples=25, deadline=None)
+@given(program=programs, outputs=st.lists(st.integers(0, 99), min_size=1, max_size=3), seed=st.integers(0, 9))
+def test_meaning_is_kept(
+    name: str, program: list[tuple[int, int, int]], outputs: list[int], seed: int
+) -> None:
+    graph = build(program, outputs)
+    text = str(graph)
+    changed = PASSES[name](graph).check()
+    assert str(graph) == text, "the old graph is not touched"
+    assert [v.spec for v in changed.inputs.values()] == [SPEC, SPEC]
+    generator = np.random.default_rng(seed)
+    feeds = {key: generator.uniform(-1, 1, (2, 3)).astype(np.float32) for key in ("x", "y")}
+    expected, found = evaluate(graph, **feeds), evaluate(changed, **feeds)
+    assert list(found) == list(expected)
+    for key, array in expected.items():
+        assert found[key].dtype == array.dtype
+        np.testing.assert_allclose(found[key], array, rtol=2e-5, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(programs, st.integers(0, 99))
+def test_simplifying_twice_changes_nothing_more(program: list[tuple[int, int, int]], output: int) -> None:
+    once = oy.simplify(build(program, [output]))
+    twice = oy.simplify(once)
+    assert op_names(twice) == op_names(once)
+    assert len(twice.constants) == len(once.constants)
+
+
+def test_simplify_merges_what_folding_made_equal() -> None:
+    graph = oy.trace(lambda x: oy.exp(x + oy.sqrt(x.graph.constant(np.float32(4)))) * oy.exp(x + 2), SPEC)
+    assert op_names(oy.simplify(graph)) == ["add", "exp", "multiply"]
+
+
+def test_simplify_keeps_one_of_two_equal_large_results() -> None:
+    graph = oy.Graph()
+    large = graph.constant(np.zeros(2000, np.float32))
+    graph.output("y", oy.exp(large) + graph.input("x", SPEC.with_shape((1,))) + oy.exp(large))
+    assert len(oy.simplify(graph).constants) == 1
+
+
+# Prune ---------------------------------------------------------------------------------------------------------------
+
+
+def test_prune_leaves_out_what_no_output_needs() -> None:
+    graph = oy.trace(lambda x, y: (oy.exp(x), oy.sin(y) + np.ones(3, np.float32))[0], SPEC, SPEC)
+    pruned = oy.prune(graph)
+    assert op_names(pruned) == ["exp"]
+    assert not pruned.constants
+    assert list(pruned.inputs) == ["x", "y"], "inputs are the interface of the graph"
+
+
+def test_prune_keeps_a_node_of_which_one_output_is_needed() -> None:
+    graph = oy.trace(lambda x: oy.split(x, sections=2, axis=0)[1], SPEC)
+    pruned = oy.prune(graph)
+    assert op_names(pruned) == ["split"]
+    assert pruned.outputs["output_0"].index == 1
+
+
+def test_prune_of_a_long_chain_does_not_recurse() -> None:
+    def chain(x: Any) -> Any:
+        for _ in range(2000):
+            x = oy.negative(x)
+        return x
+
+    assert len(oy.prune(oy.trace(chain, SPEC)).nodes) == 2000
+
+
+# Common subexpressions -----------------------------------------------------------------------------------------------
+
+
+def test_equal_calls_are_merged_down_the_chain() -> None:
+    graph = oy.trace(lambda x: oy.exp(oy.sin(x)) + oy.exp(oy.sin(x)), SPEC)
+    assert op_names(oy.eliminate_common(graph)) == ["sin", "exp", "add"]
+
+
+def test_calls_of_several_outputs_are_merged() -> None:
+    def function(x: Any) -> Any:
+        first, second = oy.split(x, sections=2, axis=0), oy.split(x, sections=2, axis=0)
+        return first[0] + second[1]
+
+    merged = oy.eliminate_common(oy.trace(function, SPEC))
+    assert op_names(merged) == ["split", "add"]
+    assert [value.index for value in merged.nodes[1].inputs if value is not None] == [0, 1]
+
+
+def test_other_attributes_and_other_inputs_are_other_calls() -> None:
+    graph = oy.trace(
+        lambda x, y: (oy.sum(x, axis=0), oy.sum(x, axis=1), oy.subtract(x, y), oy.subtract(y, x)), SPEC, SPEC
+    )
+    assert len(oy.eliminate_common(graph).nodes) == 4
+
+
+def test_equal_attributes_of_other_types_are_other_calls() -> None:
+    @oy.op("test.shifted", infer=lambda x, *, by: x)
+    def shifted(x: Any, *, by: Any) -> Any:
+        return x + by
+
+    graph = oy.trace(lambda x: [shifted(x, by=by) for by in (1, 1.0, True, 1)], SPEC)
+    assert len(oy.eliminate_common(graph).nodes) == 3
+
+
+def test_small_constants_are_merged_by_contents() -> None:
+    graph = oy.trace(lambda x: (x + 1) * (x + 1) + np.float32(2) + np.float32(2), SPEC)
+    merged = oy.eliminate_common(graph)
+    assert op_names(merged) == ["add", "multiply", "add", "add"]
+    assert len(merged.constants) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.float32(0.0), np.float32(-0.0)),
+        (np.array([0], np.float32), np.array([0], np.int32)),
+        (np.array([0], np.float32), np.array([[0]], np.float32)),
+        (np.zeros(2000, np.float32), np.zeros(2000, np.float32)),
+    ],
+    ids=["sign", "dtype", "shape", "large"],
+)
+def test_other_constants_stay_apart(one: Any, other: Any) -> None:
+    graph = oy.Graph()
+    for number, array in enumerate((one, other)):
+        graph.output(f"y{number}", graph.constant(array))
+    assert len(oy.eliminate_common(graph).constants) == 2
+
+
+# Constant folding ----------------------------------------------------------------------------------------------------
+
+
+def test_constant_calls_are_computed() -> None:
+    weights = np.array([[1, 2], [3, 4]], np.float32)
+
+    def function(x: Any) -> Any:
+        return oy.matmul(x, oy.permute_dims(oy.exp(x.graph.constant(weights)), axes=(1, 0)))
+
+    folded = oy.prune(oy.fold_constants(oy.trace(function, SPEC.with_shape((1, 2)))))
+    assert op_names(folded) == ["matmul"]
+    (constant,) = folded.constants.values()
+    np.testing.assert_allclose(constant, np.exp(weights).T, rtol=1e-6)
+
+
+def test_every_output_of_a_constant_call_is_folded() -> None:
+    def function(x: Any) -> Any:
+        first, second = oy.split(oy.exp(x.graph.constant(np.zeros((2, 3), np.float32))), sections=2, axis=0)
+        return first - second + x
+
+    assert op_names(oy.fold_constants(oy.trace(function, SPEC))) == ["add"]
+
+
+def test_a_constant_output_is_folded() -> None:
+    def function(x: Any) -> Any:
+        return oy.sqrt(x.graph.constant(np.float32(16)))
+
+    folded = oy.fold_constants(oy.trace(function, SPEC))
+    assert not folded.nodes
+    assert folded.constants[folded.outputs["output_0"]] == 4
+
+
+def test_optional_inputs_left_out_do_not_hinder() -> None:
+    graph = oy.Graph()
+    graph.output("y", oy.clip(graph.constant(np.array([1, 5], np.float32)), None, 2.0))
+    folded = oy.fold_constants(graph)
+    np.testing.assert_array_equal(folded.constants[folded.outputs["y"]], [1, 2])
+
+
+def test_what_is_too_large_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = oy.Graph()
+    graph.output("y", oy.exp(graph.constant(np.zeros(8, np.float32))))
+    monkeypatch.setattr(fold, "LIMIT", 31)
+    assert op_names(oy.fold_constants(graph)) == ["exp"]
+    monkeypatch.setattr(fold, "LIMIT", 32)
+    assert op_names(oy.fold_constants(graph)) == []
+
+
+def test_what_raises_stays_to_raise_when_it_runs() -> None:
+    @oy.op("test.broken", infer=lambda x: x)
+    def broken(x: Any) -> Any:
+        raise RuntimeError("broken")
+
+    graph = oy.Graph()
+    graph.output("y", oy.exp(broken(graph.constant(np.zeros(8, np.float32)))))
+    folded = oy.fold_constants(graph)
+    assert op_names(folded) == ["test.broken", "exp"]
+    assert folded.nodes[0].source == graph.nodes[0].source
+
+
+def test_sizes_that_depend_on_data_stay() -> None:
+    @oy.op("test.kept", infer=lambda x: x.with_shape(("kept",)))
+    def kept(x: Any) -> Any:
+        return x[x > 0]
+
+    graph = oy.Graph()
+    graph.output("y", kept(graph.constant(np.array([0, 1, 2]))))
+    assert op_names(oy.fold_constants(graph)) == ["test.kept"]
+
+
+# Decompose -----------------------------------------------------------------------------------------------------------
+
+
+@oy.op("test.inner", infer=lambda x: x, decompose=lambda x: oy.multiply(x, x))
+def inner(x: Any) -> Any: ...
+
+
+@oy.op("test.outer", infer=lambda x: (x, x), decompose=lambda x: (inner(x), np.zeros(x.shape, x.dtype)))
+def outer(x: Any) -> Any: ...
+
+
+def test_composites_are_expanded_again_and_again() -> None:
+    graph = oy.trace(lambda x: [oy.exp(y) for y in outer(x)], SPEC)
+    expanded = oy.decompose(graph, lambda call: False)
+    assert op_names(expanded) == ["multiply", "exp", "exp"]
+    assert len(expanded.constants) == 1
+    assert {node.source for node in expanded.nodes} == {node.source for node in graph.nodes}
+
+
+def test_what_is_kept_stays_whole() -> None:
+    graph = oy.trace(lambda x: [oy.exp(y) for y in outer(x)], SPEC)
+    assert oy.decompose(graph, lambda call: True) is graph
+    kept = oy.decompose(graph, lambda call: call.op is inner.op)
+    assert op_names(kept) == ["test.inner", "exp", "exp"]
+
+
+def test_keep_sees_each_call() -> None:
+    graph = oy.trace(lambda x, y: (inner(x), inner(y)), SPEC, SPEC.with_shape((1,)))
+    kept = oy.decompose(graph, lambda call: call.inputs[0] == SPEC)
+    assert op_names(kept) == ["test.inner", "multiply"]
+
+
+def test_keep_is_not_asked_about_primitives() -> None:
+    def keep(call: oy.Call) -> bool:
+        assert call.op.decompose is not None
+        return False
+
+    oy.decompose(oy.trace(lambda x: oy.softmax(oy.exp(x), axis=-1), SPEC), keep)
+
+
+def test_symbolic_sizes_survive() -> None:
+    graph = oy.trace(lambda x: oy.softmax(x, axis=-1), TensorSpec(("batch", 4)))
+    expanded = oy.simplify(oy.decompose(graph, lambda call: False))
+    assert expanded.check().outputs["output_0"].spec == TensorSpec(("batch", 4))
