@@ -7,7 +7,7 @@ import pytest
 
 import opyard as oy
 from hosts import Devices, HostDevice, add_host
-from opyard.device import shares_arrays, transfer
+from opyard.device import Device, shares_arrays, transfer
 from opyard.errors import DeviceError, DeviceUnavailable
 from opyard.reference import ReferenceBackend
 from opyard.testing import NullBackend, NullDevice, add_null_backend
@@ -205,3 +205,16 @@ def test_to_device_of_what_is_no_array_or_of_no_device() -> None:
             oy.to_numpy(graph.input("x", oy.TensorSpec((2,), "float32")))
         with pytest.raises(DeviceUnavailable, match=r"there is no device 'cud:0'.*no backend called 'cud'"):
             oy.to_device(np.ones(1), "cud:0")
+
+
+def test_a_device_may_refuse_arrays_of_its_own_kind() -> None:
+    class Bound(NullDevice):
+        def reads_arrays_of(self, other: Device) -> bool:
+            return False
+
+    free, other = NullDevice("null:0", memory="shared"), NullDevice("null:1", memory="shared")
+    bound = Bound("null:2", memory="shared")
+    assert shares_arrays(free, other)
+    assert shares_arrays(bound, bound)
+    assert not shares_arrays(free, bound)
+    assert not shares_arrays(bound, free)

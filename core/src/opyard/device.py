@@ -83,6 +83,13 @@ class Device(ABC):
         """Whether ``array`` is a native array of this very device. Override it when one class serves several devices."""
         return isinstance(array, self.array_type)
 
+    def reads_arrays_of(self, other: Device) -> bool:
+        """Whether arrays of another device with the same ``memory`` and ``array_type`` can be used as they are.
+
+        Override it where arrays are bound to more than an address space, such as an OpenCL context.
+        """
+        return True
+
     def empty(self, spec: TensorSpec) -> Any:
         """A native array of unspecified contents."""
         return self.upload(np.empty(spec.shape, spec.dtype))
@@ -112,7 +119,10 @@ class Backend(Protocol):
 
 def shares_arrays(source: Device, target: Device) -> bool:
     """Whether ``target`` can use arrays of ``source`` as they are."""
-    return source is target or (source.memory == target.memory and source.array_type is target.array_type)
+    if source is target:
+        return True
+    same = source.memory == target.memory and source.array_type is target.array_type
+    return same and target.reads_arrays_of(source) and source.reads_arrays_of(target)
 
 
 def transfer(array: Any, source: Device, target: Device) -> Any:

@@ -47,6 +47,10 @@ def choose_devices(devices: Devices, registry: Registry) -> tuple[Device, ...]:
     return tuple(dict.fromkeys(found))
 
 
+CALLABLE_LIMIT = 256
+"""Combinations of specs that one callable remembers; the session's own cache keeps the executables."""
+
+
 class Session:
     """Runs a graph. Executables are cached by fetches, feed specs, registry version and policy; it is safe in threads.
 
@@ -118,6 +122,8 @@ class Session:
                 )
                 executable = hot.get(key)
                 if executable is None:
+                    if len(hot) >= CALLABLE_LIMIT:
+                        hot.clear()
                     executable = hot[key] = self._executable(wanted, names, arrays)
                 results = executable(*arrays)
             except (StepFailed, AttributeError):  # the long way finds out what is to blame

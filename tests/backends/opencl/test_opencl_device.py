@@ -8,7 +8,7 @@ import numpy as np
 import pyopencl
 import pytest
 
-from opyard.device import HOST
+from opyard.device import HOST, shares_arrays, transfer
 from opyard.errors import DeviceError, KernelError
 from opyard.spec import TensorSpec, as_dtype
 from opyard_opencl.array import Array
@@ -175,3 +175,14 @@ def test_much_unfinished_work_is_waited_for(opencl: Any, monkeypatch: pytest.Mon
 def test_elapsed(opencl: Any) -> None:
     array = opencl.upload(np.zeros(8, np.float32))
     assert opencl.elapsed(lambda: _scaled(opencl, array)) > 0
+
+
+def test_devices_of_two_contexts_do_not_share_arrays(opencl: Any) -> None:
+    from opyard_opencl.device import OpenCLDevice
+
+    other = OpenCLDevice("opencl:1", opencl.cl_device, opencl.quirks)
+    assert (other.memory, other.array_type) == (opencl.memory, opencl.array_type)
+    assert not shares_arrays(opencl, other)
+    moved = transfer(opencl.upload(np.arange(3, dtype=np.float32)), opencl, other)
+    assert other.owns(moved)
+    np.testing.assert_array_equal(other.download(moved), [0, 1, 2])

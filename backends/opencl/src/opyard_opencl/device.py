@@ -124,6 +124,10 @@ class OpenCLDevice(Device):
         """Whether ``array`` is an Array of this device."""
         return isinstance(array, Array) and array.device is self
 
+    def reads_arrays_of(self, other: Device) -> bool:
+        """Never: buffers belong to the context of their device. Arrays of other devices are wrapped or copied."""
+        return False
+
     def _buffer(self, flags: Any, host: np.ndarray[Any, Any] | None = None, size: int = 0) -> Any:
         nbytes = size if host is None else host.nbytes
         with _failures(f"{self.name}: allocating {nbytes} bytes"):
