@@ -24,7 +24,8 @@ import numpy as np
 import pluggy
 
 import opyard as oy
-from opyard.plan import Executable, make_plan
+from opyard.executable import Executable
+from opyard.plan import make_plan
 from opyard.testing import ScriptedCosts
 
 ONE = np.ones(1, np.float32)

@@ -51,10 +51,7 @@ def test_one_name_has_one_size() -> None:
     ):
         bind(graph, {"x1": TensorSpec((3, 1)), "x2": TensorSpec((4,))})
     with pytest.raises(SpecError, match="'m' is not bound by any feed; known: n"):
-        bind(
-            oy.trace(oy.add, TensorSpec(("n",)), TensorSpec(("m",))),
-            {"x1": TensorSpec((3,))},
-        )
+        bind(oy.trace(oy.matmul, TensorSpec((2, "n")), TensorSpec(("m", 3))), {"x1": TensorSpec((2, 3))})
 
 
 def test_derived_sizes_are_checked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 
 import opyard as oy
 from hosts import add_host
-from opyard.errors import DeviceError, DeviceUnavailable, KernelError, SpecError
+from opyard.errors import DeviceError, DeviceUnavailable, GraphError, KernelError, SpecError
 from opyard.testing import NullArray, NullDevice, ScriptedCosts, add_null_backend
 
 X = np.arange(6, dtype="float32").reshape(2, 3)
+Both = namedtuple("Both", "first second")
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,12 @@ def test_as_a_decorator() -> None:
 
     np.testing.assert_array_equal(double(X), 2 * X)
     assert double.__doc__ == "Twice x."
+
+
+def test_ops_can_be_compiled() -> None:
+    block = oy.compile(oy.exp)
+    np.testing.assert_allclose(block(X), np.exp(X), rtol=1e-6)
+    assert block.explain(X).decisions and block.__name__ == "exp"
 
 
 def test_the_function_is_traced_once_for_each_spec() -> None:
@@ -102,10 +110,94 @@ def test_numbers_take_the_dtype_beside_the_arrays() -> None:
     np.testing.assert_array_equal(block(X.tolist(), 2.5), 2.5 * X)
 
 
-def test_what_is_no_array_is_explained() -> None:
-    for argument in (None, "text", object(), {"a": X}):
-        with pytest.raises(SpecError, match="tensors hold numbers and booleans"):
-            oy.compile(lambda x: x)(argument)
+def test_what_cannot_be_an_argument_is_explained() -> None:
+    def same(x: Any) -> Any:
+        return x
+
+    text = r"same: argument 'x\[0\]' is of type set, which is neither an array nor hashable; give arrays, numbers, strings or None, in tuples"
+    with pytest.raises(SpecError, match=text):
+        oy.compile(same)([{1}])
+    for array, dtype in ((np.array([None]), "object"), (X.astype(">f4"), ">f4")):
+        with pytest.raises(SpecError, match=f"same: argument 'x': tensors hold .* not '{dtype}'; convert it"):
+            oy.compile(same)(array)
+    with pytest.raises(GraphError, match="same returns 'text' as output 0"):
+        oy.compile(same)("text")
+    with pytest.raises(
+        SpecError, match=r"compile takes a function over arrays; found 3. Options are given by"
+    ):
+        oy.compile(3)  # type: ignore[call-overload]
+
+
+def test_arguments_may_nest() -> None:
+    @oy.compile
+    def block(parameters: Any, extra: Any = None) -> Any:
+        result = parameters["w"] * parameters["b"][0] + parameters["b"][1]
+        return result if extra is None else result + extra["more"][0]
+
+    parameters = {"w": X, "b": (X + 1, 2)}
+    np.testing.assert_array_equal(block(parameters), X * (X + 1) + 2)
+    np.testing.assert_array_equal(block(parameters, None), X * (X + 1) + 2)
+    np.testing.assert_array_equal(block(parameters, {"more": [X]}), X * (X + 1) + 2 + X)
+    names = ["parameters['w']", "parameters['b'][0]", "parameters['b'][1]", "extra['more'][0]"]
+    assert list(block.graph(parameters, {"more": [X]}).inputs) == names
+    first, second = oy.compile(lambda pair: pair)(Both(X, X + 1))
+    np.testing.assert_array_equal(second - first, np.ones_like(X))
+    assert isinstance(oy.compile(lambda pair: pair)(Both(X, X)), Both)
+
+
+def test_keywords_are_static_unless_they_are_arrays() -> None:
+    traced = []
+
+    @oy.compile
+    def reduce(x: Any, *, axis: Any = None, scale: Any = 1.0, shift: Any = None, kind: str = "sum") -> Any:
+        traced.append((axis, scale, kind))
+        result = (oy.sum if kind == "sum" else oy.max)(x * scale, axis=axis)
+        return result if shift is None else result + shift
+
+    for _ in range(2):
+        np.testing.assert_array_equal(reduce(X), X.sum())
+        np.testing.assert_array_equal(reduce(X, axis=0), X.sum(0))
+        np.testing.assert_array_equal(reduce(X, axis=(0, 1), scale=2), 2 * X.sum())
+        np.testing.assert_array_equal(reduce(x=X, axis=1, kind="max"), X.max(1))
+        np.testing.assert_array_equal(reduce(X, axis=0, shift=X[0]), X.sum(0) + X[0])
+        np.testing.assert_array_equal(reduce(X, axis=0, shift=X[1]), X.sum(0) + X[1])
+    assert len(traced) == 5
+    assert np.signbit(reduce(X, scale=-0.0, kind="max")) and not np.signbit(reduce(X, scale=0.0, kind="max"))
+    assert reduce.explain(X, axis=0).decisions[-1].node.call.attrs["axis"] == 0
+
+
+def test_with_options_and_as_a_method() -> None:
+    class Layer:
+        def __init__(self, factor: float) -> None:
+            self.factor = np.float32(factor)
+
+        @oy.compile(devices="reference")
+        def scale(self, x: Any, more: Any = None) -> Any:
+            """Scales."""
+            return x * self.factor if more is None else x * self.factor + more
+
+    two, three = Layer(2), Layer(3)
+    for _ in range(2):
+        np.testing.assert_array_equal(two.scale(X), 2 * X)
+        np.testing.assert_array_equal(three.scale(X, more=X), 4 * X)
+        np.testing.assert_array_equal(Layer.scale(three, X), 3 * X)
+    assert list(two.scale.graph(X).inputs) == ["x"] and two.scale.explain(X).decisions
+    assert Layer.scale.__name__ == "scale" and Layer.scale.__doc__ == "Scales."
+    assert repr(Layer.scale).startswith("<compiled ") and repr(Layer.scale).endswith("Layer.scale>")
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opyard.compiled.LIMIT", 3)
+    traced = []
+
+    @oy.compile
+    def shift(x: Any, *, by: int) -> Any:
+        traced.append(by)
+        return x + by
+
+    for by in (1, 2, 3, 4, 4, 3, 2, 1):
+        np.testing.assert_array_equal(shift(X, by=by), X + by)
+    assert traced == [1, 2, 3, 4, 1]
 
 
 def test_the_number_of_arguments_is_the_functions_own() -> None:

@@ -162,6 +162,7 @@ def test_explain_lists_every_registered_kernel_with_its_reason(registry: Registr
 
 
 def test_explain_where_nothing_can_run(registry: Registry) -> None:
+    registry.kernel("add", backend="toy", name="none", load="numpy:add", dtypes=("int8",))
     with oy.using(pin={"add": "toy/none"}):
         text = str(oy.add.explain(X, X))
         assert (

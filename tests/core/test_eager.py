@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import opyard as oy
 from hosts import add_host
-from opyard.errors import RegistryError, SpecError
+from opyard.errors import DeviceUnavailable, RegistryError, SpecError
 from opyard.registry import Registry
 
 X = np.arange(4, dtype=np.float32)
@@ -66,10 +66,56 @@ def test_a_kernel_by_decorator_for_an_op_of_the_program(registry: Registry) -> N
     assert registry.ops["acme.scaled"] is scaled.op and registry.orphans() == ()
     assert scaled(X, factor=1.0).tolist() == (101 * X).tolist()
     assert scaled(X).tolist() == (102 * X).tolist()
+
+    @oy.kernel("acme.scaled", backend="toy", name="fast")
+    def scale_better(x: Any, *, factor: float) -> Any:
+        return x * np.float32(factor + 1000)
+
+    assert scaled(X).tolist() == (1002 * X).tolist(), "the later definition replaces the earlier"
+    assert len(registry.kernels("acme.scaled")) == 1 and registry.conflicts == ()
+
+
+def test_a_cell_of_a_notebook_runs_again(registry: Registry) -> None:
+    """The same declarations once more, better: the later ones are in use, and a failure of the earlier is forgotten."""
+
+    def cell(factor: float, error: Exception | None) -> Any:
+        @oy.op("acme.again", infer=lambda x: x)
+        def again(x: Any) -> Any:
+            return x * np.float32(factor)
+
+        @oy.kernel(again, backend="toy", name="k", dtypes=("float32",))
+        def kernel(x: Any) -> Any:
+            if error:
+                raise error
+            return x * np.float32(factor + 100)
+
+        return again
+
+    first = cell(1, RuntimeError("not yet"))
+    with pytest.warns(oy.KernelWarning, match="toy/k of acme.again raised RuntimeError: not yet"):
+        assert first(X).tolist() == X.tolist()
+    second = cell(2, None)
+    assert registry.get_op("acme.again") is second.op and not oy.failures()
+    assert second(X).tolist() == (102 * X).tolist() and len(registry.kernels("acme.again")) == 1
+    assert second(X.astype(np.float64)).tolist() == (2 * X).tolist()
+    registry.kernel("acme.again", backend="toy", name="other", load=np.positive, efficiency=0.1)
+    third = oy.op("acme.again", scalar="3 * x")(lambda x: ...)
+    oy.register(third)
+    assert [kernel.name for kernel in registry.kernels("acme.again")] == ["k", "other"], "kernels stay"
+
+
+def test_a_kernel_for_names_that_do_not_exist(registry: Registry) -> None:
+    with pytest.raises(RegistryError, match=r"there is no op called 'matmull'. Did you mean matmul"):
+        oy.kernel("matmull", backend="toy")(np.matmul)
     with pytest.raises(
-        RegistryError, match=r"kernel toy/fast of op 'acme.scaled' is registered twice by program"
+        RegistryError,
+        match=r"there is no op called 'acme.unheard'. Register it first: opyard.register\(its function\).",
     ):
-        oy.kernel(scaled, backend="toy", name="fast")(scale)
+        oy.kernel("acme.unheard", backend="toy")(np.matmul)
+    with pytest.raises(
+        RegistryError, match=r"there is no backend called 'tooy'. Did you mean toy.* Known: reference, toy."
+    ):
+        oy.kernel("matmul", backend="tooy")(np.matmul)
 
 
 def test_an_op_that_is_not_registered_runs_all_the_same(registry: Registry) -> None:
@@ -164,3 +210,11 @@ def test_many_threads_and_tasks_call_at_once(registry: Registry) -> None:
 
     results = asyncio.run(main())
     assert not wrong and [r.tolist() for r in results] == [(X + n).tolist() for n in range(4)]
+
+
+def test_to_device_takes_a_device() -> None:
+    for device in (None, 3):
+        with pytest.raises(
+            DeviceUnavailable, match=f"to_device takes a device or its name, such as 'cpu:0'; found {device}"
+        ):
+            oy.to_device(np.ones(2), device)  # type: ignore[arg-type]

@@ -130,8 +130,11 @@ def test_wrong_inputs() -> None:
     graph.input("x", VECTOR)
     with pytest.raises(GraphError, match="a graph's input needs a name of its own; 'x' is taken"):
         graph.input("x", VECTOR)
-    with pytest.raises(GraphError, match="a graph's input needs a name of its own; '' is empty"):
-        graph.input("", VECTOR)
+    for name in ("", 3, None):
+        with pytest.raises(
+            GraphError, match=f"a graph's input needs a name, a string that is not empty; found {name!r}"
+        ):
+            graph.input(name, VECTOR)  # type: ignore[arg-type]
     with pytest.raises(
         GraphError, match=r"graph.input\('y', ...\) takes a TensorSpec such as .*; found \(3,\)"
     ):
@@ -145,6 +148,11 @@ def test_wrong_outputs() -> None:
         graph.output("x", x)
     with pytest.raises(GraphError, match="output 'y' must be a value of this graph; found <Value z: float32"):
         graph.output("y", other.input("z", VECTOR))
+    for name in ("", 3):
+        with pytest.raises(
+            GraphError, match=f"a graph's output needs a name, a string that is not empty; found {name!r}"
+        ):
+            graph.output(name, x)  # type: ignore[arg-type]
     with pytest.raises(GraphError, match="output 'y' must be a value of this graph; found 3"):
         graph.output("y", 3)  # type: ignore[arg-type]
 
@@ -344,8 +352,30 @@ def test_nested_results() -> None:
 
 def test_nothing_returned() -> None:
     assert oy.trace(lambda x: (), VECTOR).outputs == {}
-    with pytest.raises(SpecError, match="tensors hold numbers"):
-        oy.trace(lambda x: None, VECTOR)
+
+    def forgot(x: Any) -> Any: ...
+
+    text = "forgot returns None as output 0; return arrays, numbers or values of the graph, in tuples, lists or dicts"
+    with pytest.raises(GraphError, match=text):
+        oy.trace(forgot, VECTOR)
+    with pytest.raises(GraphError, match="returns 'x' as output 1"):
+        oy.trace(lambda x: (x, "x"), VECTOR)
+    with pytest.raises(GraphError, match="returns generator as output 0"):
+        oy.trace(lambda x: (item for item in (x, x)), VECTOR)
+
+
+def test_arrays_that_no_tensor_can_be() -> None:
+    graph = oy.Graph()
+    x, array = graph.input("x", VECTOR), np.ones(3, ">f4")
+    with pytest.raises(SpecError) as caught:
+        x + array
+    written = line() - 1
+    assert str(caught.value) == (
+        "add: input 'x2': tensors hold numbers and booleans in native byte order, not '>f4'; convert it: "
+        f"x.astype('float32'). (at test_graph.py:{written})"
+    )
+    with pytest.raises(SpecError, match=r"concat: input 'arrays': .* not 'object'; convert it"):
+        oy.concat(x, x, [None, 1])
 
 
 def test_map_leaves_keeps_the_nesting() -> None:

@@ -332,3 +332,58 @@ def test_what_is_no_attribute(value: Any) -> None:
         SpecError, match=f"dtype or a tuple of those; found {type(value).__name__}. Arrays are positional"
     ):
         freeze(value)
+
+
+def test_the_decorator_without_its_parentheses() -> None:
+    with pytest.raises(
+        SpecError,
+        match=r"op takes a name: write @op\('domain.name', infer=...\) above the function; found <func",
+    ):
+
+        @oy.op  # type: ignore[arg-type]
+        def forgot(x: Any) -> Any: ...
+
+
+@pytest.mark.parametrize("answer", [None, (3,), [VECTOR], (VECTOR, None)])
+def test_inference_that_gives_no_specs(answer: Any) -> None:
+    @oy.op("test.unsure", infer=lambda x: answer)
+    def unsure(x: Any) -> Any:
+        return x
+
+    text = r"^test.unsure\(float32\[3\]\): an infer function returns a TensorSpec or a tuple of them; this one returned "
+    with pytest.raises(SpecError, match=text):
+        unsure.op.call(VECTOR)
+
+
+@pytest.mark.parametrize(
+    ("infer", "answer", "text"),
+    [
+        (
+            ANY,
+            np.ones(2),
+            r"returned an array of shape \(2,\) for output 0, where its infer function promises float32\[3\]",
+        ),
+        (ANY, None, "returned None for output 0"),
+        (lambda x: (x, x), np.ones(3), "its reference returned ndarray, not 2"),
+        (lambda x: (x, x), (np.ones(3),), "its reference returned 1 outputs, not 2"),
+    ],
+)
+def test_a_reference_that_breaks_the_promise_of_inference(infer: Any, answer: Any, text: str) -> None:
+    @oy.op("test.broken", infer=infer)
+    def broken(x: Any) -> Any:
+        return answer
+
+    with pytest.raises(SpecError, match=text):
+        broken.op.call(VECTOR).reference(np.ones(3, np.float32))
+
+
+def test_arrays_that_no_tensor_can_be_are_named() -> None:
+    x = np.ones(3, np.float32)
+    with pytest.raises(
+        SpecError, match=r"^add: input 'x2': .* not '>f4'; convert it: x.astype\('float32'\)\.$"
+    ):
+        use(oy.add, x, x.astype(">f4"))
+    with pytest.raises(SpecError, match=r"^add: input 'x2': .* not 'object'"):
+        use(oy.add, 2.0, np.array([None]))
+    with pytest.raises(SpecError, match=r"^test.total: input 'arrays': .* not 'str"):
+        use(total, x, x, ["a"])

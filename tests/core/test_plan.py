@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import opyard as oy
 from hosts import add_host
-from opyard.plan import Copy, Executable, Free, Run, StepFailed
+from opyard.executable import Executable, StepFailed
+from opyard.plan import Copy, Free, Run
 from opyard.testing import NullArray, ScriptedCosts, add_null_backend
 from rigs import LazyArray, LazyDevice, prepare_view, rig_registry
 
@@ -421,7 +422,7 @@ def test_dead_tensors_are_forgotten_and_copies_made_once() -> None:
     assert copied == {"step": "copy", "from": "vector:0", "to": "null:0", "input": 0, "output": 1}
     assert ran == {
         "step": "run",
-        "call": "add(int64[2, 3], int64[2, 3]) -> int64[2, 3]",
+        "work": "add(int64[2, 3], int64[2, 3]) -> int64[2, 3]",
         "kernel": "null/null",
         "device": "null:0",
         "inputs": [1, 1],
@@ -463,7 +464,7 @@ def test_a_failure_is_mapped_to_its_step(failing: str) -> None:
     )
     with pytest.raises(StepFailed, match=r"^null/broken: RuntimeError: the driver is gone$") as caught:
         executable(registry.device("null:0").upload(fresh_feeds()["x"]))
-    assert caught.value.step.call.op.name == failing
+    assert caught.value.step.work.title == failing
     assert caught.value.error is error
 
 

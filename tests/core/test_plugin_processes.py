@@ -79,6 +79,33 @@ for attempt in range(2):
     ), done.stderr
 
 
+@pytest.mark.parametrize("value", ["two", "0", "-1", "1.5"])
+def test_malformed_settings_are_seen_by_the_user(site: Site, tmp_path: Path, value: str) -> None:
+    """Also where only a driver would read them: it is no reason to lose a backend without a word."""
+    driver = "from opyard.settings import num_threads\n" + TOY.replace(
+        "return [ToyDevice()]", "return [ToyDevice()] * num_threads()"
+    )
+    site.add("toy", driver)
+    code = """
+import opyard as oy
+from opyard.errors import SettingsError
+registry = oy.standard_registry()
+__import__("toy_plugin").opyard_register(registry)
+for first in (oy.devices, lambda: oy.add([1.0], [2.0]), lambda: registry.open("toy")):
+    try: print("not seen", first())
+    except SettingsError as error: print(error)
+"""
+    done = run_python(
+        code,
+        site.folder,
+        OPYARD_PLUGINS="toy",
+        OPYARD_NUM_THREADS=value,
+        OPYARD_CACHE_DIR=str(tmp_path / "c"),
+    )
+    wanted = f"OPYARD_NUM_THREADS is a positive number; found {value!r}."
+    assert done.stdout.splitlines() == [wanted] * 3, done.stderr
+
+
 def test_twenty_plugins_with_a_thousand_kernels_import_no_kernel_module(site: Site, tmp_path: Path) -> None:
     for number in range(20):
         imports = "import numpy" if number % 2 else "import a_module_nobody_has"
@@ -128,10 +155,10 @@ def test_unknown_names_in_the_settings_are_reported(site: Site, tmp_path: Path) 
         "environment variable OPYARD_PREFR is not a setting of opyard. Did you mean OPYARD_PREFER"
     )
     assert texts[1] == "OPYARD_PLUGINS names 'toys', which is no installed plugin. Did you mean toy?"
-    assert texts[2] == "prefer names 'tooy', which is no backend or kernel. Did you mean toy?"
-    assert texts[3] == "block names 'toy/summ', which is no backend or kernel. Did you mean toy/sum?"
-    assert texts[4].startswith("pin names the op 'ad', which does not exist. Did you mean ")
-    assert texts[5] == "pin names the kernel 'toy/sun', which does not exist. Did you mean toy/sum?"
+    assert texts[2] == "OPYARD_PREFER names 'tooy', which is no backend or kernel. Did you mean toy?"
+    assert texts[3] == "OPYARD_BLOCK names 'toy/summ', which is no backend or kernel. Did you mean toy/sum?"
+    assert texts[4].startswith("OPYARD_PIN names the op 'ad', which does not exist. Did you mean ")
+    assert texts[5] == "OPYARD_PIN names the kernel 'toy/sun', which does not exist. Did you mean toy/sum?"
 
 
 def test_blocking_a_plugin_by_name_is_no_unknown_name(site: Site, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -85,6 +86,9 @@ BAD = {
 """Plugin -> its module, the state it must have, and what the reason must say."""
 
 
+NO_TOY = "it has kernels for the backend 'toy', which does not exist. Install the package that defines it, or correct the name."
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for variable in ("PLUGINS", "BLOCK", "PREFER", "PIN", "STRICT"):
@@ -141,12 +145,15 @@ def test_an_interrupt_by_the_user_passes_through(site: Site) -> None:
 
 
 @pytest.mark.parametrize("name", ["import_error", "system_exit", "half"])
-def test_strict_raises_for_a_failing_plugin(site: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_require_raises_for_a_failing_plugin(site: Site, name: str) -> None:
     source, _, reason = BAD[name]
     site.add(name, source)
-    monkeypatch.setenv("OPYARD_STRICT", "1")
-    with pytest.raises(PluginError, match=f"plugin '{name}' of opyard-.* failed: {reason}.*OPYARD_STRICT=1"):
-        site.load()
+    plugins = site.load()
+    with pytest.raises(
+        PluginError, match=f"plugin '{name}' of opyard-.* failed: {reason}.*OPYARD_STRICT=1"
+    ) as raised:
+        plugins.require()
+    assert raised.value.__cause__ is plugins.all[0].error is not None
 
 
 def test_an_entry_point_to_an_attribute_and_one_to_nothing(site: Site) -> None:
@@ -183,8 +190,8 @@ def test_one_plugin_name_in_two_distributions(site: Site) -> None:
     plugins = site.load()
     assert [plugin.state for plugin in plugins.all] == ["ok", "ok"]
     assert [plugin.notes for plugin in plugins.all] == [
-        ["the plugin name 'same' is also used by opyard-two"],
-        ["the plugin name 'same' is also used by opyard-one"],
+        ["the plugin name 'same' is also used by opyard-two", NO_TOY],
+        ["the plugin name 'same' is also used by opyard-one", NO_TOY],
     ]
     assert {kernel.op for kernel in plugins.registry.all_kernels()} == {"add", "subtract"}
 
@@ -228,7 +235,8 @@ def test_kernels_for_ops_that_do_not_exist_are_noted(site: Site) -> None:
     site.add("orphans", registers(calls))
     (plugin,) = site.load().all
     assert plugin.state == "ok"
-    near, far = plugin.notes
+    no_toy, near, far = plugin.notes
+    assert no_toy == NO_TOY, "once, not for each kernel"
     assert (
         near.startswith("kernel toy/k is for the op 'ad', which does not exist. Did you mean ")
         and "add" in near
@@ -236,6 +244,41 @@ def test_kernels_for_ops_that_do_not_exist_are_noted(site: Site) -> None:
     assert far.endswith(
         "'zzz.unheard', which does not exist. Install the package that defines it, or correct the name."
     )
+
+
+def test_kernels_for_backends_and_inputs_that_do_not_exist_are_noted(site: Site) -> None:
+    site.add("toy", TOY)
+    calls = [
+        "registry.kernel('late.op', backend='toy', name='k', load='numpy:add', dtypes={'y': ('int8',)})",
+        "registry.kernel('add', backend='tooy', name='k', load='numpy:add')",
+        "registry.pattern(lambda x: x, backend='tooy', name='p', prepare='m:f')",
+    ]
+    site.add("early", registers("\n    ".join(calls)))
+    source = "import opyard\n@opyard.op('late.op', scalar='x + x')\ndef twice(x): ...\n"
+    site.add("late", f"{source}@opyard.hookimpl\ndef opyard_register(registry):\n    registry.op(twice)\n")
+    found = by_name(site.load())
+    assert found["toy"].notes == found["late"].notes == []
+    assert sorted(found["early"].notes) == [
+        "it has kernels for the backend 'tooy', which does not exist. Did you mean toy?",
+        "kernel toy/k of op 'late.op': dtypes names the input 'y'. Inputs: x.",
+    ]
+
+
+@pytest.mark.parametrize("names", [("early", "late"), ("late", "early")])
+def test_one_backend_in_two_distributions(site: Site, names: tuple[str, str]) -> None:
+    """Both plugins stay in use; the first by name of the distribution gives the devices."""
+    for plugin, distribution in zip(names, ("opyard-aa", "opyard-bb"), strict=True):
+        call = f"registry.backend('twin', load='{plugin}:make')\n    registry.kernel('add', backend='twin', name='{plugin}', load='numpy:add')"
+        site.add(plugin, registers(call), distribution=distribution)
+    plugins = site.load()
+    found = {plugin.entry.distribution: plugin for plugin in plugins.all}
+    assert [plugin.state for plugin in plugins.all] == ["ok", "ok"]
+    assert (found["opyard-aa"].backends, found["opyard-bb"].backends) == (("twin",), ())
+    assert plugins.registry.backends["twin"].load == f"{names[0]}:make"
+    assert plugins.registry.conflicts == (
+        "backend 'twin': opyard-aa 1.0 replaces opyard-bb 1.0 (by name of the distribution).",
+    )
+    assert len(plugins.registry.kernels("add")) == 2
 
 
 def test_allowed_and_blocked_plugins(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,11 +317,16 @@ def test_report_tells_which_plugins_have_no_device(site: Site) -> None:
 def test_a_plugin_with_one_working_backend_is_ok(site: Site) -> None:
     site.add("toy", TOY + "    registry.backend('other', load='nowhere:make')\n")
     plugins = site.load()
-    assert [plugin.state for plugin in plugins.report()] == ["ok"]
+    (plugin,) = plugins.report()
+    assert plugin.state == "ok"
+    assert plugin.notes == [
+        "its backend 'other' is failed: ModuleNotFoundError: No module named 'nowhere'",
+    ]
     assert plugins.registry.open("other").reason == "ModuleNotFoundError: No module named 'nowhere'"
 
 
 OBSERVER = """
+import click
 import opyard
 seen = []
 
@@ -288,20 +336,21 @@ def opyard_event(event, detail):
 
 @opyard.hookimpl
 def opyard_commands(group):
-    group.append("command")
+    group.add_command(click.Command("mine"))
+    group.add_command(click.Command("devices"))
 """
 
 
 def test_observers_hear_of_failing_plugins_and_cannot_harm(site: Site) -> None:
     raising = "import opyard\n@opyard.hookimpl\ndef opyard_event(event):\n    raise SystemExit('observer')\n"
     site.add("a_raising", raising)
-    site.add("b_observer", OBSERVER)
+    site.add("d_observer", OBSERVER)  # which is loaded after the first failure
     site.add("c_failing", "raise RuntimeError('first')")
-    site.add("d_failing", "raise RuntimeError('second')")
+    site.add("e_failing", "raise RuntimeError('second')")
     plugins = site.load()
-    assert sys.modules["b_observer"].seen == [
+    assert sys.modules["d_observer"].seen == [
         ("plugin_failed", {"plugin": "c_failing", "reason": "RuntimeError: first"}),
-        ("plugin_failed", {"plugin": "d_failing", "reason": "RuntimeError: second"}),
+        ("plugin_failed", {"plugin": "e_failing", "reason": "RuntimeError: second"}),
     ]
     assert by_name(plugins)["a_raising"].notes == ["its hook opyard_event failed: SystemExit: observer"]
 
@@ -312,10 +361,15 @@ def test_commands_and_an_interrupted_hook(site: Site) -> None:
         "c_interrupted",
         "import opyard\n@opyard.hookimpl\ndef opyard_commands(group):\n    raise KeyboardInterrupt\n",
     )
-    group: list[str] = []
+    devices = click.Command("devices")
+    group = click.Group(commands=[devices])
+    plugins = site.load()
     with pytest.raises(KeyboardInterrupt):
-        site.load().add_commands(group)
-    assert group == ["command"]
+        plugins.add_commands(group)
+    assert sorted(group.commands) == ["devices", "mine"] and group.commands["devices"] is devices
+    assert by_name(plugins)["b_observer"].notes == [
+        "its command 'devices' is left out: there is one of that name already"
+    ]
 
 
 def test_report_of_an_empty_backend(site: Site) -> None:

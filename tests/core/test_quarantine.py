@@ -91,11 +91,85 @@ def test_a_plugin_that_kills_the_process_is_not_loaded_again(site: Path, cache: 
 def test_the_user_may_have_it_tried_again(site: Path, cache: Path) -> None:
     install_plugin(site, "fragile", CRASH)
     report(site, cache)
-    report(site, cache)
-    assert quarantine.clear("steady") == 0
-    assert quarantine.clear("fragile") == 1
-    assert quarantine.reason(entry()) is None
-    assert report(site, cache)[0] == -signal.SIGSEGV
+    (quarantined,) = report(site, cache)[1]
+    assert quarantine.retry("steady") == 0
+    assert quarantine.retry("fragile") == 1
+    assert report(site, cache) == (0, [quarantined]), "it was tried where a crash does no harm"
+    assert quarantine.retry("fragile") == 1
+    (site / "fragile.py").write_text(HEALTHY + "# the missing library is there now\n")
+    assert report(site, cache) == (0, ["fragile ok "])
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "how"),
+    [
+        ("os._exit(0)", "ended with status 0"),
+        ("os._exit(3)", "ended with status 3"),
+        ("import ctypes; ctypes.CDLL(None).exit(0)", "ended with status 0"),
+    ],
+)
+def test_a_plugin_that_ends_the_process_without_a_crash(
+    site: Path, cache: Path, ending: str, how: str
+) -> None:
+    install_plugin(site, "fragile", f"import os\nprint('half')\n{ending}\n")
+    install_plugin(site, "steady", HEALTHY)
+    assert report(site, cache)[1] in ([], ["half"])
+    code, lines = report(site, cache)
+    assert code == 0 and lines[1] == "steady ok "
+    assert lines[0].startswith(
+        f"fragile quarantined loading fragile kills the process: the last trial {how}. Upgrade"
+    )
+
+
+DRIVER = """
+import opyard
+
+class Backend:
+    def devices(self):
+        {body}
+
+@opyard.hookimpl
+def opyard_register(registry):
+    registry.backend("toy", load=Backend)
+"""
+OPEN = """
+import opyard.runtime as runtime
+print([(n, s.state, s.reason) for n in ("toy", "reference") for s in [runtime.registry().open(n)]])
+print([(p.state, p.reason) for p in runtime.plugins().report() if p.entry.name == "fragile"])
+"""
+
+
+def opened(site: Path, cache: Path) -> tuple[int, list[str]]:
+    done = run_python(OPEN, site, OPYARD_CACHE_DIR=str(cache.parent), OPYARD_PLUGINS="fragile,steady")
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_a_driver_that_kills_the_process_is_not_opened_again(site: Path, cache: Path) -> None:
+    install_plugin(site, "fragile", DRIVER.format(body="__import__('os').abort()"))
+    assert opened(site, cache) == (-signal.SIGABRT, [])
+    reason = (
+        "opening the backend 'toy' of fragile kills the process: the last trial was ended by SIGABRT. "
+        "Upgrade opyard-fragile, or try again: opyard plugins --retry fragile"
+    )
+    for _ in range(2):  # by the trial, then by the record of the trial
+        code, (backends, plugin) = opened(site, cache)
+        assert code == 0
+        assert backends == repr([("toy", "quarantined", reason), ("reference", "ok", "")])
+        assert plugin == repr([("quarantined", reason)])
+    assert [path.name for path in cache.iterdir()] == ["fragile@opyard-fragile-1.0+toy.quarantined"]
+    assert quarantine.retry("fragile") == 1
+    (site / "fragile.py").write_text(DRIVER.format(body="return []"))
+    code, (backends, _) = opened(site, cache)
+    assert code == 0 and "('toy', 'inactive', " in backends
+
+
+def test_a_driver_that_raises_leaves_no_marker(site: Path, cache: Path) -> None:
+    install_plugin(site, "fragile", DRIVER.format(body="raise SystemExit(3)"))
+    for _ in range(2):
+        code, (backends, _) = opened(site, cache)
+        assert code == 0 and "('toy', 'failed', 'SystemExit: 3')" in backends
+    assert list(cache.iterdir()) == []
 
 
 def test_another_version_is_tried_again(site: Path, cache: Path) -> None:
@@ -224,7 +298,7 @@ def test_an_unwritable_cache_folder(tmp_path: Path, site: Path, monkeypatch: pyt
     install_plugin(site, "steady", HEALTHY)
     assert report(site, blocked / "cache" / "plugins") == (0, ["steady ok "])
     monkeypatch.setenv("OPYARD_CACHE_DIR", str(blocked / "cache"))
-    assert quarantine.reason(entry()) is None and quarantine.clear("fragile") == 0
+    assert quarantine.reason(entry()) is None and quarantine.retry("fragile") == 0
     with pytest.raises(OSError, match="from the plugin"), quarantine.marked(entry()):
         raise OSError("from the plugin")
 
@@ -245,8 +319,8 @@ def test_names_that_are_no_file_names(cache: Path) -> None:
         assert path.parent == cache
     (cache / path.name.replace(f".{os.getpid()}.loading", ".quarantined")).write_text("why")
     assert quarantine.reason(strange) == "why"
-    assert quarantine.clear("*") == 0, "a name is no pattern"
-    assert quarantine.clear(strange.name) == 1
+    assert quarantine.retry("*") == 0, "a name is no pattern"
+    assert quarantine.retry(strange.name) == 1
 
 
 def test_a_marker_of_a_longer_version_belongs_to_another(cache: Path) -> None:
@@ -260,7 +334,7 @@ def test_elsewhere_than_on_posix_the_age_of_a_marker_decides(
 ) -> None:
     tried: list[EntryPoint] = []
     fresh = marker(cache, 2**22 + 1)
-    monkeypatch.setattr(quarantine, "_crash", tried.append)
+    monkeypatch.setattr(quarantine, "_crash", lambda plugin, backend: tried.append(plugin))
     monkeypatch.setattr(quarantine, "os", SimpleNamespace(name="nt", getpid=os.getpid))
     assert quarantine.reason(entry()) is None and fresh.exists() and not tried
     two_hours_ago = time.time() - 7200

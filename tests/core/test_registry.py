@@ -66,6 +66,96 @@ def test_what_is_no_op(what: object) -> None:
             registry.kernel(what, backend="toy", name="k", load=np.add)
 
 
+def test_the_program_may_define_its_own_anew_and_nobody_elses() -> None:
+    again = oy.op("acme.twice", scalar="2 * x")(lambda x: ...)
+    registry = oy.standard_registry()
+    registry.op(twice)
+    registry.op(again)
+    assert registry.get_op("acme.twice") is again.op
+    own_add = oy.op("add", scalar="x1 + x2 + 1")(lambda x1, x2: ...)
+    with pytest.raises(
+        RegistryError,
+        match=rf"op 'add' is already defined by opyard {oy.__version__} as add\(x1, x2\); program",
+    ):
+        registry.op(own_add)
+    with (
+        pytest.raises(RegistryError, match=r"'acme.twice' is already defined by program as .*; opyard-a 1.0"),
+        registry.transaction(origin("a")),
+    ):
+        registry.op(twice)
+    for load in (np.add, np.subtract):
+        registry.kernel("add", backend="toy", name="k", load=load)
+        registry.kernel(EVERY_SCALAR, backend="toy", name="s", load=load)
+        registry.pattern(lambda x: oy.relu(-x), backend="toy", name="p", prepare=load)
+        registry.backend("toy", load=load)
+    assert [k.load for k in registry.kernels("add")] == [np.subtract] * 2 and registry.conflicts == ()
+    assert [k.prepare for k in registry.patterns] == [np.subtract]
+    assert registry.backends["toy"].load is np.subtract
+
+
+def test_the_program_replaces_a_kernel_of_a_plugin_only_on_purpose() -> None:
+    registry = oy.standard_registry()
+    with registry.transaction(origin("a")):
+        registry.kernel("matmul", backend="toy", name="k", load=np.matmul)
+        registry.kernel(EVERY_SCALAR, backend="toy", name="s", prepare="m:f")
+        registry.pattern(lambda x: oy.relu(-x), backend="toy", name="p", prepare="m:f")
+    message = (
+        "is already registered by opyard-a 1.0; give yours another name, or write override=True to replace it"
+    )
+    for op, name in (("matmul", "k"), (EVERY_SCALAR, "s"), ("exp", "s")):
+        with pytest.raises(RegistryError, match=f"kernel toy/{name} of op '{op}' {message}"):
+            registry.kernel(op, backend="toy", name=name, load=np.add)
+    with pytest.raises(RegistryError, match=f"pattern kernel toy/p {message}"):
+        registry.pattern(lambda x: oy.relu(-x), backend="toy", name="p", prepare=np.add)
+    registry.kernel("matmul", backend="toy", name="k", load=np.dot, override=True)
+    assert [k.load for k in registry.kernels("matmul")] == [np.dot]
+    assert registry.conflicts == (
+        "kernel toy/k of op 'matmul': program replaces opyard-a 1.0 (by override).",
+    )
+
+
+def test_an_input_that_the_op_does_not_have_is_told_where_the_op_is_known() -> None:
+    registry = oy.Registry()
+    registry.kernel("acme.twice", backend="toy", name="early", load=np.add, dtypes={"y": ("int8",)})
+    registry.op(twice)
+    with pytest.raises(
+        RegistryError, match=r"kernel toy/late of op 'acme.twice': dtypes names the input 'y'"
+    ):
+        registry.kernel("acme.twice", backend="toy", name="late", load=np.add, dtypes={"y": ("int8",)})
+
+
+def test_a_failure_is_forgotten_when_its_kernel_or_op_is_defined_anew() -> None:
+    registry = oy.standard_registry()
+    registry.op(twice)
+
+    def fail() -> None:
+        registry.kernel(EVERY_SCALAR, backend="toy", name="s", load=np.add)
+        registry.kernel("add", backend="toy", name="k", load=np.add)
+        for op, kernel in (("add", "k"), ("exp", "s"), ("acme.twice", "s"), ("log", "k")):
+            found = oy.Kernel(op, "toy", kernel, load=np.add)
+            registry.set_aside(op, found, "why")
+
+    fail()
+    registry.kernel("add", backend="toy", name="k", load=np.subtract)
+    assert list(registry.failures) == ["exp toy/s", "acme.twice toy/s", "log toy/k"]
+    registry.op(oy.op("acme.twice", scalar="2 * x")(lambda x: ...))
+    assert list(registry.failures) == ["exp toy/s", "log toy/k"]
+    registry.kernel(EVERY_SCALAR, backend="toy", name="s", load=np.subtract)
+    assert list(registry.failures) == ["log toy/k"]
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_a_backend_that_two_distributions_register(order: tuple[str, str]) -> None:
+    registry = oy.standard_registry()
+    for name in order:
+        with registry.transaction(origin(name)):
+            registry.backend("toy", load=f"{name}:Backend")
+    assert registry.backends["toy"].load == "a:Backend"
+    assert registry.conflicts == (
+        "backend 'toy': opyard-a 1.0 replaces opyard-b 1.0 (by name of the distribution).",
+    )
+
+
 def test_two_ops_of_one_name() -> None:
     @oy.op("acme.twice", scalar="2 * x * scale")
     def other(x: Any, *, scale: float = 1.0) -> Any: ...
@@ -85,8 +175,16 @@ def test_backends_have_one_registration_and_a_name_that_can_be_written() -> None
     registry = oy.standard_registry()
     with registry.transaction(origin("a")):
         registry.backend("toy", load="m:B")
-    with pytest.raises(RegistryError, match=r"backend 'toy' is already registered by opyard-a 1.0"):
+    message = r"backend 'toy' is already registered by opyard-a 1.0; give yours another name"
+    with pytest.raises(RegistryError, match=message):
         registry.backend("toy", load="m:B")
+    with pytest.raises(RegistryError, match=message), registry.transaction(origin("a")):
+        registry.backend("toy", load="m:B")
+    with (
+        pytest.raises(RegistryError, match=r"backend 'reference' is already registered by opyard \d"),
+        registry.transaction(origin("a")),
+    ):
+        registry.backend("reference", load="m:B")
     with pytest.raises(RegistryError, match="a backend's name is an identifier; 'my-toy' is not one"):
         registry.backend("my-toy", load="m:B")
 

@@ -113,6 +113,15 @@ def test_every_function_can_be_called(name: str) -> None:
         ("0 < x < 1", "chains comparisons; join two with 'and'"),
         ("x + 'a'", "holds 'a'; constants are numbers"),
         ("x + 1j", "holds 1j; constants are numbers"),
+        ("min(x)", r"calls min\(x\); min takes 2 arguments\."),
+        ("exp(x, x)", r"calls exp\(x, x\); exp takes 1 argument\."),
+        ("exp(*x)", "uses Starred, which"),
+        (
+            "+".join(["x"] * 900),
+            r"'x\+x.*'\.\.\. nests more than 100 operations; write a NumPy reference or decompose",
+        ),
+        ("-" * 5000 + "x", "nests more than 100 operations"),
+        ("(" * 400 + "x" + ")" * 400, "too many nested parentheses"),
         ("__import__('os')", "calls '__import__', which is not known"),
     ],
 )
@@ -150,3 +159,8 @@ def test_round_goes_to_even_and_leaves_integers() -> None:
     np.testing.assert_array_equal(evaluate(x=np.array([0.5, 1.5, -2.5])), [0, 2, -2])
     big = np.array([2**62 + 1])
     np.testing.assert_array_equal(evaluate(x=big), big)
+
+
+def test_an_expression_is_a_string() -> None:
+    with pytest.raises(SpecError, match=r"a scalar expression is a string, such as 'x \* x'; found 3"):
+        Scalar(3, ("x",))  # type: ignore[arg-type]

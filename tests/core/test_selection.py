@@ -10,7 +10,7 @@ import pytest
 
 import opyard as oy
 from hosts import add_host
-from opyard.errors import KernelError
+from opyard.errors import KernelError, RegistryError
 from opyard.kernels import Kernel
 from opyard.registry import Registry
 from opyard.selection import Policy, active_policy, candidates, policy
@@ -135,13 +135,14 @@ def test_the_roofline_is_work_or_bytes_whichever_takes_longer() -> None:
     assert costs.kernel_seconds(Kernel("add", "a", "k", load=fast), oy.add.op.call(n, n), device) == (
         1200 / 1000 + 0.5,
         "roofline",
+        "",
     )
     call = oy.matmul.op.call(n, n)
     assert call.cost.flops / 100 > call.cost.bytes / 1000
     half = Kernel("matmul", "a", "k", load=fast, efficiency=0.5)
     assert costs.kernel_seconds(half, call, device).seconds == pytest.approx(2 * call.cost.flops / 100 + 0.5)
     own = Kernel("add", "a", "k", load=fast, cost=lambda call, device: 7, efficiency=0.5)
-    assert costs.kernel_seconds(own, call, device) == (7.0, "kernel")
+    assert costs.kernel_seconds(own, call, device) == (7.0, "kernel", "")
 
 
 def test_transfers_cost_the_slower_rates_and_nothing_where_arrays_are_shared() -> None:
@@ -169,11 +170,13 @@ def test_policies_of_equal_contents_are_one_object(registry: Registry) -> None:
 
 def test_using_inherits_what_is_not_given(registry: Registry) -> None:
     before = active_policy()
-    with oy.using(prefer="a", block="x", pin={"add": "a/fast"}, registry=registry):
-        with oy.using(prefer=["b", "a"], block=("y", "x"), pin={"mean": "b/k"}, strict=True) as inner:
+    for name in ("x", "y"):
+        registry.kernel("mean", backend="b", name=name, load=other)
+    with oy.using(prefer="a", block="b/x", pin={"add": "a/fast"}, registry=registry):
+        with oy.using(prefer=["b", "a"], block=("b/other", "b/x"), pin={"mean": "b/y"}, strict=True) as inner:
             assert inner is active_policy()
-            assert inner.prefer == ("b", "a") and inner.block == ("x", "y") and inner.strict
-            assert dict(inner.pins) == {"add": "a/fast", "mean": "b/k"} and inner.registry is registry
+            assert inner.prefer == ("b", "a") and inner.block == ("b/x", "b/other") and inner.strict
+            assert dict(inner.pins) == {"add": "a/fast", "mean": "b/y"} and inner.registry is registry
             with oy.using(strict=False, pin={"add": "a/slow"}) as innermost:
                 assert innermost.prefer == ("b", "a") and not innermost.strict
                 assert dict(innermost.pins)["add"] == "a/slow"
@@ -181,21 +184,58 @@ def test_using_inherits_what_is_not_given(registry: Registry) -> None:
     assert active_policy() is before
 
 
-def test_using_is_undone_by_an_exception() -> None:
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prefer": "a/fats"}, "prefer names 'a/fats', which is no backend or kernel. Did you mean a/fast"),
+        ({"block": ["a", "cuda"]}, "block names 'cuda', which is no backend or kernel."),
+        ({"pin": {"ad": "a/fast"}}, "pin names the op 'ad', which does not exist. Did you mean "),
+        ({"pin": {"add": "a/none"}}, "pin names the kernel 'a/none', which does not exist."),
+        (
+            {"pin": {"subtract": "a/fast"}},
+            "pin names the kernel 'a/fast', which subtract does not have. It has reference/reference.",
+        ),
+        ({"strict": "yes"}, "strict is True or False; found 'yes'"),
+    ],
+)
+def test_using_refuses_names_that_nothing_has(
+    registry: Registry, given: dict[str, Any], message: str
+) -> None:
     before = active_policy()
-    with pytest.raises(ZeroDivisionError), oy.using(prefer="a"):
+    for _ in range(2):
+        with pytest.raises(RegistryError, match=message), oy.using(**given, registry=registry):
+            pytest.fail("the block is not entered")
+    assert active_policy() is before
+    with oy.using(registry=registry), pytest.raises(RegistryError, match=message), oy.using(**given):
+        pytest.fail("the registry in use counts as well")
+
+
+def test_using_sees_what_was_registered_meanwhile(registry: Registry) -> None:
+    with (
+        pytest.raises(RegistryError, match="prefer names 'a/new'"),
+        oy.using(prefer="a/new", registry=registry),
+    ):
+        pytest.fail("not yet")
+    registry.kernel("add", backend="a", name="new", load=other)
+    with oy.using(prefer="a/new", registry=registry):
+        assert oy.add.resolve(X, X) is other
+
+
+def test_using_is_undone_by_an_exception(registry: Registry) -> None:
+    before = active_policy()
+    with pytest.raises(ZeroDivisionError), oy.using(prefer="a", registry=registry):
         raise ZeroDivisionError
     assert active_policy() is before
 
 
-def test_the_environment_states_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_states_the_policy(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPYARD_PREFER", "b, a/slow")
     monkeypatch.setenv("OPYARD_BLOCK", "c")
     monkeypatch.setenv("OPYARD_PIN", "add=a/fast")
     monkeypatch.setenv("OPYARD_STRICT", "1")
     assert active_policy() is policy(("b", "a/slow"), ("c",), (("add", "a/fast"),), True)
-    with oy.using(block="d", strict=False) as inner:
-        assert inner.prefer == ("b", "a/slow") and inner.block == ("c", "d") and not inner.strict
+    with oy.using(block="reference", strict=False, registry=registry) as inner:
+        assert inner.prefer == ("b", "a/slow") and inner.block == ("c", "reference") and not inner.strict
 
 
 def test_policies_steer_eager_calls(registry: Registry) -> None:
@@ -209,8 +249,8 @@ def test_policies_steer_eager_calls(registry: Registry) -> None:
             assert oy.add.resolve(X, X) is slow
             assert oy.subtract(X, X).sum() == 0, "a pin of one op leaves the others alone"
         with (
-            oy.using(pin={"add": "c/none"}),
-            pytest.raises(KernelError, match=r"no kernel can run add.*add is pinned to c/none"),
+            oy.using(pin={"add": "a/slow"}, block="a/slow"),
+            pytest.raises(KernelError, match=r"no kernel can run add.*add is pinned to a/slow"),
         ):
             oy.add(X, X)
 

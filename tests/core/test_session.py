@@ -319,11 +319,11 @@ def test_a_plan_is_made_anew_for_another_policy_and_registry_version() -> None:
     registry, counter = counted()
     open_session = session(registry=registry)
     open_session.run("double", {"x": X})
-    with oy.using(block="toy"):
+    with oy.using(block="toy", registry=registry):
         open_session.run("double", {"x": X})
     assert (counter.prepared, counter.run) == (1, 1)
     better = Counter(registry, "add", name="better")
-    with oy.using(pin={"add": "toy/better"}):
+    with oy.using(pin={"add": "toy/better"}, registry=registry):
         open_session.run("double", {"x": X})
     assert better.run == 1
     open_session.run("double", {"x": X})
@@ -357,9 +357,11 @@ def test_threads_share_one_plan() -> None:
 def test_composite_ops_stay_whole_only_where_a_kernel_is() -> None:
     graph = oy.trace(oy.softmax, oy.TensorSpec((2, 3), "float32"))
     plain = session(graph).placement(graph.result, {"x": X})
-    assert "softmax" not in [d.node.op.name for d in plain.decisions]
+    assert [(d.match.title, d.chosen.kernel.id) for d in plain.decisions] == [
+        ("softmax", "reference/reference")
+    ]
     whole = session(graph, registry=null_registry(), devices="null:0").placement(graph.result, {"x": X})
-    assert [d.node.op.name for d in whole.decisions] == ["softmax"]
+    assert [(d.match.title, d.chosen.kernel.id) for d in whole.decisions] == [("softmax", "null/null")]
 
 
 def test_the_registry_of_the_policy_is_the_default() -> None:
@@ -376,7 +378,7 @@ def test_explain_takes_arrays_lists_and_specs() -> None:
     open_session = session(registry=registry)
     for feed in (X, X.tolist(), oy.TensorSpec((2, 3), "float32"), registry.device("null:0").upload(X)):
         placement = open_session.explain("double", {"x": feed})
-        assert str(placement.decisions[0].node.call) == "add(float32[2, 3], float32[2, 3]) -> float32[2, 3]"
+        assert str(placement.decisions[0].match.work) == "add(float32[2, 3], float32[2, 3]) -> float32[2, 3]"
 
 
 def test_explaining_prepares_no_kernel() -> None:
@@ -578,6 +580,60 @@ def test_a_failing_reference_is_not_put_aside() -> None:
 def test_where_the_policy_blocks_all_others_the_failure_is_raised() -> None:
     registry, counter = counted()
     counter.error = RuntimeError("alone")
-    with oy.using(pin={"add": "toy/counter"}), pytest.raises(RuntimeError, match="alone"):
+    pinned = oy.using(pin={"add": "toy/counter"}, registry=registry)
+    with pinned, pytest.raises(RuntimeError, match="alone"):
         session(registry=registry).run("double", {"x": X})
     assert not registry.failures
+
+
+def test_what_cannot_be_a_session() -> None:
+    with pytest.raises(
+        GraphError, match=r"Session takes a Graph, such as trace\(function, \*specs\) gives; found None"
+    ):
+        oy.Session(None)  # type: ignore[arg-type]
+    registry = oy.standard_registry()
+    for devices in (3, None, [3]):
+        with pytest.raises(
+            DeviceUnavailable, match="devices is 'auto', a device, or several in a list; found"
+        ):
+            choose_devices(devices, registry)  # type: ignore[arg-type]
+
+
+def test_a_feed_is_named_once() -> None:
+    with pytest.raises(
+        GraphError, match=r"callable\(...\) was given the feed 'x' twice; name each feed once"
+    ):
+        oy.Session(small_graph(), registry=oy.standard_registry()).callable("double", ["x", "x"])
+
+
+def test_feeds_that_no_tensor_can_be() -> None:
+    session = oy.Session(oy.trace(oy.exp, oy.TensorSpec((3,))), registry=oy.standard_registry())
+    text = "feed 'x': tensors hold numbers .* not '>f4'; convert it: x.astype"
+    with pytest.raises(SpecError, match=text):
+        session.run("output_0", {"x": np.ones(3, ">f4")})
+    with pytest.raises(SpecError, match=text):
+        session.callable("output_0", ["x"])(np.ones(3, ">f4"))
+
+
+def test_a_size_of_an_input_that_is_not_computed_with() -> None:
+    with oy.Graph() as graph:
+        x, tall, wide = (
+            graph.input(n, oy.TensorSpec((s,))) for n, s in (("x", "n"), ("tall", "m"), ("wide", "m"))
+        )
+        graph.output("y", oy.broadcast_to(oy.sum(x), shape=(wide.shape[0], tall.shape[0])))
+    session = oy.Session(graph, registry=oy.standard_registry())
+    for name in ("tall", "wide"):
+        assert session.run("y", {"x": X[0], name: X[:, 0]}).shape == (2, 2)
+        assert session.callable("y", ["x", name])(X[0], X[0]).shape == (3, 3)
+    with pytest.raises(GraphError, match=r"the fetches need a feed for 'tall': float32\[m\]; pass run"):
+        session.run("y", {"x": X[0]})
+    with pytest.raises(GraphError, match="the fetches need the feeds tall, which callable"):
+        session.callable("y", ["x"])
+
+
+def test_executables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opyard.session.SESSION_LIMIT", 2)
+    session = oy.Session(small_graph(), registry=oy.standard_registry(), devices="reference")
+    for rows in (1, 2, 3, 1):
+        session.run("double", {"x": np.ones((rows, 3), "float32")})
+    assert len(session._cache) == 2

@@ -70,12 +70,27 @@ def test_malformed_strict(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPYARD_NUM_THREADS", "3")
-    assert settings.num_threads() == 3
-    for wrong in ("0", "-1", "all", "²"):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
+    assert settings.num_threads() == 4
+    for stated, used in (("3", 3), ("4", 4), ("5", 4), ("1000000", 4), ("9" * 5000, 4)):
+        monkeypatch.setenv("OPYARD_NUM_THREADS", stated)
+        assert settings.num_threads() == used
+    for wrong in ("0", "-1", "all", "²", "1.5", "two", " 2"):
         monkeypatch.setenv("OPYARD_NUM_THREADS", wrong)
-        with pytest.raises(SettingsError, match=f"OPYARD_NUM_THREADS is a positive number; found '{wrong}'"):
-            settings.num_threads()
+        for function in (settings.num_threads, settings.check):
+            with pytest.raises(
+                SettingsError, match=f"OPYARD_NUM_THREADS is a positive number; found '{wrong}'"
+            ):
+                function()
+
+
+def test_check_looks_at_every_setting_that_can_be_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.check()
+    for name, value in (("STRICT", "yes"), ("PIN", "matmul"), ("NUM_THREADS", "0")):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"OPYARD_{name}", value)
+            with pytest.raises(SettingsError, match=f"OPYARD_{name} "):
+                settings.check()
 
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -88,6 +103,11 @@ def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert settings.cache_dir() == tmp_path / ".cache" / "opyard"
+    monkeypatch.setenv("OPYARD_CACHE_DIR", "~/mine")
+    assert settings.cache_dir() == tmp_path / "mine"
+    monkeypatch.delenv("OPYARD_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the specification says to ignore
     assert settings.cache_dir() == tmp_path / ".cache" / "opyard"
 
 
@@ -109,10 +129,10 @@ def test_did_you_mean() -> None:
 
 
 def test_a_user_without_a_home_has_a_cache_in_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
     for name in ("OPYARD_CACHE_DIR", "LOCALAPPDATA", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setenv("HOME", "")
+    assert settings.cache_dir() == Path(".opyard-cache")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # for a user whom the system does not know
     assert settings.cache_dir() == Path(".opyard-cache")

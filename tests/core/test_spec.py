@@ -134,6 +134,17 @@ def test_broadcast_of_symbolic_sizes() -> None:
     assert broadcast((1,), (BATCH,)) == (BATCH,)
     assert broadcast((BATCH,), (4,)) == (4,) == broadcast((4,), (BATCH,))
     assert broadcast((BATCH,), (Dim.symbol("batch"),)) == (BATCH,)
+    n, m = Dim.symbol("n"), Dim.symbol("m")
+    assert broadcast((n, 1), (1, m)) == (n, m)
+    assert broadcast((n,), (m,), (3,)) == broadcast((3,), (n,), (m,)) == (3,)
+    for other in (m, n * 2):
+        with pytest.raises(
+            SpecError,
+            match=r"shapes \(n,\) and \(.*,\) do not broadcast: the symbolic sizes n and .* at axis -1 may differ; give both the same name, or numbers\.",
+        ):
+            broadcast((n,), (other,))
+    with pytest.raises(SpecError, match="sizes 2 and 3 differ at axis -1"):
+        broadcast((n,), (2,), (3,))
     with pytest.raises(SpecError, match="sizes 4 and 5 differ"):
         broadcast((BATCH,), (4,), (5,))
 

@@ -33,6 +33,8 @@ def evaluate(array: np.ndarray[Any, Any], key: Any) -> Any:
         (slice(-9, None, -1),),
         Ellipsis,
         (),
+        np.int64(1),
+        (slice(np.int32(0), np.uint8(2), np.int16(1)), np.intp(-1)),
     ],
 )
 def test_agrees_with_numpy(key: Any) -> None:
@@ -62,9 +64,23 @@ def test_symbolic_axes_are_sliced_when_they_are_bound() -> None:
         (True, "not bool"),
         ((Ellipsis, Ellipsis), "holds '...' at most once"),
         ((0, 0, 0, 0), "4 subscripts were given for a tensor of rank 3"),
+        (
+            slice("a", None),
+            r"the start, stop and step of a slice are integers or None, the step not 0; found slice\('a'",
+        ),
+        (slice(None, 1.5), "are integers or None.*found slice.* use gather"),
+        (slice(True, None), "are integers or None"),
+        (slice(None, None, 0), "the step not 0"),
         (2, "subscript 2 is out of range for axis 0 of size 2"),
     ],
 )
 def test_errors_say_what_to_write(key: Any, text: str) -> None:
-    with pytest.raises(oy.errors.SpecError, match=text.replace("...", r"\.\.\.")):
+    with pytest.raises(
+        oy.errors.SpecError, match=text.replace(", ...", r", \.\.\.").replace("'...'", r"'\.\.\.'")
+    ):
         evaluate(X, key)
+
+
+def test_a_value_is_no_part_of_a_slice() -> None:
+    with pytest.raises(oy.errors.SpecError, match=r"are integers or None.*use gather"):
+        oy.trace(lambda x, n: x[n:], oy.TensorSpec((4,)), oy.TensorSpec((), "int64"))

@@ -103,8 +103,8 @@ def test_scripted_costs() -> None:
     costs = ScriptedCosts({"null/null": 2.0, "exp null/null": 3.0}, {("null:0", "reference"): 0.0})
     add, exp = oy.add.op.call(spec, spec), oy.exp.op.call(spec)
     kernel = registry.kernels("add")[0]
-    assert costs.kernel_seconds(kernel, add, device) == (2.0, "scripted")
-    assert costs.kernel_seconds(kernel, exp, device) == (3.0, "scripted")
+    assert costs.kernel_seconds(kernel, add, device) == (2.0, "scripted", "")
+    assert costs.kernel_seconds(kernel, exp, device) == (3.0, "scripted", "")
     assert ScriptedCosts().kernel_seconds(kernel, add, device) == oy.Roofline().kernel_seconds(
         kernel, add, device
     )
@@ -124,6 +124,14 @@ def host_kernel(op: str, load: Any, **facts: Any) -> tuple[oy.Kernel, oy.Device,
     device = add_host(registry)
     registry.kernel(op, backend="toy", name="mine", load=load, **facts)
     return registry.kernels(op)[0], device, registry
+
+
+def test_a_device_of_another_backend() -> None:
+    kernel, _, registry = host_kernel("add", np.add)
+    (null,) = add_null_backend(registry)
+    message = r"kernel toy/mine runs on devices of 'toy', not on 'null:0'; pass registry.device\('toy'\)."
+    with pytest.raises(KernelError, match=message):
+        oy.testing.check_kernel(kernel, null, registry)
 
 
 def test_a_right_kernel_passes_all_cases_that_it_accepts() -> None:

@@ -69,7 +69,8 @@ def test_the_demo_is_right_and_says_what_ran_where(demo):
         assert node["seconds"] >= 0
         assert node["alternatives"], "every node has at least the reference as an alternative"
         assert all(
-            set(other) == {"kernel", "device", "extra_seconds", "refusal"} for other in node["alternatives"]
+            set(other) == {"node", "op", "kernel", "device", "extra_seconds", "refusal"}
+            for other in node["alternatives"]
         )
 
 

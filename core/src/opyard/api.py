@@ -18,6 +18,7 @@ from .eager import (
     register,
     to_device,
     to_numpy,
+    using,
 )
 from .errors import OpyardError
 from .graph import Graph, Node, Value, trace
@@ -80,12 +81,12 @@ from .ops.slicing import *  # noqa: F403
 from .ops.sorting import *  # noqa: F403
 from .ops.trigonometric import *  # noqa: F403
 from .passes import decompose, eliminate_common, fold_constants, prune, simplify
-from .placement import Decision, Placement, place
+from .placement import CostStore, Decision, MeasuredCosts, Placement, TuneReport, place
 from .plan import Plan, make_plan
 from .registry import Registry
 from .runtime import standard_registry
 from .scalar import Scalar
-from .selection import Candidate, candidates, using
+from .selection import Candidate, candidates
 from .session import Session
 from .spec import TensorSpec
 
@@ -97,6 +98,7 @@ __all__ = [
     "Capabilities",
     "Case",
     "Cost",
+    "CostStore",
     "Costs",
     "Decision",
     "Device",
@@ -105,6 +107,7 @@ __all__ = [
     "Graph",
     "Kernel",
     "KernelWarning",
+    "MeasuredCosts",
     "Node",
     "Op",
     "OpFunction",
@@ -117,6 +120,7 @@ __all__ = [
     "Session",
     "TensorSpec",
     "Tolerance",
+    "TuneReport",
     "Value",
     "candidates",
     "case",

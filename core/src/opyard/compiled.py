@@ -2,95 +2,228 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial, update_wrapper
+from typing import Any, overload
 
 import numpy as np
 
 from .costs import Costs
-from .graph import Graph, Value, trace, weak_scalar
+from .errors import SpecError
+from .graph import Graph, Value, parameter_names, trace_named, weak_scalar
+from .nest import leaves, map_leaves
 from .opfunction import current_policy
-from .placement import Placement
+from .placement import Placement, TuneReport
 from .registry import Registry
-from .selection import PRIOR
-from .session import Devices, Session
-from .spec import TensorSpec
+from .session import Devices, Session, remember
+from .spec import TensorSpec, spec_of
+
+LIMIT = 256
+"""Combinations of specs and static arguments that one compiled function remembers; beyond them the oldest is traced anew."""
+
+_SLOT = type("SLOT", (), {"__repr__": lambda self: "SLOT"})()
+_NUMBERS = (bool, int, float, complex)
+
+
+class Arguments:
+    """The arguments of one call: ``arrays`` by name, and ``tree``, the rest, with a mark where an array goes.
+
+    Arrays are traced wherever they are in tuples, lists and dicts, and so are numbers given by position, and lists of
+    numbers alone. Everything else is static: None, strings, and numbers given by keyword.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> None:
+        self.title = getattr(function, "__name__", repr(function))
+        self.arrays: dict[str, Any] = {}
+        names = parameter_names(function)
+        named = [
+            (names[number] if number < len(names) else f"input_{number}", argument)
+            for number, argument in enumerate(arguments)
+        ]
+        self.tree = (
+            [self._take(argument, name, False) for name, argument in named],
+            {name: self._take(argument, name, True) for name, argument in keywords.items()},
+        )
+        given = tuple(self.arrays.values())
+        for name, array in self.arrays.items():
+            if isinstance(array, _NUMBERS):
+                self.arrays[name] = weak_scalar(array, given)
+
+    def _take(self, argument: Any, name: str, by_keyword: bool) -> Any:
+        if isinstance(argument, Mapping):
+            return {key: self._take(item, f"{name}[{key!r}]", by_keyword) for key, item in argument.items()}
+        if isinstance(argument, (tuple, list)):
+            found = list(leaves(argument))
+            if by_keyword or not found or not all(isinstance(leaf, _NUMBERS) for leaf in found):
+                items = [self._take(v, f"{name}[{i}]", by_keyword) for i, v in enumerate(argument)]
+                return type(argument)(*items) if hasattr(argument, "_fields") else type(argument)(items)
+            argument = np.asarray(argument)
+        if not (hasattr(argument, "dtype") and hasattr(argument, "shape")):
+            if hasattr(argument, "__array__"):
+                argument = np.asarray(argument)
+            elif by_keyword or not isinstance(argument, _NUMBERS):
+                return self._static(argument, name)
+        while name in self.arrays:  # given twice: the function will say so
+            name += "'"
+        self.arrays[name] = argument
+        return _SLOT
+
+    def _static(self, argument: Any, name: str) -> Any:
+        try:
+            hash(argument)
+        except TypeError:
+            raise SpecError(
+                f"{self.title}: argument {name!r} is of type {type(argument).__name__}, which is neither an array nor hashable; give arrays, numbers, strings or None, in tuples, lists or dicts."
+            ) from None
+        return argument
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What a trace depends on. For arrays given by position alone it is what ``Compiled.__call__`` looks up."""
+        arrays = tuple([(type(a), a.shape, a.dtype) for a in self.arrays.values()])
+        positional, keywords = self.tree
+        if keywords or any(item is not _SLOT for item in positional):
+            return (_frozen(self.tree), *arrays)
+        return arrays
+
+    def specs(self) -> dict[str, TensorSpec]:
+        """The specs of the arrays. Raises SpecError, naming the argument, for dtypes that no tensor has."""
+        return {
+            name: a if isinstance(a, TensorSpec) else spec_of(a, f"{self.title}: argument {name!r}")
+            for name, a in self.arrays.items()
+        }
+
+
+def _frozen(tree: Any) -> Any:
+    """The tree as a key: with types, for 1 == 1.0 == True, and by repr for numbers, for 0.0 == -0.0."""
+    if isinstance(tree, Mapping):
+        return (dict, tuple([(key, _frozen(item)) for key, item in tree.items()]))
+    if isinstance(tree, (tuple, list)):
+        return (type(tree), tuple(map(_frozen, tree)))
+    return (type(tree), repr(tree) if isinstance(tree, _NUMBERS) else tree)
 
 
 class Compiled:
-    """A Python function over arrays, traced, placed and planned once for each combination of specs."""
+    """A Python function over arrays, traced, placed and planned once for each combination of specs and static arguments.
+
+    What the function reads beside its arguments, as attributes of ``self`` in a method, is fixed when it is traced.
+    """
 
     def __init__(
         self,
         function: Callable[..., Any],
         devices: Devices = "auto",
         registry: Registry | None = None,
-        costs: Costs = PRIOR,
+        costs: Costs | None = None,
     ) -> None:
+        if not callable(function):
+            raise SpecError(
+                f"compile takes a function over arrays; found {function!r}. Options are given by name: compile(f, devices='cpu:0')."
+            )
         self.function = function
         self.devices = devices
         self.registry = registry
         self.costs = costs
-        self._made: dict[Any, tuple[Session, Callable[..., Any]]] = {}
-        self.__doc__ = function.__doc__
+        self._made: dict[Any, Callable[..., Any]] = {}
+        self._leading: tuple[Any, ...] = ()
+        update_wrapper(
+            self, function, updated=()
+        )  # the attributes of an op's function would hide those of this class
 
-    def __call__(self, *arrays: Any) -> Any:
-        """The function's result for these arrays, on the device that they live on.
+    def __repr__(self) -> str:
+        return f"<compiled {getattr(self, '__qualname__', repr(self.function))}>"
 
-        Numbers take the dtype that they have beside the arrays. Within a graph that is being built, on values of it, the
-        function is recorded as a part of that graph.
+    def __get__(self, instance: Any, owner: type | None = None) -> Compiled:
+        """The compiled method of an instance, which is a static argument: it must be hashable."""
+        if instance is None:
+            return self
+        bound = object.__new__(Compiled)
+        bound.__dict__.update(self.__dict__)
+        bound._leading = (instance,)
+        return bound
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """The function's result for these arguments, on the device that their arrays live on.
+
+        Numbers given by position take the dtype that they have beside the arrays; see Arguments for what else may be
+        given. Within a graph that is being built, on values of it, the function is recorded as a part of that graph.
         """
-        try:
-            key = (current_policy.get(), *[(type(a), a.shape, a.dtype) for a in arrays])
-        except AttributeError:
-            return self(*_as_arrays(arrays))
+        if not keywords and not self._leading:
+            try:
+                key = (current_policy.get(), *[(type(a), a.shape, a.dtype) for a in arguments])
+                found = self._made.get(key)
+            except (AttributeError, TypeError):
+                found = None
+            if found is not None:
+                return found(*arguments)
+        return self._slowly(self._leading + arguments, keywords)
+
+    def _slowly(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        taken = Arguments(self.function, arguments, keywords)
+        if any(isinstance(array, Value) for array in taken.arrays.values()):
+            return self.function(*arguments, **keywords)
+        key = (current_policy.get(), *taken.key)
         found = self._made.get(key)
         if found is None:
-            if any(isinstance(a, Value) for a in arrays):
-                return self.function(*arrays)
-            found = self._made[key] = self._make(arrays)
-        return found[1](*arrays)
+            session = self._session(taken)
+            found = session.callable(session.graph.result, list(session.graph.inputs))
+            remember(self._made, key, found, LIMIT)
+        return found(*taken.arrays.values())
 
-    def _make(self, arrays: Iterable[Any]) -> tuple[Session, Callable[..., Any]]:
-        graph = trace(self.function, *(TensorSpec(a.shape, a.dtype) for a in arrays))
-        session = Session(graph, devices=self.devices, registry=self.registry, costs=self.costs)
-        return session, session.callable(graph.result, list(graph.inputs))
+    def _trace(self, taken: Arguments) -> Graph:
+        def call(*values: Any) -> Any:
+            rest = iter(values)
+            positional, keywords = map_leaves(lambda leaf: next(rest) if leaf is _SLOT else leaf, taken.tree)
+            return self.function(*positional, **keywords)
 
-    def graph(self, *arrays: Any) -> Graph:
-        """The traced graph for these arrays or TensorSpecs."""
-        return trace(self.function, *_as_specs(arrays))
+        return trace_named(call, taken.specs(), taken.title)
 
-    def explain(self, *arrays: Any) -> Placement:
-        """Where everything would run for these arrays or TensorSpecs, and why."""
-        specs = _as_specs(arrays)
-        graph = trace(self.function, *specs)
-        session = Session(graph, devices=self.devices, registry=self.registry, costs=self.costs)
-        return session.explain(graph.result, dict(zip(graph.inputs, specs, strict=True)))
+    def _session(self, taken: Arguments) -> Session:
+        return Session(self._trace(taken), devices=self.devices, registry=self.registry, costs=self.costs)
 
+    def graph(self, *arguments: Any, **keywords: Any) -> Graph:
+        """The traced graph for these arguments, in which TensorSpecs may stand for arrays."""
+        return self._trace(Arguments(self.function, self._leading + arguments, keywords))
 
-def _as_arrays(arguments: tuple[Any, ...]) -> list[Any]:
-    """Numbers as 0-d arrays, lists as arrays; arrays and specs as they are."""
-    made = []
-    for argument in arguments:
-        if isinstance(argument, TensorSpec) or (hasattr(argument, "dtype") and hasattr(argument, "shape")):
-            made.append(argument)
-        elif isinstance(argument, (bool, int, float, complex)):
-            made.append(weak_scalar(argument, arguments))
-        else:
-            made.append(np.asarray(argument))
-    return made
+    def explain(self, *arguments: Any, **keywords: Any) -> Placement:
+        """Where everything would run for these arguments, in which TensorSpecs may stand for arrays, and why."""
+        taken = Arguments(self.function, self._leading + arguments, keywords)
+        session = self._session(taken)
+        return session.explain(session.graph.result, taken.arrays)
+
+    def tune(self, *arguments: Any, **options: Any) -> TuneReport:
+        """Measures what can change the placement for these arguments or TensorSpecs; for options see Session.tune."""
+        taken = Arguments(self.function, self._leading + arguments, {})
+        session = self._session(taken)
+        return session.tune(session.graph.result, taken.arrays, **options)
 
 
-def _as_specs(arguments: tuple[Any, ...]) -> list[TensorSpec]:
-    return [a if isinstance(a, TensorSpec) else TensorSpec.of(a) for a in _as_arrays(arguments)]
-
-
+@overload
 def compile(
     function: Callable[..., Any],
     *,
     devices: Devices = "auto",
     registry: Registry | None = None,
-    costs: Costs = PRIOR,
-) -> Compiled:
-    """Makes a function over arrays run as one placed graph. Usable as a decorator; see Compiled."""
+    costs: Costs | None = None,
+) -> Compiled: ...
+
+
+@overload
+def compile(
+    *, devices: Devices = "auto", registry: Registry | None = None, costs: Costs | None = None
+) -> Callable[[Callable[..., Any]], Compiled]: ...
+
+
+def compile(
+    function: Callable[..., Any] | None = None,
+    *,
+    devices: Devices = "auto",
+    registry: Registry | None = None,
+    costs: Costs | None = None,
+) -> Any:
+    """Makes a function over arrays run as one placed graph; a decorator with or without options. See Compiled."""
+    if function is None:
+        return partial(Compiled, devices=devices, registry=registry, costs=costs)
     return Compiled(function, devices, registry, costs)

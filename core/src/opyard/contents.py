@@ -9,7 +9,7 @@ from typing import Any
 
 from .device import Device
 from .errors import RegistryError
-from .kernels import Kernel, Loadable, Origin
+from .kernels import PROGRAM, STANDARD, Kernel, Loadable, Origin
 from .operation import Op
 
 
@@ -37,27 +37,48 @@ class BackendStatus:
 class Contents:
     """Everything registered, replaced as a whole on each change: readers need no lock, a roll-back is an assignment.
 
-    ``kernels``, ``patterns`` and ``scalars`` hold every claim; of several claims to one name the first wins.
+    All but ``ops`` hold every claim; of several claims to one name the first wins.
     """
 
     ops: Mapping[str, tuple[Op, Origin]]
-    backends: Mapping[str, BackendEntry]
+    backends: Mapping[str, tuple[BackendEntry, ...]]
     kernels: Mapping[str, tuple[Kernel, ...]]
     patterns: tuple[Kernel, ...]
     scalars: tuple[Kernel, ...]
 
     @property
     def conflicts(self) -> tuple[str, ...]:
-        """A sentence for each claim to a kernel name that lost."""
+        """A sentence for each claim to the name of a backend or kernel that lost."""
+        rows = [
+            f"backend {name!r}: {winner.origin} replaces {loser.origin} (by name of the distribution)."
+            for name, (winner, *losers) in sorted(self.backends.items())
+            for loser in losers
+        ]
         by_op = [self.kernels[op] for op in sorted(self.kernels)]
-        return tuple(s for claims in (*by_op, self.patterns, self.scalars) for s in _conflicts(claims))
+        return (*rows, *(s for claims in (*by_op, self.patterns, self.scalars) for s in _conflicts(claims)))
+
+
+def with_backend(claims: tuple[BackendEntry, ...], new: BackendEntry) -> tuple[BackendEntry, ...]:
+    """The claims to a backend's name and a new one, ordered. What the program itself registered before is replaced.
+
+    Raises RegistryError when a plugin claims a name twice, and when the name is opyard's own or the program takes a plugin's.
+    """
+    kept = tuple(rival for rival in claims if not _replaces(new.origin, rival.origin))
+    for rival in kept:
+        if rival.origin == new.origin or rival.origin.distribution == STANDARD or new.origin == PROGRAM:
+            raise RegistryError(
+                f"backend {new.name!r} is already registered by {rival.origin}; give yours another name."
+            )
+    return tuple(sorted((*kept, new), key=lambda entry: _origin_order(entry.origin)))
 
 
 def with_claim(claims: tuple[Kernel, ...], new: Kernel) -> tuple[Kernel, ...]:
     """The claims and a new one, ordered. Losers are kept, so that nothing depends on who came first.
 
-    Raises RegistryError when one origin claims a name twice.
+    What the program itself registered before is replaced, so that a cell of a notebook can run again. Raises
+    RegistryError when a plugin claims a name twice.
     """
+    claims = tuple(k for k in claims if k.id != new.id or not _replaces(new.origin, k.origin))
     at = bisect_left(claims, kernel_order(new), key=kernel_order)  # claims of one name lie side by side
     low, high = at, at
     while low > 0 and claims[low - 1].id == new.id:
@@ -98,7 +119,13 @@ def kernel_order(kernel: Kernel) -> tuple[Any, ...]:
         kernel.backend,
         kernel.name,
         not kernel.override,
-        origin.distribution,
-        origin.plugin,
-        origin.version,
+        *_origin_order(origin),
     )
+
+
+def _origin_order(origin: Origin) -> tuple[str, ...]:
+    return (origin.distribution, origin.plugin, origin.version)
+
+
+def _replaces(new: Origin, old: Origin) -> bool:
+    return new == old == PROGRAM

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from .device import Device, shares_arrays
-from .kernels import Kernel, resolve
-from .operation import Call
+from .device import Capabilities, Device, shares_arrays
+from .kernels import Kernel, Work, resolve
 
 
 class Estimate(NamedTuple):
-    """Seconds of one call, and where the number comes from: "roofline", "kernel" or "measured"."""
+    """Seconds of one call, and where the number comes from: "roofline", "kernel" or "measured".
+
+    refusal  why the kernel must not be chosen at all, as a sentence; empty when it may
+    """
 
     seconds: float
     source: str
+    refusal: str = ""
 
 
 class Costs(Protocol):
     """What placement asks."""
 
-    def kernel_seconds(self, kernel: Kernel, call: Call, device: Device) -> Estimate:
+    def kernel_seconds(self, kernel: Kernel, work: Work, device: Device) -> Estimate:
         """Time of one call of an accepted kernel."""
 
     def transfer_seconds(self, source: Device, target: Device, nbytes: float) -> float:
@@ -30,13 +35,18 @@ class Roofline:
     """The prior: work over peak, or bytes over bandwidth, whichever is longer, over the kernel's efficiency, plus the launch.
 
     Source: Williams, Waterman, Patterson, "Roofline", Communications of the ACM 52 (2009).
+
+    capabilities  gives the numbers of a device; its own unless given
     """
 
-    def kernel_seconds(self, kernel: Kernel, call: Call, device: Device) -> Estimate:
+    def __init__(self, capabilities: Callable[[Device], Capabilities] = attrgetter("capabilities")) -> None:
+        self._capabilities = capabilities
+
+    def kernel_seconds(self, kernel: Kernel, work: Work, device: Device) -> Estimate:
         """The kernel's own estimate if it has one, else the roofline."""
         if kernel.cost is not None:
-            return Estimate(float(resolve(kernel.cost)(call, device)), "kernel")
-        can, (flops, nbytes) = device.capabilities, call.cost
+            return Estimate(float(resolve(kernel.cost)(work, device)), "kernel")
+        can, (flops, nbytes) = self._capabilities(device), work.cost
         return Estimate(
             max(flops / can.flops, nbytes / can.bandwidth) / kernel.efficiency + can.launch_seconds,
             "roofline",
@@ -46,7 +56,7 @@ class Roofline:
         """Nothing between devices that share arrays, else the fixed times of both plus the bytes at the slower rate."""
         if shares_arrays(source, target):
             return 0.0
-        a, b = source.capabilities, target.capabilities
+        a, b = self._capabilities(source), self._capabilities(target)
         if source.memory == target.memory:
             return max(a.wrap_seconds, b.wrap_seconds)
         hops = [c for c, d in ((a, source), (b, target)) if d.memory != "host"]

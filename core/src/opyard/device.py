@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from .errors import SpecError
 from .spec import TensorSpec
 
 HOST = "host"
@@ -115,6 +116,19 @@ class Backend(Protocol):
 
         Raises DeviceUnavailable, with a sentence that says what to install, when there are none.
         """
+
+
+def plain_array(array: Any) -> Any:
+    """A NumPy array of any subclass as an ordinary one, without a copy; everything else as it is.
+
+    Subclasses change what operators mean (a matrix has always two dimensions), and kernels expect the ordinary meaning.
+    Raises SpecError for a masked array, whose mask no op knows.
+    """
+    if not isinstance(array, np.ndarray) or type(array) is np.ndarray:
+        return array
+    if isinstance(array, np.ma.MaskedArray):
+        raise SpecError("the mask of a masked array would be ignored; fill it first: x.filled(0).")
+    return np.asarray(array)
 
 
 def shares_arrays(source: Device, target: Device) -> bool:

@@ -7,7 +7,7 @@ that ends in a number gives a plain ``int`` again, so that code which computes s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .errors import SpecError
 
@@ -111,6 +111,18 @@ class Dim:
                 factor *= _atom_value(atom, sizes)
             total += factor
         return total
+
+
+def symbols(value: Any) -> frozenset[str]:
+    """The names in a size, or in an attribute: a number, a Dim, or a tuple or list of those."""
+    if isinstance(value, Dim):
+        atoms = [atom for monomial, _ in value.terms for atom in monomial]
+        return symbols([part for atom in atoms if isinstance(atom, tuple) for part in atom]).union(
+            atom for atom in atoms if isinstance(atom, str)
+        )
+    if isinstance(value, (tuple, list)):
+        return frozenset[str]().union(*map(symbols, value))
+    return frozenset()
 
 
 def _atom_value(atom: Atom, sizes: Mapping[str, int]) -> int:

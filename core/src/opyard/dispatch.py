@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from . import runtime
-from .device import Device, shares_arrays
+from .device import Device, plain_array, shares_arrays
+from .dim import symbols
 from .errors import DeviceError, KernelError, OpyardError
-from .graph import Value, weak_scalar
-from .kernels import Kernel
-from .operation import Call, Op
+from .graph import record, weak_scalar
+from .kernels import Kernel, Work
+from .operation import Call, Op, check_dtypes
 from .opfunction import cache_path, current_policy
 from .registry import REFERENCE, Registry, describe_error
 from .selection import Candidate, Policy, active_policy, candidates
@@ -66,23 +67,37 @@ class EagerDispatcher:
 
     def miss(self, op: Op, cache: dict[Any, Any], arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Run:
         """See Dispatcher.miss."""
-        if any(isinstance(a, Value) for a in arrays):
-            graph = next(a.graph for a in arrays if isinstance(a, Value))
-            if all(isinstance(a, Value) or a is None for a in arrays):
+        recorder = next((a for a in arrays if hasattr(a, "apply_op")), None)
+        if recorder is not None:  # a graph's value, or anything else that records the ops called on it
+            if all(a is None or hasattr(a, "apply_op") for a in arrays):
                 run: Run = partial(_record, op, attributes)
                 self._store(None, cache, op, arrays, attributes, run)
                 return run
-            return lambda *_: graph.apply(op, arrays, attributes)
+            return lambda *_: recorder.apply_op(op, arrays, attributes)
+        if symbols(list(attributes.values())):
+            return lambda *_: record(op, arrays, attributes)
         registry = _registry()
         version = registry.version
-        plain = _native(arrays, registry)
+        given = tuple(map(plain_array, arrays))
+        plain = _native(op, given, registry)
         run = self._choose(op, plain, attributes, registry)
-        if any(new is not old for new, old in zip(plain, arrays, strict=True)):
-            return lambda *_: self._guarded(
-                op, run, plain, attributes
-            )  # a number or a list: nothing worth remembering
+        if any(new is not old for new, old in zip(plain, given, strict=True)):
+            # a number or a list: nothing worth remembering
+            return lambda *_: self._guarded(op, run, plain, attributes)
+        if any(new is not old for new, old in zip(given, arrays, strict=True)):
+            run = self._converting(op, run)
         self._store((registry, version), cache, op, arrays, attributes, run)
         return run
+
+    def _converting(self, op: Op, run: Run) -> Run:
+        """The same for subclasses of NumPy's array, which are among the types that it is stored for."""
+
+        def convert(*arrays: Any) -> Any:
+            return run(*map(plain_array, arrays))
+
+        if found := self._direct.get((op.name, id(run))):
+            self._direct[(op.name, id(convert))] = (convert, found[1])
+        return convert
 
     def _store(
         self,
@@ -180,15 +195,11 @@ class EagerDispatcher:
             kernel, error = error.kernel, error.error
         elif (op.name, id(run)) in self._direct:
             kernel = self._direct[(op.name, id(run))][1]
-        if isinstance(
-            error, Warning
-        ):  # the user's warning filter made an error of it: no fault of the kernel
-            raise error
-        if kernel is None:
+        if kernel is None or isinstance(error, Warning):  # a filter of the user's made it an error
             raise error
         if isinstance(error, OpyardError) and kernel.backend == REFERENCE:
             raise error from error.__cause__  # without the detour over _StepFailed
-        arrays = _native(arrays, _registry())
+        arrays = _native(op, arrays, _registry())
         call = op.call(*_specs(arrays), **attributes)  # raises SpecError if the user's shapes were the reason
         if active_policy().strict:
             raise KernelError(
@@ -206,7 +217,8 @@ class EagerDispatcher:
                 result = candidate.kernel.bind(call, candidate.device)(*arrays)
             except Exception:  # it will be met again, with its own reason, when its turn comes
                 continue
-            report_failure(registry, call, failed, error, candidate.kernel)
+            reason = f"raised {describe_error(error)} on {call}"
+            report_failure(registry, call, failed, reason, candidate.kernel.id)
             return result
         error.add_note(f"raised by kernel {failed.id} in {call}; no other kernel can compute it either")
         raise error from error.__cause__
@@ -214,7 +226,7 @@ class EagerDispatcher:
     def resolve(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Run:
         """See OpFunction.resolve."""
         registry = _registry()
-        arrays = _native(arrays, registry)
+        arrays = _native(op, arrays, registry)
         call = op.call(*_specs(arrays), **attributes)
         devices = _devices_for(op, arrays, registry)
         return _first_that_loads(candidates(call, devices, registry, active_policy()), call)[0]
@@ -222,7 +234,7 @@ class EagerDispatcher:
     def explain(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Explanation:
         """See OpFunction.explain."""
         registry = _registry()
-        arrays = _native(arrays, registry)
+        arrays = _native(op, arrays, registry)
         call = op.call(*_specs(arrays), **attributes)
         devices = _devices_for(op, arrays, registry)
         rows = candidates(call, devices, registry, active_policy())
@@ -270,17 +282,14 @@ def _absent(op: Op, registry: Registry) -> tuple[str, ...]:
     return tuple(f"{kernel.id}: {status.reason}" for kernel, status in kernels if not status.devices)
 
 
-def report_failure(
-    registry: Registry, call: Call, failed: Kernel, error: BaseException, substitute: Kernel
-) -> None:
+def report_failure(registry: Registry, work: Work, failed: Kernel, reason: str, substitute: str) -> None:
     """Puts a kernel aside for the rest of the process and says so once."""
-    reason = f"raised {describe_error(error)} on {call}"
-    if registry.set_aside(call.op.name, failed, reason):
+    if registry.set_aside(work.title, failed, reason):
         runtime.emit(
             "kernel_failed",
-            {"op": call.op.name, "kernel": failed.id, "reason": reason, "substitute": substitute.id},
+            {"op": work.title, "kernel": failed.id, "reason": reason, "substitute": substitute},
         )
-        message = f"kernel {failed.id} of {call.op.name} {reason}; {substitute.id} takes over. `opyard doctor` lists such kernels; OPYARD_STRICT=1 raises."
+        message = f"kernel {failed.id} of {work.title} {reason}; {substitute} takes over. `opyard doctor` lists such kernels; OPYARD_STRICT=1 raises."
         warnings.warn(message, KernelWarning, stacklevel=_stack_level())
 
 
@@ -295,8 +304,7 @@ def _stack_level() -> int:
 
 
 def _record(op: Op, attributes: dict[str, Any], *values: Any) -> Any:
-    graph = next(v.graph for v in values if isinstance(v, Value))
-    return graph.apply(op, values, attributes)
+    return next(v for v in values if v is not None).apply_op(op, values, attributes)
 
 
 def _registry() -> Registry:
@@ -311,8 +319,10 @@ def _as_array(argument: Any, arguments: tuple[Any, ...]) -> Any:
     return np.asarray(argument)
 
 
-def _native(arguments: tuple[Any, ...], registry: Registry) -> tuple[Any, ...]:
+def _native(op: Op, arguments: tuple[Any, ...], registry: Registry) -> tuple[Any, ...]:
     """The arguments as arrays; numbers and lists among them as arrays of the device that the others live on."""
+    arguments = tuple(map(plain_array, arguments))
+    check_dtypes(op, arguments)
     arrays = tuple(_as_array(a, arguments) for a in arguments)
     loose = [new is not a or isinstance(a, np.generic) for new, a in zip(arrays, arguments, strict=True)]
     settled = (a for a, moves in zip(arrays, loose, strict=True) if a is not None and not moves)
@@ -352,6 +362,8 @@ def _possible(kernel: Kernel, call: Call, device: Device, registry: Registry, po
     """Whether the kernel may be chosen for calls of these types: shapes are looked at later where a kernel asks for that."""
     if policy.refusal(call.op.name, kernel) or registry.why_aside(call.op.name, kernel):
         return False
+    if kernel.layouts:
+        return False
     return kernel.looks_at_shapes or kernel.refusal(call, device) is None
 
 
@@ -371,12 +383,12 @@ def _first_that_loads(rows: tuple[Candidate, ...], call: Call) -> tuple[Run, Ker
             broken.append((row.kernel, error))
             continue
         for kernel, cause in broken:
-            report_failure(_registry(), call, kernel, cause, row.kernel)
+            reason = f"raised {describe_error(cause)} on {call}"
+            report_failure(_registry(), call, kernel, reason, row.kernel.id)
         return run, row.kernel
-    reasons = "; ".join(f"{row.kernel.id}: {row.refusal}" for row in rows if row.refusal)
-    reasons = "; ".join(
-        filter(None, [reasons, *(f"{kernel.id}: {describe_error(error)}" for kernel, error in broken)])
-    )
+    refused = [f"{row.kernel.id}: {row.refusal}" for row in rows if row.refusal]
+    refused += [f"{kernel.id}: {describe_error(error)}" for kernel, error in broken]
+    reasons = "; ".join(reason.removesuffix(".") for reason in refused)
     raise KernelError(
         f"no kernel can run {call}: {reasons or 'none is registered for these arrays'}. `opyard kernels {call.op.name}` lists them."
     )

@@ -55,6 +55,11 @@ class PlacementError(OpyardError):
     """No kernel, or no device, for an op."""
 
 
+def installing(requirement: str) -> str:
+    """The command that installs one of opyard's own distributions, as long as they are on no package index."""
+    return f"`pip install --find-links dist '{requirement}'` (wheels of a checkout: see \"Install from wheels\" in opyard's README)"
+
+
 def did_you_mean(name: str, known: "list[str] | tuple[str, ...]") -> str:
     """A closing sentence that names the nearest known names, or an empty string."""
     import difflib  # only when an error is being written

@@ -5,34 +5,32 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from .device import plain_array
 from .errors import GraphError, SpecError, did_you_mean
-from .nest import leaves, map_leaves
-from .operation import Call, Op, freeze
-from .ops import arithmetic, comparison, exponential, linear_algebra, logic
+from .nest import map_leaves
+from .operation import Call, Op, check_dtypes, describe_call, freeze
+from .operators import Operators, op_called
 from .spec import Shape, TensorSpec, as_dtype
 from .subscript import subscript
+
+current_graph: ContextVar[Graph | None] = ContextVar("opyard_graph", default=None)
+"""The graph that is being built here, by ``with graph:`` or by ``trace``: it records ops whose only trace of it is a size."""
 
 _PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
-_Operator = Callable[["Value", Any], Any]
-
-
-def _operators(function: Callable[..., Any]) -> tuple[_Operator, _Operator]:
-    """The methods for a value on the left-hand side, and on the right-hand side, of an operator."""
-    return lambda self, other: function(self, other), lambda self, other: function(other, self)
-
-
-class Value:
+class Value(Operators):
     """A tensor of a graph: an input, a constant, or an output of a node. Ops take it where they take arrays."""
 
     __slots__ = ("graph", "index", "name", "node", "spec")
-    __array_ufunc__ = None  # lets NumPy arrays on the left-hand side defer to the operators below
 
     def __init__(
         self, graph: Graph, name: str, spec: TensorSpec, node: Node | None = None, index: int = 0
@@ -58,6 +56,10 @@ class Value:
         """Number of dimensions."""
         return self.spec.ndim
 
+    def apply_op(self, op: Op, arguments: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
+        """What the function of an op does when this is among its arguments: see EagerDispatcher.miss."""
+        return self.graph.apply(op, arguments, attributes)
+
     def __repr__(self) -> str:
         return f"<Value {self.name}: {self.spec!r}>"
 
@@ -71,47 +73,35 @@ class Value:
             f"the graph's value {self.name!r} cannot be iterated over while the graph is built; use split(x, sections=..., axis=...)."
         )
 
+    def __len__(self) -> int:
+        raise GraphError(
+            f"the graph's value {self.name!r} has no len(); write x.shape[0], which may be symbolic."
+        )
+
+    def _no_number(self) -> NoReturn:
+        raise GraphError(
+            f"the graph's value {self.name!r} is no Python number while the graph is built; call ops of opyard on it, such as cast(x, dtype='float32') for float(x)."
+        )
+
+    __float__ = __int__ = __complex__ = __index__ = _no_number
+
+    def __setitem__(self, key: Any, item: Any) -> NoReturn:
+        raise GraphError(
+            f"the graph's value {self.name!r} cannot be written to; make a new one: where(mask, a, b), scatter or concat."
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        call = "" if name.startswith("_") else op_called(name)
+        raise AttributeError(
+            f"a graph's value has no attribute {name!r}; "
+            + (f"call {call}." if call else "what is computed from it is written as ops."),
+            name=name,
+            obj=self,
+        )
+
     def __getitem__(self, key: Any) -> Any:
         """``x[:, 0, None, ::2]``: integers, slices, ``...`` and None, as in NumPy."""
         return subscript(self, key, self.shape)
-
-    def __neg__(self) -> Any:
-        return arithmetic.negative(self)
-
-    def __pos__(self) -> Any:
-        return arithmetic.positive(self)
-
-    def __invert__(self) -> Any:
-        return logic.bitwise_invert(self)
-
-    def __abs__(self) -> Any:
-        return arithmetic.abs(self)
-
-    __add__, __radd__ = _operators(arithmetic.add)
-    __sub__, __rsub__ = _operators(arithmetic.subtract)
-    __mul__, __rmul__ = _operators(arithmetic.multiply)
-    __truediv__, __rtruediv__ = _operators(arithmetic.divide)
-    __floordiv__, __rfloordiv__ = _operators(arithmetic.floor_divide)
-    __mod__, __rmod__ = _operators(arithmetic.remainder)
-    __pow__, __rpow__ = _operators(exponential.pow)
-    __matmul__, __rmatmul__ = _operators(linear_algebra.matmul)
-    __and__, __rand__ = _operators(logic.bitwise_and)
-    __or__, __ror__ = _operators(logic.bitwise_or)
-    __xor__, __rxor__ = _operators(logic.bitwise_xor)
-    __lshift__, __rlshift__ = _operators(logic.bitwise_left_shift)
-    __rshift__, __rrshift__ = _operators(logic.bitwise_right_shift)
-
-    def __lt__(self, other: Any) -> Any:
-        return comparison.less(self, other)
-
-    def __le__(self, other: Any) -> Any:
-        return comparison.less_equal(self, other)
-
-    def __gt__(self, other: Any) -> Any:
-        return comparison.greater(self, other)
-
-    def __ge__(self, other: Any) -> Any:
-        return comparison.greater_equal(self, other)
 
 
 class Node:
@@ -157,11 +147,14 @@ class Graph:
         self.result: Any = None
         self._names: set[str] = set()
         self._constant_of: dict[int, Value] = {}
+        self._entered: list[Token[Graph | None]] = []
 
     def __enter__(self) -> Graph:
+        self._entered.append(current_graph.set(self))
         return self
 
     def __exit__(self, *error: object) -> None:
+        current_graph.reset(self._entered.pop())
         if error[0] is None:
             self.check()
 
@@ -169,10 +162,9 @@ class Graph:
 
     def input(self, name: str, spec: TensorSpec) -> Value:
         """A value that is fed on each run. Raises GraphError when the name is taken or empty."""
-        if not name or name in self._names:
-            raise GraphError(
-                f"a graph's input needs a name of its own; {name!r} is {'taken' if name else 'empty'}."
-            )
+        _check_name(name, "input")
+        if name in self._names:
+            raise GraphError(f"a graph's input needs a name of its own; {name!r} is taken.")
         if not isinstance(spec, TensorSpec):
             raise GraphError(
                 f"graph.input({name!r}, ...) takes a TensorSpec such as TensorSpec((1, 64), 'float32'); found {spec!r}."
@@ -183,7 +175,7 @@ class Graph:
 
     def constant(self, array: Any, name: str = "") -> Value:
         """A value that never changes. The array is not copied; do not write to it afterwards."""
-        array = np.asarray(array)
+        array = np.asarray(plain_array(array))
         known = self._constant_of.get(id(array))
         if known is not None:
             return known
@@ -194,6 +186,7 @@ class Graph:
 
     def output(self, name: str, value: Value) -> Value:
         """Names a value as an output of the graph, to be fetched by that name."""
+        _check_name(name, "output")
         if name in self.outputs:
             raise GraphError(f"the graph has an output {name!r} already.")
         if not isinstance(value, Value) or value.graph is not self:
@@ -204,8 +197,9 @@ class Graph:
     def apply(self, op: Op, arguments: Iterable[Any], attributes: Mapping[str, Any]) -> Any:
         """Appends a call of ``op`` and gives its output value, or a tuple of them. Arrays and numbers become constants."""
         given = tuple(arguments)
-        inputs = tuple(None if a is None else self._as_value(a, given, op) for a in given)
         try:
+            check_dtypes(op, given)
+            inputs = tuple(None if a is None else self._as_value(a, given, op) for a in given)
             call = op.call(*(None if v is None else v.spec for v in inputs), **attributes)
         except SpecError as error:
             raise SpecError(f"{error} (at {_user_line()})") from None
@@ -305,21 +299,71 @@ class Graph:
         return "\n".join(rows)
 
 
+def _check_name(name: Any, what: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise GraphError(f"a graph's {what} needs a name, a string that is not empty; found {name!r}.")
+
+
 def trace(function: Callable[..., Any], *specs: TensorSpec) -> Graph:
     """The graph of a Python function of arrays, recorded by calling it once with values of these specs."""
-    graph = Graph()
+    names = parameter_names(function)
+    inputs = {
+        names[number] if number < len(names) else f"input_{number}": spec for number, spec in enumerate(specs)
+    }
+    return trace_named(function, inputs, getattr(function, "__name__", repr(function)))
+
+
+def parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the parameters that a Python function takes by position; none for other callables."""
     code = getattr(function, "__code__", None)
-    names = code.co_varnames[hasattr(function, "__self__") : code.co_argcount] if code else ()
-    values = []
-    for number, spec in enumerate(specs):
-        values.append(graph.input(names[number] if number < len(names) else f"input_{number}", spec))
-    result = map_leaves(
-        lambda leaf: leaf if isinstance(leaf, Value) else graph.constant(leaf), function(*values)
-    )
-    graph.result = result
-    for number, value in enumerate(leaves(result)):
-        graph.output(f"output_{number}", value)
+    return code.co_varnames[hasattr(function, "__self__") : code.co_argcount] if code else ()
+
+
+def trace_named(function: Callable[..., Any], inputs: Mapping[str, TensorSpec], title: str) -> Graph:
+    """As ``trace``, with names for the graph's inputs; ``title`` is what messages call the function."""
+    graph = Graph()
+    values = [graph.input(name, spec) for name, spec in inputs.items()]
+    with recording(graph):
+        found = function(*values)
+    numbers = count()
+
+    def as_value(leaf: Any) -> Value:
+        number = next(numbers)
+        try:
+            value = leaf if isinstance(leaf, Value) else graph.constant(leaf)
+        except (SpecError, ValueError):
+            raise GraphError(
+                f"{title} returns {_describe(leaf)} as output {number}; return arrays, numbers or values of the graph, in tuples, lists or dicts."
+            ) from None
+        return graph.output(f"output_{number}", value)
+
+    graph.result = map_leaves(as_value, found)
     return graph
+
+
+@contextmanager
+def recording(graph: Graph) -> Iterator[None]:
+    """Makes ``graph`` the one that records ops without values of a graph, but with a symbolic size."""
+    token = current_graph.set(graph)
+    try:
+        yield
+    finally:
+        current_graph.reset(token)
+
+
+def record(op: Op, arguments: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
+    """Appends a call to the graph that is being built here. Raises SpecError where none is."""
+    graph = current_graph.get()
+    if graph is None:
+        called = describe_call(op.name, (), attributes.items())
+        raise SpecError(
+            f"{called} has a symbolic size and no value of a graph; call it where the graph is built: inside `with graph:`, or in the function that is traced."
+        )
+    return graph.apply(op, arguments, attributes)
+
+
+def _describe(leaf: Any) -> str:
+    return repr(leaf) if leaf is None or isinstance(leaf, str) else type(leaf).__name__
 
 
 def weak_scalar(number: Any, others: Iterable[Any]) -> np.ndarray[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -11,23 +11,35 @@ from typing import Any
 from .device import Device
 from .errors import RegistryError
 from .operation import Call
+from .region import Region
 
 Loadable = str | Callable[..., Any]
 """A function, or "package.module:function", which is imported on first use."""
 
 Dtypes = tuple[str, ...] | Mapping[str, tuple[str, ...]] | None
 
+Work = Call | Region
+"""What a kernel computes: a use of its op or, for a pattern kernel, a part of a graph."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a registration came from."""
+    """Where a registration came from. ``value`` is what the plugin's entry point names, such as "package.module"."""
 
     plugin: str = "program"
     distribution: str = ""
     version: str = ""
+    value: str = ""
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}" if self.distribution else self.plugin
+
+
+PROGRAM = Origin()
+"""The program itself: what it registers it may register again."""
+
+STANDARD = "opyard"
+"""The distribution of the standard ops and of the reference."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +49,7 @@ class Kernel:
     load        the simple form: a function on native arrays, attributes as keywords
     prepare     the full form: ``prepare(call, device)`` gives ``run(*arrays)``; exactly one of the two is given
     dtypes      names that every input must have, or a mapping from input names to such; None: any
+                (the inputs of a pattern are the parameters of its function)
     ranks       least and greatest rank of the first input; None: any
     requires    features that the device must have
     accepts     ``accepts(call, device)`` gives None, or the reason for refusing
@@ -44,8 +57,11 @@ class Kernel:
     efficiency  fraction of the device's roofline that the kernel reaches, for the estimate
     out         whether the kernel writes into a native array given as the keyword ``out``
     deterministic  whether equal inputs give equal bits
+    layouts     layout by name of an input, or "output": a name that the backend understands; what is not named is plain.
+                Kernels of the op ``identity`` that take one layout and give another are the conversions of a backend
     override    replaces a kernel of the same backend and name that another distribution registered
-    pattern     for a pattern kernel, the function over ops that it replaces; ``op`` is then empty
+    pattern     for a pattern kernel, the function over ops that it replaces; ``op`` is then empty, and ``prepare``,
+                ``accepts`` and ``cost`` get a Region where they would get a Call
     """
 
     op: str
@@ -61,6 +77,7 @@ class Kernel:
     efficiency: float = 1.0
     out: bool = False
     deterministic: bool = True
+    layouts: Mapping[str, str] = field(default_factory=dict)
     version: int = 1
     override: bool = False
     pattern: Callable[..., Any] | None = None
@@ -84,65 +101,62 @@ class Kernel:
         """Whether anything but the array types and dtypes decides about this kernel."""
         return self.prepare is not None or self.accepts is not None or self.ranks is not None
 
-    def refusal(self, call: Call, device: Device) -> str | None:
-        """Why this kernel cannot take the call on the device, or None. A failing ``accepts`` is a reason, too."""
+    def input_layout(self, work: Work, position: int) -> str:
+        """The layout in which the kernel takes an input."""
+        names = work.input_names
+        return self.layouts.get(names[min(position, len(names) - 1)], "") if self.layouts else ""
+
+    def output_layout(self, index: int) -> str:
+        """The layout in which the kernel gives an output: that of "output", or of "output_1" and so on."""
+        return self.layouts.get(f"output_{index}", self.layouts.get("output", "")) if self.layouts else ""
+
+    def refusal(self, work: Work, device: Device) -> str | None:
+        """Why this kernel cannot take the work on the device, or None. A failing ``accepts`` is a reason, too."""
+        try:
+            return self._facts_refusal(work, device) or self._accepts_refusal(work, device)
+        except Exception as error:  # of facts that were not checked: one bad kernel is no reason to fail
+            return f"its facts cannot be read: {type(error).__name__}: {error}"
+
+    def _facts_refusal(self, work: Work, device: Device) -> str | None:
         missing = [feature for feature in self.requires if feature not in device.capabilities.features]
         if missing:
             return f"{device.name} lacks {', '.join(missing)}"
-        reason = self._dtype_refusal(call)
-        if reason is None and self.ranks is not None and call.inputs and call.inputs[0] is not None:
+        if self.ranks is not None and work.inputs and work.inputs[0] is not None:
             low, high = self.ranks
-            if not low <= call.inputs[0].ndim <= high:
-                reason = f"takes rank {low} to {high}, the input has rank {call.inputs[0].ndim}"
-        if reason is None and self.accepts is not None:
-            try:
-                reason = resolve(self.accepts)(call, device)
-            except Exception as error:
-                return f"its accepts function failed: {type(error).__name__}: {error}"
-            if reason is not None and (not isinstance(reason, str) or not reason):
-                return f"its accepts function returned {reason!r}; it must return None or the reason for refusing"
+            if not low <= work.inputs[0].ndim <= high:
+                reason = f"takes rank {low} to {high}, the input has rank {work.inputs[0].ndim}"
+                return self._dtype_refusal(work) or reason
+        return self._dtype_refusal(work)
+
+    def _accepts_refusal(self, work: Work, device: Device) -> str | None:
+        if self.accepts is None:
+            return None
+        try:
+            reason: str | None = resolve(self.accepts)(work, device)
+        except Exception as error:
+            return f"its accepts function failed: {type(error).__name__}: {error}"
+        if reason is not None and (not isinstance(reason, str) or not reason):
+            return f"its accepts function returned {reason!r}; it must return None or the reason for refusing"
         return reason
 
-    def _dtype_refusal(self, call: Call) -> str | None:
+    def _dtype_refusal(self, work: Work) -> str | None:
         if self.dtypes is None:
             return None
-        names = call.op.signature.inputs
-        for position, spec in enumerate(call.inputs):
+        names = work.input_names
+        for position, spec in enumerate(work.inputs):
             name = names[min(position, len(names) - 1)]
             allowed = self.dtypes.get(name) if isinstance(self.dtypes, Mapping) else self.dtypes
             if spec is not None and allowed is not None and spec.dtype.name not in allowed:
                 return f"takes {name} of {', '.join(allowed)}, not {spec.dtype.name}"
         return None
 
-    def check(self) -> None:
-        """Raises RegistryError for facts that cannot be meant, with what to write instead."""
-        if (self.load is None) == (self.prepare is None):
-            raise RegistryError(
-                f"{self.title} needs either load=... (a function on arrays) or prepare=... (specialise once, run many)."
-            )
-        if not self.backend.isidentifier() or not self.name or "/" in self.name:
-            raise RegistryError(
-                f"{self.title}: a backend's name is an identifier, a kernel's name has no '/'."
-            )
-        if not self.efficiency > 0:
-            raise RegistryError(
-                f"{self.title}: efficiency is a positive fraction of the device's roofline; found {self.efficiency!r}."
-            )
-        by_input = self.dtypes.items() if isinstance(self.dtypes, Mapping) else [("", self.dtypes)]
-        lists = [("dtypes", names) for _, names in by_input] + [("requires", self.requires)]
-        for fact, names in lists:
-            if isinstance(names, str):
-                raise RegistryError(
-                    f"{self.title}: {fact} is a tuple of names; write ({names!r},) for {names!r}."
-                )
-
-    def bind(self, call: Call, device: Device) -> Callable[..., Any]:
+    def bind(self, work: Work, device: Device) -> Callable[..., Any]:
         """The kernel as a function of the arrays alone: loaded, specialised, with the attributes bound."""
         if self.prepare is not None:
-            run: Callable[..., Any] = resolve(self.prepare)(call, device)
+            run: Callable[..., Any] = resolve(self.prepare)(work, device)
             return run
         function = resolve(self.load)
-        return partial(function, **call.attrs) if call.attributes else function
+        return partial(function, **work.attrs) if isinstance(work, Call) and work.attributes else function
 
 
 def resolve(target: Loadable | None) -> Callable[..., Any]:

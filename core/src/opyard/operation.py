@@ -16,7 +16,7 @@ from .cases import Case, Cost, Tolerance
 from .dim import Dim
 from .errors import OpyardError, SpecError, did_you_mean
 from .scalar import Scalar
-from .spec import TensorSpec
+from .spec import TensorSpec, as_dtype
 
 REQUIRED = type("REQUIRED", (), {"__repr__": lambda self: "REQUIRED"})()
 """Stands in Signature.attributes for an attribute without a default."""
@@ -76,6 +76,7 @@ class Op:
     decompose    the same in terms of other ops (composite ops), or None
     grad         rule for the gradient, or None
     scalar       what an elementwise op computes for one element, or None
+    commutative  whether its two inputs may change places
     cost         (call) -> Cost; the default counts one operation per output element
     cases        () -> cases that check and time it
     tolerance    how far kernels may be from the reference
@@ -89,6 +90,7 @@ class Op:
     decompose: Callable[..., Any] | None = None
     grad: Callable[..., Any] | None = None
     scalar: Scalar | None = None
+    commutative: bool = False
     cost: Callable[[Call], Cost] | None = None
     cases: Callable[[], Iterable[Case]] = tuple
     tolerance: Tolerance = DEFAULT_TOLERANCE
@@ -103,7 +105,7 @@ class Op:
         inputs = self._bind_inputs(inputs)
         bound = self._bind_attributes(attributes)
         try:
-            outputs = self.infer(*inputs, **dict(bound))
+            outputs = _as_specs(self.infer(*inputs, **dict(bound)))
         except OpyardError as error:
             raise SpecError(f"{describe_call(self.name, inputs, bound)}: {error}") from None
         if isinstance(outputs, tuple):
@@ -152,9 +154,19 @@ class Call:
     is_tuple: bool = field(compare=False)
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs; where the last takes any number of them, it stands for all the rest."""
+        return self.op.signature.inputs
+
+    @property
     def attrs(self) -> dict[str, Any]:
         """The attributes as a new dict."""
         return dict(self.attributes)
+
+    @property
+    def title(self) -> str:
+        """What is computed, in short: the op's name."""
+        return self.op.name
 
     @property
     def output(self) -> TensorSpec:
@@ -178,13 +190,48 @@ class Call:
         with np.errstate(all="ignore"):  # NaN and infinity are values, not accidents
             result = self.op.reference(*arrays, **self.attrs)
             results = result if self.is_tuple else (result,)
-            return tuple(
-                np.asarray(r, dtype=spec.dtype) for r, spec in zip(results, self.outputs, strict=True)
+            if not isinstance(results, (tuple, list)) or len(results) != len(self.outputs):
+                raise SpecError(f"{self}: its reference returned {_count(results)}, not {len(self.outputs)}.")
+            return tuple(self._promised(r, index) for index, r in enumerate(results))
+
+    def _promised(self, result: Any, index: int) -> np.ndarray[Any, Any]:
+        spec = self.outputs[index]
+        found = np.asarray(result, dtype=spec.dtype)
+        if found.shape != spec.shape or result is None:
+            shape = "None" if result is None else f"an array of shape {found.shape}"
+            raise SpecError(
+                f"{self}: its reference returned {shape} for output {index}, where its infer function promises {spec!r}."
             )
+        return found
 
     def __str__(self) -> str:
         outputs = ", ".join(map(repr, self.outputs))
         return f"{describe_call(self.op.name, self.inputs, self.attributes)} -> {outputs}"
+
+
+def _as_specs(outputs: Any) -> Any:
+    for spec in outputs if isinstance(outputs, tuple) else (outputs,):
+        if not isinstance(spec, TensorSpec):
+            raise SpecError(
+                f"an infer function returns a TensorSpec or a tuple of them; this one returned {outputs!r}."
+            )
+    return outputs
+
+
+def _count(results: Any) -> str:
+    return f"{len(results)} outputs" if isinstance(results, (tuple, list)) else type(results).__name__
+
+
+def check_dtypes(op: Op, arguments: Iterable[Any]) -> None:
+    """Raises SpecError, naming the input, for an array or list of a dtype that no tensor has."""
+    names = op.signature.inputs
+    for position, argument in enumerate(arguments):
+        if argument is not None and not isinstance(argument, (bool, int, float, complex)):
+            try:
+                as_dtype(argument.dtype if hasattr(argument, "dtype") else np.asarray(argument).dtype)
+            except SpecError as error:
+                name = names[min(position, len(names) - 1)] if names else position
+                raise SpecError(f"{op.name}: input {name!r}: {error}") from None
 
 
 def describe_call(name: str, inputs: Iterable[object], attributes: Iterable[tuple[str, Any]]) -> str:

@@ -39,7 +39,10 @@ class OpFunction(Protocol, Generic[Parameters, Result]):
         """Runs the op on arrays by the best registered kernel, or records it when an argument is a graph's Value."""
 
     def resolve(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Callable[..., Result]:
-        """The kernel that these arguments would use, as a function of the arrays alone: no dispatch on later calls."""
+        """The kernel that these arguments would use, as a function of the arrays alone: no dispatch on later calls.
+
+        It is for arrays of exactly these shapes, dtypes and devices; what it does with others is the kernel's affair.
+        """
 
     def explain(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
         """Every registered kernel of the op for these arguments: chosen, its estimated seconds, or why it is refused."""
@@ -83,6 +86,7 @@ def op(
     infer: Callable[..., TensorSpec | tuple[TensorSpec, ...]] | None = None,
     decompose: Callable[..., Any] | None = None,
     grad: Callable[..., Any] | None = None,
+    commutative: bool = False,
     cost: Callable[[Call], Cost] | None = None,
     cases: Callable[[], Iterable[Case]] = tuple,
     tolerance: Tolerance | None = None,
@@ -94,6 +98,8 @@ def op(
     Names of third parties are ``domain.name``. Raises SpecError for a declaration that cannot work.
     """
 
+    _check_name(name)
+
     def declare(function: Callable[Parameters, Result]) -> OpFunction[Parameters, Result]:
         plain = cast(types.FunctionType, function)
         signature = Signature.of(plain)
@@ -104,8 +110,10 @@ def op(
             raise SpecError(
                 f"op {name!r}: a scalar expression names each input; write a NumPy reference for '*{signature.inputs[-1]}' instead."
             )
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise SpecError(f"an op's name is an identifier, or domain.name; {name!r} is neither.")
+        if commutative and (len(signature.inputs) != 2 or signature.optional or signature.variadic):
+            raise SpecError(
+                f"op {name!r}: two inputs can commute, both of them required; {name}{signature} has others."
+            )
         if rule is None:
             raise SpecError(
                 f"op {name!r} needs infer=..., a function from input specs to output specs (see opyard.infer), or scalar=..."
@@ -118,6 +126,7 @@ def op(
             decompose=decompose,
             grad=grad,
             scalar=expression,
+            commutative=commutative,
             cost=cost,
             cases=cases,
             tolerance=tolerance or Tolerance(),
@@ -127,6 +136,15 @@ def op(
         return cast("OpFunction[Parameters, Result]", make_function(declared, plain))
 
     return declare
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str):
+        raise SpecError(
+            f"op takes a name: write @op('domain.name', infer=...) above the function; found {name!r}."
+        )
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise SpecError(f"an op's name is an identifier, or domain.name; {name!r} is neither.")
 
 
 def _reference(

@@ -6,19 +6,17 @@ tensor, set to None once nothing needs it any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .device import Device, shares_arrays, transfer
+from .device import Device
 from .graph import Value
-from .kernels import Kernel
-from .operation import Call
+from .kernels import Kernel, Work
+from .ops.arithmetic import identity
 from .placement import Placement
-from .registry import describe_error
+from .placement.places import Hop
 from .spec import TensorSpec
 
 
@@ -30,7 +28,7 @@ class Run:
     because the tensor is fetched. Other kernels make their outputs themselves, which may be views of their inputs.
     """
 
-    call: Call
+    work: Work
     kernel: Kernel
     device: Device
     inputs: tuple[int | None, ...]
@@ -61,7 +59,8 @@ Step = Run | Copy | Free
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """Steps in order. ``constants`` are slots with arrays that are uploaded once; ``buffers`` are kept between runs.
+    """Steps in order. ``constants`` are slots with arrays that are uploaded once, and then brought into other layouts by
+    the steps of the ``prologue``; ``buffers`` are kept between runs.
 
     ``shared`` names for each fetch the feeds, constants and earlier fetches that it may share memory with; where it
     does, a copy is handed out.
@@ -72,6 +71,7 @@ class Plan:
     fetches: tuple[int, ...]
     shared: tuple[tuple[int, ...], ...]
     constants: tuple[tuple[int, np.ndarray[Any, Any], Device], ...]
+    prologue: tuple[Run, ...]
     buffers: tuple[tuple[Device, TensorSpec], ...]
     home: Device
 
@@ -79,6 +79,11 @@ class Plan:
     def copies(self) -> int:
         """Number of copies between devices in one run."""
         return sum(isinstance(step, Copy) for step in self.steps)
+
+    def runs(self, work: Work) -> str:
+        """The kernel that computes this work, or what computes it instead."""
+        same = (s.kernel.id for s in self.steps if isinstance(s, Run) and str(s.work) == str(work))
+        return next(same, "other kernels, for its parts,")
 
     def to_json(self) -> list[dict[str, Any]]:
         """The steps as plain data."""
@@ -88,7 +93,7 @@ class Plan:
                 rows.append(
                     {
                         "step": "run",
-                        "call": str(step.call),
+                        "work": str(step.work),
                         "kernel": step.kernel.id,
                         "device": step.device.name,
                         "inputs": step.inputs,
@@ -121,10 +126,11 @@ class _Planner:
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
         self.graph = placement.graph
+        self.places = placement.places
         self.home = placement.home
         self.steps: list[Run | Copy] = []
-        self.slots: dict[tuple[Value, str], int] = {}  # a value on each device that has it
-        self.holders: dict[Value, list[int]] = {}
+        self.prologue: list[Run] = []
+        self.slots: dict[Value, dict[int, int]] = {}  # of each value, by the places where it is
         self.devices: list[Device] = []
         self.specs: list[TensorSpec] = []
         self.constants: list[tuple[int, np.ndarray[Any, Any], Device]] = []
@@ -133,17 +139,18 @@ class _Planner:
     def plan(self) -> Plan:
         feeds = tuple(self._new(value, self.home) for value in self.graph.inputs.values())
         for decision in self.placement.decisions:
-            node, device = decision.node, decision.chosen.device
-            inputs = tuple(None if v is None else self._on(v, device) for v in node.inputs)
-            outputs = tuple(self._new(v, device) for v in node.outputs)
-            writes = decision.chosen.kernel.out and len(outputs) == 1
-            self.steps.append(Run(node.call, decision.chosen.kernel, device, inputs, outputs, None, writes))
-            if not writes:  # it may give back a view of any input
-                shared = set().union(*(self.aliases[i] | {i} for i in inputs if i is not None))
-                for slot in outputs:
-                    self.aliases[slot] |= shared
-        fetches = tuple(self._on(value, self.home) for value in self.graph.outputs.values())
+            match, kernel, device = decision.match, decision.chosen.kernel, decision.chosen.device
+            inputs = tuple(
+                None if v is None else self._at(v, device, kernel.input_layout(match.work, position))
+                for position, v in enumerate(match.inputs)
+            )
+            outputs = tuple(
+                self._new(v, device, kernel.output_layout(i)) for i, v in enumerate(match.outputs)
+            )
+            self._run(self.steps, match.work, kernel, device, inputs, outputs)
+        fetches = tuple(self._at(value, self.home) for value in self.graph.outputs.values())
         lasting = {*feeds, *(slot for slot, _, _ in self.constants)}
+        lasting.update(slot for step in self.prologue for slot in step.outputs)
         last = self._last_uses(fetches)
         buffers = self._assign_buffers(fetches, last)
         return Plan(
@@ -152,37 +159,66 @@ class _Planner:
             fetches,
             self._shared(fetches, lasting),
             tuple(self.constants),
+            tuple(self.prologue),
             buffers,
             self.home,
         )
 
-    def _new(self, value: Value, device: Device) -> int:
+    def _run(
+        self,
+        steps: list[Run] | list[Run | Copy],
+        work: Work,
+        kernel: Kernel,
+        device: Device,
+        inputs: tuple[int | None, ...],
+        outputs: tuple[int, ...],
+    ) -> None:
+        writes = kernel.out and len(outputs) == 1 and not kernel.output_layout(0)
+        steps.append(Run(work, kernel, device, inputs, outputs, None, writes))
+        if not writes:  # it may give back a view of any input
+            shared = set().union(*(self.aliases[i] | {i} for i in inputs if i is not None))
+            for slot in outputs:
+                self.aliases[slot] |= shared
+
+    def _new(self, value: Value, device: Device, layout: str = "") -> int:
         slot = len(self.specs)
-        self.slots[(value, device.name)] = slot
-        self.holders.setdefault(value, []).append(slot)
+        self.slots.setdefault(value, {})[self.places.of(device, layout)] = slot
         self.devices.append(device)
         self.specs.append(value.spec)
         self.aliases.append(set())
         return slot
 
-    def _on(self, value: Value, device: Device) -> int:
-        """The slot of a value on a device, copied there if need be."""
-        if (value, device.name) in self.slots:
-            return self.slots[(value, device.name)]
-        if value in self.graph.constants:
+    def _at(self, value: Value, device: Device, layout: str = "") -> int:
+        """The slot of a value where a device takes it in a layout, brought there if need be."""
+        place = self.places.of(device, layout)
+        if place in self.slots.get(value, {}):
+            return self.slots[value][place]
+        constant = value in self.graph.constants
+        if constant and not layout:
             slot = self._new(value, device)
             self.constants.append((slot, self.graph.constants[value], device))
             return slot
-        for slot in self.holders[value]:
-            if shares_arrays(self.devices[slot], device):
-                self.slots[(value, device.name)] = slot
-                return slot
-        source = self.holders[value][0]  # where it was made
-        holder = self.devices[source]
-        slot = self._new(value, device)
-        if holder.memory == device.memory:
+        if constant:
+            self._at(value, device)
+            sources = [self.places.of(device)]
+        else:
+            sources = list(self.slots[value])
+        start, hops = self.places.route(value.spec, sources, place)
+        slot = self.slots[value][start]
+        for hop in hops:
+            slot = self._hop(value, slot, hop, self.prologue if constant else self.steps)
+        return slot
+
+    def _hop(self, value: Value, source: int, hop: Hop, steps: list[Run] | list[Run | Copy]) -> int:
+        """The slot of a value after one conversion."""
+        candidate = hop.candidate
+        slot = self._new(value, hop.target, candidate.kernel.output_layout(0) if candidate else "")
+        if candidate is not None:
+            self._run(steps, identity.op.call(value.spec), candidate.kernel, hop.target, (source,), (slot,))
+            return slot
+        if hop.source.memory == hop.target.memory:
             self.aliases[slot] |= self.aliases[source] | {source}
-        self.steps.append(Copy(holder, device, source, slot))
+        self.steps.append(Copy(self.devices[source], hop.target, source, slot))
         return slot
 
     def _shared(self, fetches: tuple[int, ...], lasting: set[int]) -> tuple[tuple[int, ...], ...]:
@@ -252,124 +288,3 @@ class _Planner:
             if number in ends:
                 steps.append(Free(tuple(ends[number])))
         return tuple(steps)
-
-
-class StepFailed(Exception):
-    """A kernel raised while a plan ran."""
-
-    def __init__(self, step: Run, error: Exception) -> None:
-        super().__init__(f"{step.kernel.id}: {describe_error(error)}")
-        self.step = step
-        self.error = error
-
-
-class Executable:
-    """A plan with its kernels bound and its constants uploaded: call it with one home array per feed.
-
-    Runs at the same time each have buffers of their own. Raises StepFailed when a kernel raises.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self._namespace: dict[str, Any] = {}
-        self.lines: list[Step] = []
-        self.source = self._generate()
-        self._code = compile(self.source, "<opyard plan>", "exec")
-        self._idle: list[Callable[..., tuple[Any, ...]]] = []
-
-    def __call__(self, *feeds: Any) -> tuple[Any, ...]:
-        try:
-            frame = self._idle.pop()
-        except IndexError:
-            frame = self._frame()
-        try:
-            with np.errstate(all="ignore"):  # NaN and infinity are values, here as on every other device
-                result = frame(*feeds)
-        except Exception as error:
-            step = self._step_of(error)
-            if isinstance(step, Run):
-                raise StepFailed(step, error) from error
-            raise
-        self._idle.append(frame)
-        return result
-
-    def _frame(self) -> Callable[..., tuple[Any, ...]]:
-        """The generated function with buffers of its own."""
-        scope = dict(self._namespace)
-        scope.update({f"b{i}": device.empty(spec) for i, (device, spec) in enumerate(self.plan.buffers)})
-        exec(self._code, scope)
-        run: Callable[..., tuple[Any, ...]] = scope["run"]
-        return run
-
-    def _generate(self) -> str:
-        """Source of the run function: the step of line n + 2 is ``lines[n]``."""
-        plan, rows = self.plan, []
-        for slot, array, device in plan.constants:
-            self._namespace[f"v{slot}"] = device.upload(array)
-        for number, step in enumerate(plan.steps):
-            if isinstance(step, Free):
-                rows.append(f"    {' = '.join(f'v{slot}' for slot in step.slots)} = None")
-            elif isinstance(step, Copy):
-                self._namespace[f"k{number}"] = partial(transfer, source=step.source, target=step.target)
-                rows.append(f"    v{step.output} = k{number}(v{step.input})")
-            else:
-                self._namespace[f"k{number}"] = _bind(step)
-                if step.fresh:
-                    self._namespace[f"new{number}"] = partial(step.device.empty, step.call.output)
-                rows.append(f"    {_run_line(number, step)}")
-            self.lines.append(step)
-        new = {step.outputs[0] for step in plan.steps if isinstance(step, Run) and step.fresh}
-        fetched = [
-            f"v{slot}"
-            if slot in new and not shared
-            else f"own({', '.join(f'v{name}' for name in (slot, *shared))})"
-            for slot, shared in zip(plan.fetches, plan.shared, strict=True)
-        ]
-        self._namespace["own"] = partial(_own, plan.home)
-        feeds = ", ".join(f"v{slot}" for slot in plan.feeds)
-        return "\n".join(
-            [
-                f"def run({feeds}):",
-                *rows,
-                f"    return ({', '.join(fetched)}{',' if len(fetched) == 1 else ''})",
-            ]
-        )
-
-    def _step_of(self, error: Exception) -> Step | None:
-        traceback = error.__traceback__
-        while traceback is not None:
-            if traceback.tb_frame.f_code.co_filename == "<opyard plan>":
-                line = traceback.tb_lineno - 2
-                return self.lines[line] if 0 <= line < len(self.lines) else None
-            traceback = traceback.tb_next
-        return None
-
-
-def _bind(step: Run) -> Callable[..., Any]:
-    try:
-        return step.kernel.bind(step.call, step.device)
-    except Exception as error:
-        raise StepFailed(step, error) from error
-
-
-def _run_line(number: int, step: Run) -> str:
-    arguments = ["None" if slot is None else f"v{slot}" for slot in step.inputs]
-    if step.buffer is not None:
-        arguments.append(f"out=b{step.buffer}")
-    elif step.fresh:
-        arguments.append(f"out=new{number}()")
-    outputs = ", ".join(f"v{slot}" for slot in step.outputs) + (
-        "," if step.call.is_tuple and len(step.outputs) == 1 else ""
-    )
-    return f"{outputs} = k{number}({', '.join(arguments)})"
-
-
-def _own(home: Device, array: Any, *others: Any) -> Any:
-    """The array, or a copy of it if writing to it is not allowed or would change one of the others.
-
-    Of arrays that are not NumPy's only the identity is known: views of them stay views.
-    """
-    if not isinstance(array, np.ndarray):
-        return home.upload(home.download(array).copy()) if any(array is o for o in others) else array
-    shares = any(not isinstance(o, (np.ndarray, np.generic)) or np.may_share_memory(array, o) for o in others)
-    return array.copy() if shares or not array.flags.writeable else array

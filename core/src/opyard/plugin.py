@@ -1,6 +1,6 @@
 """Plugins: found by entry points, loaded one at a time and guarded, each with a state and a sentence.
 
-A broken plugin is switched off and shown; it never breaks the host. ``OPYARD_STRICT=1`` raises instead.
+A broken plugin is switched off and shown; it never breaks the host. ``require`` raises instead, for ``OPYARD_STRICT=1``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import pluggy
 from . import entrypoints, hookspecs, quarantine, settings
 from .entrypoints import EntryPoint
 from .errors import PluginError, did_you_mean
+from .facts import unknown_inputs
 from .hookspecs import API_LEVEL
 from .kernels import Origin
-from .registry import Registry, describe_error
+from .registry import EVERY_SCALAR, Registry, describe_error
 
 STATES = ("ok", "inactive", "blocked", "incompatible", "failed", "quarantined")
 """inactive: it loads, and has no device on this machine. The others speak for themselves."""
@@ -32,11 +33,12 @@ class Plugin:
     manager: pluggy.PluginManager | None = None
     backends: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    error: BaseException | None = None
 
     @property
     def origin(self) -> Origin:
         """What its registrations are marked with."""
-        return Origin(self.entry.name, self.entry.distribution, self.entry.version)
+        return Origin(self.entry.name, self.entry.distribution, self.entry.version, self.entry.value)
 
 
 class Plugins:
@@ -45,15 +47,19 @@ class Plugins:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.all: list[Plugin] = []
+        self._waiting: list[tuple[str, dict[str, Any]]] | None = None  # events while plugins load
 
     def load(self, entries: list[EntryPoint] | None = None) -> None:
-        """Finds and loads all plugins. Raises PluginError for a failing one only under OPYARD_STRICT=1."""
+        """Finds and loads all plugins. What happens meanwhile is told to all observers at the end."""
         found = entrypoints.find() if entries is None else sorted(entries)
+        self._waiting = []
         for entry in found:
             plugin = Plugin(entry)
             self.all.append(plugin)
             self._load(plugin)
+        backends = self.registry.backends.values()
         for plugin in self.all:
+            plugin.backends = tuple(entry.name for entry in backends if entry.origin == plugin.origin)
             twins = [
                 p.entry.distribution
                 for p in self.all
@@ -64,12 +70,22 @@ class Plugins:
                     f"the plugin name {plugin.entry.name!r} is also used by {', '.join(twins)}"
                 )
         self._find_orphans()
+        events, self._waiting = self._waiting, None
+        for event, detail in events:
+            self.emit(event, detail)
+
+    def require(self) -> None:
+        """Raises PluginError for the first plugin that failed to load."""
+        for plugin in self.all:
+            if plugin.error is not None:
+                raise PluginError(
+                    f"plugin {plugin.entry.name!r} of {plugin.entry.distribution} failed: {plugin.reason} (OPYARD_STRICT=1)."
+                ) from plugin.error
 
     def _load(self, plugin: Plugin) -> None:
         plugin.state, plugin.reason = _forbidden(plugin.entry)
         if plugin.state != "ok":
             return
-        before = set(self.registry.backends)
         try:
             with quarantine.marked(plugin.entry):
                 plugin.state, plugin.reason = self._activate(plugin)
@@ -77,12 +93,8 @@ class Plugins:
             raise
         except BaseException as error:  # plugins may raise anything, sys.exit() included
             plugin.state, plugin.reason, plugin.manager = "failed", describe_error(error), None
-            if settings.strict():
-                raise PluginError(
-                    f"plugin {plugin.entry.name!r} of {plugin.entry.distribution} failed: {plugin.reason} (OPYARD_STRICT=1)."
-                ) from error
+            plugin.error = error
             self.emit("plugin_failed", {"plugin": plugin.entry.name, "reason": plugin.reason})
-        plugin.backends = tuple(sorted(set(self.registry.backends) - before))
 
     def _activate(self, plugin: Plugin) -> tuple[str, str]:
         module = _import(plugin.entry.value)
@@ -97,17 +109,23 @@ class Plugins:
         return "ok", ""
 
     def _find_orphans(self) -> None:
+        """Notes kernels that are never used: their op, backend or inputs do not exist, perhaps as a package is missing."""
         by_origin = {plugin.origin: plugin for plugin in self.all}
-        known = tuple(self.registry.ops)
-        for kernel in self.registry.orphans():
-            if kernel.origin in by_origin:
-                hint = (
-                    did_you_mean(kernel.op, known)
-                    or " Install the package that defines it, or correct the name."
+        ops, backends = self.registry.ops, self.registry.backends
+        for kernel in self.registry.claims():
+            if (plugin := by_origin.get(kernel.origin)) is None:
+                continue
+            if kernel.backend not in backends:
+                hint = did_you_mean(kernel.backend, tuple(backends)) or _MISSING
+                _note(
+                    plugin,
+                    f"it has kernels for the backend {kernel.backend!r}, which does not exist.{hint}",
                 )
-                by_origin[kernel.origin].notes.append(
-                    f"kernel {kernel.id} is for the op {kernel.op!r}, which does not exist.{hint}"
-                )
+            if kernel.op not in ops and kernel.op not in ("", EVERY_SCALAR):
+                hint = did_you_mean(kernel.op, tuple(ops)) or _MISSING
+                _note(plugin, f"kernel {kernel.id} is for the op {kernel.op!r}, which does not exist.{hint}")
+            elif unknown := unknown_inputs(kernel, ops.get(kernel.op)):
+                _note(plugin, f"{kernel.title}: {unknown}")
 
     def report(self) -> list[Plugin]:
         """All plugins, with the state "inactive" where a plugin's backends have no device here. Opens the backends."""
@@ -115,28 +133,47 @@ class Plugins:
             closed = [status for status in map(self.registry.open, plugin.backends) if status.state != "ok"]
             if plugin.state == "ok" and closed and len(closed) == len(plugin.backends):
                 plugin.state, plugin.reason = closed[0].state, closed[0].reason
+            for status in closed:
+                if status.state != "inactive" and status.reason != plugin.reason:
+                    _note(plugin, f"its backend {status.name!r} is {status.state}: {status.reason}")
         return self.all
 
     def emit(self, event: str, detail: dict[str, Any]) -> None:
         """Tells the observers; what they raise is ignored."""
-        self._call("opyard_event", event=event, detail=detail)
+        if self._waiting is not None:
+            self._waiting.append((event, detail))
+            return
+        for plugin in self.all:
+            _call(plugin, "opyard_event", event=event, detail=detail)
 
     def add_commands(self, group: Any) -> None:
-        """Lets the plugins add their commands to the command line."""
-        self._call("opyard_commands", group=group)
-
-    def _call(self, hook: str, **arguments: Any) -> None:
+        """Lets the plugins add their commands to the command line, a click.Group, and none replace what is there."""
         for plugin in self.all:
-            if plugin.manager is None:
-                continue
-            try:
-                getattr(plugin.manager.hook, hook)(**arguments)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                note = f"its hook {hook} failed: {describe_error(error)}"
-                if note not in plugin.notes:
-                    plugin.notes.append(note)
+            before = dict(group.commands)
+            _call(plugin, "opyard_commands", group=group)
+            for name, command in before.items():
+                if group.commands.get(name) is not command:
+                    group.commands[name] = command
+                    _note(plugin, f"its command {name!r} is left out: there is one of that name already")
+
+
+_MISSING = " Install the package that defines it, or correct the name."
+
+
+def _call(plugin: Plugin, hook: str, **arguments: Any) -> None:
+    if plugin.manager is None:
+        return
+    try:
+        getattr(plugin.manager.hook, hook)(**arguments)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        _note(plugin, f"its hook {hook} failed: {describe_error(error)}")
+
+
+def _note(plugin: Plugin, note: str) -> None:
+    if note not in plugin.notes:
+        plugin.notes.append(note)
 
 
 def _forbidden(entry: EntryPoint) -> tuple[str, str]:
@@ -191,6 +228,12 @@ def _manager(module: Any, name: str) -> pluggy.PluginManager:
     return manager
 
 
-def probe(value: str) -> None:
-    """Loads one plugin as ``Plugins`` does, with a registry of its own: what the quarantine runs in another process."""
-    _manager(_import(value), "probe").hook.opyard_register(registry=Registry())
+def probe(value: str, backend: str = "") -> None:
+    """Loads one plugin as ``Plugins`` does, with a registry of its own, and opens a backend of it if one is named.
+
+    This is what the quarantine runs in another process.
+    """
+    registry = Registry()
+    _manager(_import(value), "probe").hook.opyard_register(registry=registry)
+    if backend:
+        registry.open(backend)

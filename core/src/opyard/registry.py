@@ -8,15 +8,18 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from .contents import BackendEntry, BackendStatus, Contents, kernel_order, winners, with_claim
+from . import quarantine
+from .contents import BackendEntry, BackendStatus, Contents, kernel_order, winners, with_backend, with_claim
 from .device import Device
-from .errors import DeviceUnavailable, RegistryError, did_you_mean
-from .kernels import Dtypes, Kernel, Loadable, Origin, resolve
+from .entrypoints import EntryPoint
+from .errors import DeviceUnavailable, RegistryError, SettingsError, did_you_mean
+from .facts import check_facts
+from .kernels import PROGRAM, Dtypes, Kernel, Loadable, Origin, resolve
 from .operation import Call, Op
 
 REFERENCE = "reference"
@@ -47,11 +50,12 @@ class Registry:
     @property
     def backends(self) -> Mapping[str, BackendEntry]:
         """All backends by name."""
-        return MappingProxyType(dict(sorted(self._contents.backends.items())))
+        found = {name: claims[0] for name, claims in sorted(self._contents.backends.items())}
+        return MappingProxyType(found)
 
     @property
     def conflicts(self) -> tuple[str, ...]:
-        """A sentence for each name that was registered more than once."""
+        """A sentence for each name of a backend or kernel that was registered more than once."""
         return self._contents.conflicts
 
     @property
@@ -88,6 +92,16 @@ class Registry:
             yield from self.kernels(op)
         yield from self.patterns
 
+    def claims(self) -> Iterator[Kernel]:
+        """Every kernel as it was registered, those included that lost a conflict."""
+        contents = self._contents
+        for claims in (
+            *(contents.kernels[op] for op in sorted(contents.kernels)),
+            contents.patterns,
+            contents.scalars,
+        ):
+            yield from claims
+
     def orphans(self) -> tuple[Kernel, ...]:
         """Kernels whose op nobody has registered: they are never used."""
         return tuple(k for k in self.all_kernels() if k.pattern is None and k.op not in self._contents.ops)
@@ -95,7 +109,10 @@ class Registry:
     # Registration ------------------------------------------------------------------------------------------------
 
     def op(self, function: Any) -> Any:
-        """Registers an op, given as what the decorator ``opyard.op`` returned; gives it back."""
+        """Registers an op, given as what the decorator ``opyard.op`` returned; gives it back.
+
+        The program may define an op of its own anew, as when a cell of a notebook runs again: kernels for it stay.
+        """
         declared = function if isinstance(function, Op) else getattr(function, "op", None)
         if not isinstance(declared, Op):
             raise RegistryError(
@@ -104,7 +121,8 @@ class Registry:
         with self._lock:
             contents = self._contents
             known = contents.ops.get(declared.name)
-            if known is None:
+            if known is None or (known[0] is not declared and known[1] == self._origin == PROGRAM):
+                self._forget_failures(op=declared.name)
                 self._change(replace(contents, ops={**contents.ops, declared.name: (declared, self._origin)}))
             elif known[0] is not declared:
                 raise RegistryError(
@@ -124,12 +142,9 @@ class Registry:
             raise RegistryError(f"a backend's name is an identifier; {name!r} is not one.")
         with self._lock:
             contents = self._contents
-            if name in contents.backends:
-                raise RegistryError(
-                    f"backend {name!r} is already registered by {contents.backends[name].origin}."
-                )
             entry = BackendEntry(name, load, tuple(arrays), self._origin)
-            self._change(replace(contents, backends={**contents.backends, name: entry}))
+            claims = with_backend(contents.backends.get(name, ()), entry)
+            self._change(replace(contents, backends={**contents.backends, name: claims}))
 
     def kernel(
         self,
@@ -147,6 +162,7 @@ class Registry:
         efficiency: float = 1.0,
         out: bool = False,
         deterministic: bool = True,
+        layouts: Mapping[str, str] | None = None,
         version: int = 1,
         override: bool = False,
     ) -> None:
@@ -161,7 +177,8 @@ class Registry:
         self._add_kernel(
             Kernel(
                 *(op_name, backend, name, load, prepare, dtypes, ranks, requires, accepts, cost),
-                *(efficiency, out, deterministic, version, override, None, self._origin),
+                *(efficiency, out, deterministic, {} if layouts is None else layouts),
+                *(version, override, None, self._origin),
             )
         )
 
@@ -170,17 +187,24 @@ class Registry:
     ) -> None:
         """Registers a kernel for a small graph of ops: ``lambda x, w, b: relu(add(conv(x, w), b))``.
 
-        ``prepare(graph, device)`` gives ``run(*arrays)``; ``facts`` are those of Kernel.
+        The parameters of the function are the kernel's inputs, in this order; it may give several results.
+        ``prepare(region, device)`` gives ``run(*arrays)``: ``region.graph`` holds the ops of the pattern in the order
+        in which the function calls them, with the specs and attributes of the place where it was found, see Region.
+        ``facts`` are those of Kernel. placement/matching.py says what is matched.
         """
         self._add_kernel(
             Kernel("", backend, name, prepare=prepare, pattern=function, origin=self._origin, **facts)
         )
 
     def _add_kernel(self, kernel: Kernel) -> None:
-        kernel.check()
+        op, _ = self._contents.ops.get(kernel.op, (None, None))
+        check_facts(kernel, op)
         if kernel.backend == REFERENCE:
             raise RegistryError(f"{kernel.title}: a kernel belongs to a backend other than 'reference'.")
         with self._lock:
+            if kernel.origin == PROGRAM:
+                self._check_override(kernel)
+                self._forget_failures("" if kernel.op == EVERY_SCALAR else kernel.op, kernel.id)
             contents = self._contents
             if kernel.pattern is not None:
                 self._change(replace(contents, patterns=with_claim(contents.patterns, kernel)))
@@ -189,6 +213,17 @@ class Registry:
             else:
                 claims = with_claim(contents.kernels.get(kernel.op, ()), kernel)
                 self._change(replace(contents, kernels={**contents.kernels, kernel.op: claims}))
+
+    def _check_override(self, kernel: Kernel) -> None:
+        """A program replaces what a plugin brought only on purpose."""
+        if kernel.override:
+            return
+        same_op = winners(self._contents.scalars) if kernel.op == EVERY_SCALAR else self.kernels(kernel.op)
+        for rival in self.patterns if kernel.pattern is not None else same_op:
+            if rival.id == kernel.id and rival.origin != PROGRAM:
+                raise RegistryError(
+                    f"{kernel.title} is already registered by {rival.origin}; give yours another name, or write override=True to replace it."
+                )
 
     @contextmanager
     def transaction(self, origin: Origin) -> Iterator[None]:
@@ -242,11 +277,18 @@ class Registry:
         """Why a kernel was set aside, or None."""
         return self._aside.get(f"{op} {kernel.id}") if self._aside else None
 
+    def _forget_failures(self, op: str = "", kernel: str = "") -> None:
+        """What the program defines anew, an op or a kernel, gets another chance."""
+        for key in list(self._aside):
+            failed_op, _, failed_kernel = key.rpartition(" ")
+            if op in ("", failed_op) and kernel in ("", failed_kernel):
+                del self._aside[key]
+
     # Devices -----------------------------------------------------------------------------------------------------
 
     def open(self, backend: str) -> BackendStatus:
         """Opens a backend once and remembers the outcome. A backend without devices is a status, never an exception."""
-        entry = self._contents.backends.get(backend)
+        entry = self.backends.get(backend)
         if entry is None:
             known = tuple(sorted(self._contents.backends))
             hint = f"{did_you_mean(backend, known)} Known: {', '.join(known)}."
@@ -259,9 +301,13 @@ class Registry:
         return status
 
     def _open(self, entry: BackendEntry) -> BackendStatus:
-        name = entry.name
+        name, origin = entry.name, entry.origin
+        plugin = EntryPoint(origin.plugin, origin.distribution, origin.version, origin.value)
+        if origin.value and (why := quarantine.reason(plugin, name)) is not None:
+            return BackendStatus(name, "quarantined", why, ())
         try:
-            devices = tuple(resolve(entry.load)().devices())
+            with quarantine.marked(plugin, name) if origin.value else nullcontext():
+                devices = tuple(resolve(entry.load)().devices())
             for number, device in enumerate(devices):
                 if device.backend != name:
                     raise RegistryError(
@@ -269,7 +315,7 @@ class Registry:
                     )
         except DeviceUnavailable as error:
             return BackendStatus(name, "inactive", str(error), ())
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SettingsError):  # the user's
             raise
         except BaseException as error:  # a driver may raise anything, SystemExit included
             return BackendStatus(name, "failed", describe_error(error), ())
@@ -302,7 +348,7 @@ class Registry:
         """The device whose native array this is, or None. NumPy arrays belong to the best host device."""
         cls = type(array)
         names = {f"{base.__module__}:{base.__qualname__}" for base in cls.__mro__}
-        for entry in sorted(self._contents.backends.values(), key=lambda e: (e.name == REFERENCE, e.name)):
+        for entry in sorted(self.backends.values(), key=lambda e: (e.name == REFERENCE, e.name)):
             if names.intersection(entry.arrays):
                 for device in self.open(entry.name).devices:
                     if device.owns(array):

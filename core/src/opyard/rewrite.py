@@ -1,11 +1,11 @@
-"""Rewriting graphs: the tool of the passes, and the binding of symbolic dimensions."""
+"""Rewriting graphs: the tool of the passes, the part that makes some values, and the binding of symbolic dimensions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from .dim import Dim
+from .dim import Dim, symbols
 from .errors import GraphError, SpecError
 from .graph import Graph, Node, Value
 from .spec import TensorSpec
@@ -64,6 +64,48 @@ def _bind_attribute(value: Any, sizes: Mapping[str, int]) -> Any:
     if isinstance(value, Dim):
         return value.evaluate(sizes)
     return tuple(_bind_attribute(item, sizes) for item in value) if isinstance(value, tuple) else value
+
+
+def _ancestors(values: Iterable[Value]) -> set[Value]:
+    """The values and everything that they are made of."""
+    seen: set[Value] = set()
+    stack = list(values)
+    while stack:
+        value = stack.pop()
+        if value not in seen:
+            seen.add(value)
+            stack += [v for v in (value.node.inputs if value.node else ()) if v is not None]
+    return seen
+
+
+def needed_inputs(graph: Graph, wanted: Iterable[Value], given: Container[str] = ()) -> tuple[str, ...]:
+    """Names of the inputs that the values depend on: by their contents, or because they alone say how large something is.
+
+    Where several inputs have the symbolic size that is looked for, one of those ``given`` is enough.
+    """
+    seen = _ancestors(wanted)
+    names = {name for name, value in graph.inputs.items() if value in seen}
+    nodes = {value.node for value in seen if value.node is not None}
+    mentioned = symbols([v.shape for v in seen] + [v for node in nodes for _, v in node.call.attributes])
+    sizes = {name: {n.name for n in v.shape if isinstance(n, Dim)} for name, v in graph.inputs.items()}
+    for symbol in sorted(mentioned.difference(*(sizes[name] for name in names))):
+        tellers = [name for name in graph.inputs if symbol in sizes[name]]
+        names.update(sorted(tellers, key=lambda name: name not in given)[:1])
+    return tuple(name for name in graph.inputs if name in names)
+
+
+def extract(graph: Graph, wanted: Sequence[Value], inputs: Iterable[str]) -> Graph:
+    """The part of a graph that makes the wanted values, with these as its outputs and the named inputs only."""
+    needed = _ancestors(wanted)
+    part = Graph()
+    part.inputs = {name: graph.inputs[name] for name in inputs}
+    part.constants = {v: array for v, array in graph.constants.items() if v in needed}
+    part.nodes = [node for node in graph.nodes if any(v in needed for v in node.outputs)]
+    part.outputs = {f"fetch_{number}": value for number, value in enumerate(wanted)}
+    rewrite = Rewrite(part)
+    for node in part.nodes:
+        rewrite.copy(node)
+    return rewrite.finish()
 
 
 def bind(graph: Graph, specs: Mapping[str, TensorSpec]) -> Graph:

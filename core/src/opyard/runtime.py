@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import warnings
+from importlib import import_module
 from typing import Any
 
-from . import settings
+from . import ops, settings
 from .errors import did_you_mean
-from .ops import STANDARD
+from .kernels import STANDARD, Origin
 from .plugin import Plugins
 from .registry import REFERENCE, Registry
-from .selection import active_policy
+from .selection import Policy
 
 _lock = threading.RLock()
 _plugins: Plugins | None = None
@@ -25,15 +26,28 @@ class SettingsWarning(UserWarning):
 def standard_registry() -> Registry:
     """A new registry with the standard ops and the reference backend, and no plugin."""
     made = Registry()
-    made.ops_from(STANDARD)
-    made.backend(
-        REFERENCE, load="opyard.reference:ReferenceBackend", arrays=("numpy:ndarray", "numpy:generic")
-    )
+    version = getattr(import_module(__package__), "__version__")  # noqa: B009
+    with made.transaction(Origin(STANDARD, STANDARD, version)):
+        made.ops_from(ops.STANDARD)
+        made.backend(
+            REFERENCE, load="opyard.reference:ReferenceBackend", arrays=("numpy:ndarray", "numpy:generic")
+        )
     return made
 
 
 def plugins() -> Plugins:
-    """The plugins of the default registry. The first call discovers and loads them."""
+    """The plugins of the default registry. The first call discovers and loads them.
+
+    Raises PluginError when one failed to load, under OPYARD_STRICT=1, and SettingsError for settings that cannot be meant.
+    """
+    found = inspect_plugins()
+    if settings.strict():
+        found.require()
+    return found
+
+
+def inspect_plugins() -> Plugins:
+    """As ``plugins``, for those who show what failed: OPYARD_STRICT=1 does not matter."""
     global _plugins, _ready
     found = _plugins
     if _ready and found is not None:
@@ -41,6 +55,7 @@ def plugins() -> Plugins:
     with _lock:
         found = _plugins  # a plugin that calls back while it loads sees the registry as far as it has come
         if found is None:
+            settings.check()
             found = _plugins = Plugins(standard_registry())
             try:
                 found.load()
@@ -76,7 +91,7 @@ def reset() -> None:
 
 def problems() -> list[str]:
     """A sentence for everything in the settings that names something unknown."""
-    loaded = plugins()
+    loaded = inspect_plugins()
     names = {plugin.entry.name for plugin in loaded.all}
     rows = settings.unknown_variables()
     rows += [
@@ -87,7 +102,8 @@ def problems() -> list[str]:
     blocked_plugins = {
         repr(name) for name in names.intersection(settings.blocked())
     }  # OPYARD_BLOCK names plugins, too
-    unknown = active_policy().unknown_names(loaded.registry)
+    stated = Policy(settings.preferred(), settings.blocked(), settings.pins())
+    unknown = stated.unknown_names(loaded.registry, ("OPYARD_PREFER", "OPYARD_BLOCK", "OPYARD_PIN"))
     return rows + [row for row in unknown if not any(name in row for name in blocked_plugins)]
 
 

@@ -122,6 +122,22 @@ _NODES = (
 )
 
 
+DEEPEST = 100
+"""Operations within each other: with more of them Python and the generators of code run into the limits of recursion."""
+
+
+def _depth(tree: ast.AST) -> int:
+    depth, layer = 0, [tree]
+    while layer:
+        depth, layer = depth + 1, [child for node in layer for child in ast.iter_child_nodes(node)]
+    return depth
+
+
+def _arity(name: str) -> int:
+    """The number of arguments of a function of the language."""
+    return int(getattr(FUNCTIONS[name], "nin", 1))
+
+
 class Scalar:
     """A parsed scalar expression. ``tree`` is the ``ast`` node that code generators print."""
 
@@ -144,10 +160,18 @@ class Scalar:
 
 
 def _parse(text: str, names: tuple[str, ...]) -> ast.expr:
+    if not isinstance(text, str):
+        raise SpecError(f"a scalar expression is a string, such as 'x * x'; found {text!r}.")
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except SyntaxError as error:
         raise SpecError(f"the scalar expression {text!r} is not a Python expression: {error.msg}.") from None
+    except (RecursionError, MemoryError):  # what the parser of Python makes of too deep an expression
+        tree = None
+    if tree is None or _depth(tree) > DEEPEST:
+        raise SpecError(
+            f"the scalar expression {text[:40]!r}... nests more than {DEEPEST} operations; write a NumPy reference or decompose=... instead."
+        )
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         if not isinstance(node, _NODES):
@@ -160,6 +184,10 @@ def _parse(text: str, names: tuple[str, ...]) -> ast.expr:
             name = ast.unparse(node.func)
             raise SpecError(
                 f"the scalar expression {text!r} calls {name!r}, which is not known.{did_you_mean(name, tuple(FUNCTIONS))} Known: {', '.join(FUNCTIONS)}."
+            )
+        if isinstance(node, ast.Call) and len(node.args) != (count := _arity(ast.unparse(node.func))):
+            raise SpecError(
+                f"the scalar expression {text!r} calls {ast.unparse(node)}; {ast.unparse(node.func)} takes {count} argument{'s' if count > 1 else ''}."
             )
         if isinstance(node, ast.Name) and node.id in names and id(node) in called:
             raise SpecError(

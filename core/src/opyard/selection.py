@@ -6,8 +6,7 @@ The order is a function of what is registered, the policy and the costs: never o
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from . import settings
 from .costs import Costs, Estimate, Roofline
 from .device import Device
 from .errors import did_you_mean
-from .kernels import Kernel
+from .kernels import Kernel, Work
 from .operation import Call
 from .opfunction import current_policy
 from .registry import REFERENCE, Registry, reference_kernel
@@ -52,11 +51,13 @@ class Policy:
                 return position
         return len(self.prefer)
 
-    def unknown_names(self, registry: Registry) -> list[str]:
-        """A sentence for each name in this policy that nothing registered has."""
+    def unknown_names(
+        self, registry: Registry, called: tuple[str, str, str] = ("prefer", "block", "pin")
+    ) -> list[str]:
+        """A sentence for each name in this policy that nothing registered has; ``called`` is what states the three."""
         kernels = {k.id for k in registry.all_kernels()} | {f"{REFERENCE}/{REFERENCE}"}
         known = kernels | set(registry.backends)
-        named = [("prefer", n) for n in self.prefer] + [("block", n) for n in self.block]
+        named = [(called[0], n) for n in self.prefer] + [(called[1], n) for n in self.block]
         rows = [
             f"{word} names {n!r}, which is no backend or kernel.{did_you_mean(n, tuple(known))}"
             for word, n in named
@@ -64,12 +65,15 @@ class Policy:
         ]
         for op, kernel in self.pins:
             if op not in registry.ops:
-                rows.append(
-                    f"pin names the op {op!r}, which does not exist.{did_you_mean(op, tuple(registry.ops))}"
-                )
+                hint = did_you_mean(op, tuple(registry.ops))
+                rows.append(f"{called[2]} names the op {op!r}, which does not exist.{hint}")
+            own = (*(k.id for k in registry.kernels(op)), f"{REFERENCE}/{REFERENCE}")
             if kernel not in kernels:
+                hint = did_you_mean(kernel, tuple(kernels))
+                rows.append(f"{called[2]} names the kernel {kernel!r}, which does not exist.{hint}")
+            elif op in registry.ops and kernel not in own:
                 rows.append(
-                    f"pin names the kernel {kernel!r}, which does not exist.{did_you_mean(kernel, tuple(kernels))}"
+                    f"{called[2]} names the kernel {kernel!r}, which {op} does not have. It has {', '.join(own)}."
                 )
         return rows
 
@@ -99,40 +103,6 @@ def active_policy() -> Policy:
     return policy(settings.preferred(), settings.blocked(), settings.pins(), settings.strict())
 
 
-@contextmanager
-def using(
-    *,
-    prefer: str | Iterable[str] = (),
-    block: str | Iterable[str] = (),
-    pin: dict[str, str] | None = None,
-    strict: bool | None = None,
-    registry: Registry | None = None,
-) -> Iterator[Policy]:
-    """Within the block, and in this thread or task alone, kernels are chosen under this policy.
-
-        with using(prefer="opencl", block="cpu/blas", pin={"matmul": "cpu/blas"}): ...
-
-    What is not given is inherited. New threads start with the default policy.
-    """
-    outer = active_policy()
-    new = policy(
-        _tuple(prefer) or outer.prefer,
-        outer.block + tuple(n for n in _tuple(block) if n not in outer.block),
-        tuple({**dict(outer.pins), **(pin or {})}.items()),
-        outer.strict if strict is None else strict,
-        registry or outer.registry,
-    )
-    token = current_policy.set(new)
-    try:
-        yield new
-    finally:
-        current_policy.reset(token)
-
-
-def _tuple(names: str | Iterable[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
     """A kernel on a device for one call: with its estimate, or with the sentence why it is refused."""
@@ -160,30 +130,57 @@ def candidates(
     registry: Registry,
     policy: Policy | None = None,
     costs: Costs = PRIOR,
+    *,
+    any_layout: bool = False,
 ) -> tuple[Candidate, ...]:
-    """Every kernel of the op on every device, best first; then the reference; then the refused ones with their reasons."""
+    """Every kernel of the op on every device, best first; then the reference; then the refused ones with their reasons.
+
+    ``any_layout`` admits kernels that take or give other layouts than the plain one, as plans do, which convert.
+    """
     chosen = policy or active_policy()
     rows = []
     for device in devices:
         kernels = [k for k in registry.kernels(call.op.name) if k.backend == device.backend]
         if device.backend == REFERENCE:
             kernels = [reference_kernel(call.op)]
-        for kernel in kernels:
-            refusal = (
-                chosen.refusal(call.op.name, kernel)
-                or registry.why_aside(call.op.name, kernel)
-                or kernel.refusal(call, device)
-            )
-            estimate, refusal = _estimate(kernel, call, device, costs) if refusal is None else (None, refusal)
-            rows.append(Candidate(kernel, device, estimate, refusal))
+        rows += [consider(kernel, call, device, registry, chosen, costs, any_layout) for kernel in kernels]
     return tuple(sorted(rows, key=lambda c: order(c, chosen)))
 
 
-def _estimate(kernel: Kernel, call: Call, device: Device, costs: Costs) -> tuple[Estimate | None, str | None]:
+def consider(
+    kernel: Kernel,
+    work: Work,
+    device: Device,
+    registry: Registry,
+    policy: Policy,
+    costs: Costs,
+    any_layout: bool = True,
+) -> Candidate:
+    """One kernel on one device, with its estimate or with the reason for refusing it."""
+    refusal = (
+        policy.refusal(work.title, kernel)
+        or registry.why_aside(work.title, kernel)
+        or (None if any_layout else _layout_refusal(kernel))
+        or kernel.refusal(work, device)
+    )
+    estimate, refusal = _estimate(kernel, work, device, costs) if refusal is None else (None, refusal)
+    return Candidate(kernel, device, estimate, refusal)
+
+
+def _layout_refusal(kernel: Kernel) -> str | None:
+    if not kernel.layouts:
+        return None
+    named = ", ".join(f"{port} in layout {layout!r}" for port, layout in kernel.layouts.items())
+    return f"has {named}, which only plans convert to"
+
+
+def _estimate(kernel: Kernel, work: Work, device: Device, costs: Costs) -> tuple[Estimate | None, str | None]:
     try:
-        estimate = costs.kernel_seconds(kernel, call, device)
+        estimate = costs.kernel_seconds(kernel, work, device)
     except Exception as error:
         return None, f"its cost function failed: {type(error).__name__}: {error}"
+    if estimate.refusal:
+        return None, estimate.refusal
     if not estimate.seconds >= 0:  # also refuses NaN, which has no place in an order
         return None, f"its cost function returned {estimate.seconds!r}; it must return seconds"
     return estimate, None

@@ -1,6 +1,6 @@
 """Session: a graph on devices. ``run(fetches, feeds)`` prunes, simplifies, places, plans and runs, and remembers the result.
 
-The flow of one new run is ``Session._prepare``: outputs -> bind -> simplify -> decompose -> place -> plan -> executable.
+The flow of one new run is ``Session._prepare``: outputs -> bind -> simplify -> place -> plan -> executable.
 """
 
 from __future__ import annotations
@@ -13,25 +13,23 @@ import numpy as np
 
 from . import runtime
 from .costs import Costs
-from .device import Device, shares_arrays
+from .device import Device, plain_array, shares_arrays
 from .dispatch import report_failure
-from .errors import DeviceError, DeviceUnavailable, GraphError, KernelError, did_you_mean
+from .errors import DeviceError, DeviceUnavailable, GraphError, KernelError, PlacementError, did_you_mean
+from .executable import Executable, StepFailed
 from .graph import Graph, Value
 from .nest import leaves, map_leaves
-from .operation import Call
 from .opfunction import current_policy
-from .passes import decompose, simplify
-from .placement import Placement, place
-from .plan import Executable, StepFailed, make_plan
+from .passes import simplify
+from .placement import MeasuredCosts, Placement, TuneReport, default_costs, place, tune
+from .plan import make_plan
 from .registry import REFERENCE, Registry, describe_error
-from .rewrite import Rewrite, bind
-from .selection import PRIOR, active_policy, candidates
-from .spec import TensorSpec
+from .rewrite import bind, extract, needed_inputs
+from .selection import active_policy
+from .spec import TensorSpec, spec_of
 
 Devices = str | Device | Sequence[str | Device]
 """A device name, several, or "auto" for all devices of this machine."""
-
-Failed = list[tuple[Call, StepFailed]]
 
 
 def choose_devices(devices: Devices, registry: Registry) -> tuple[Device, ...]:
@@ -41,14 +39,28 @@ def choose_devices(devices: Devices, registry: Registry) -> tuple[Device, ...]:
     """
     if isinstance(devices, (str, Device)):
         devices = registry.devices() if devices == "auto" else [devices]
+    if not isinstance(devices, Iterable) or not all(isinstance(d, (str, Device)) for d in devices):
+        raise DeviceUnavailable(
+            f"devices is 'auto', a device, or several in a list; found {devices!r}. `opyard devices` lists names."
+        )
     found = tuple(registry.device(d) if isinstance(d, str) else d for d in devices)
     if not found:
         raise DeviceUnavailable("no device was named; write devices='auto', or names from `opyard devices`.")
     return tuple(dict.fromkeys(found))
 
 
+SESSION_LIMIT = 1024
+"""Executables that a session remembers; beyond them the oldest is forgotten."""
+
 CALLABLE_LIMIT = 256
 """Combinations of specs that one callable remembers; the session's own cache keeps the executables."""
+
+
+def remember(cache: dict[Any, Any], key: Any, item: Any, limit: int) -> None:
+    """Stores an item and forgets the oldest ones beyond the limit; safe in threads."""
+    for old in list(cache)[: max(0, len(cache) - limit + 1)]:
+        cache.pop(old, None)
+    cache[key] = item
 
 
 class Session:
@@ -56,7 +68,7 @@ class Session:
 
     devices   "auto", a device name, or several; the placement uses these alone
     registry  the default one unless given
-    costs     estimated times for the placement; the roofline prior unless given
+    costs     times for the placement; what ``tune`` measured here, else the roofline, unless given
     """
 
     def __init__(
@@ -65,12 +77,16 @@ class Session:
         *,
         devices: Devices = "auto",
         registry: Registry | None = None,
-        costs: Costs = PRIOR,
+        costs: Costs | None = None,
     ) -> None:
+        if not isinstance(graph, Graph):
+            raise GraphError(
+                f"Session takes a Graph, such as trace(function, *specs) gives; found {graph!r}."
+            )
         self.graph = graph
         self.registry = registry or active_policy().registry or runtime.registry()
         self.devices = choose_devices(devices, self.registry)
-        self.costs = costs
+        self.costs: Costs = default_costs() if costs is None else costs
         self._cache: dict[Any, Executable] = {}
         self._lock = threading.Lock()
         self._host = next(
@@ -105,13 +121,15 @@ class Session:
         """
         wanted = self._values(fetches)
         names = tuple(self._input(feed) for feed in feeds)
-        missing = [name for name in self._needed(wanted) if name not in names]
+        if doubles := sorted({name for name in names if names.count(name) > 1}):
+            raise GraphError(f"callable(...) was given the feed {doubles[0]!r} twice; name each feed once.")
+        missing = [name for name in needed_inputs(self.graph, wanted, names) if name not in names]
         if missing:
             raise GraphError(
                 f"the fetches need the feeds {', '.join(missing)}, which callable(...) was not given."
             )
         single = isinstance(fetches, (str, Value))
-        hot: dict[Any, Executable] = {}
+        hot: dict[Any, Callable[..., tuple[Any, ...]]] = {}
 
         def call(*arrays: Any) -> Any:
             try:
@@ -122,12 +140,11 @@ class Session:
                 )
                 executable = hot.get(key)
                 if executable is None:
-                    if len(hot) >= CALLABLE_LIMIT:
-                        hot.clear()
-                    executable = hot[key] = self._executable(wanted, names, arrays)
+                    executable = self._executable(wanted, names, arrays)
+                    remember(hot, key, executable, CALLABLE_LIMIT)
                 results = executable(*arrays)
             except (StepFailed, AttributeError):  # the long way finds out what is to blame
-                feeds = self._named(names, arrays)
+                feeds = self._named(names, tuple(map(plain_array, arrays)))
                 results = self._run(wanted, feeds, self._home_of(arrays))
             if single:
                 return results[0]
@@ -138,10 +155,13 @@ class Session:
 
     def _executable(
         self, wanted: tuple[Value, ...], names: tuple[str, ...], arrays: tuple[Any, ...]
-    ) -> Executable:
-        named = self._named(names, arrays)
-        specs = {name: TensorSpec(array.shape, array.dtype) for name, array in named.items()}
-        return self._prepare(wanted, specs, self._home_of(arrays), ())
+    ) -> Callable[..., tuple[Any, ...]]:
+        named = self._named(names, tuple(map(plain_array, arrays)))
+        specs = {name: self._spec(name, array) for name, array in named.items()}
+        made = self._prepare(wanted, specs, self._home_of(arrays), ())
+        if all(plain is given for plain, given in zip(named.values(), arrays, strict=True)):
+            return made
+        return lambda *given: made(*map(plain_array, given))
 
     def _named(self, names: tuple[str, ...], arrays: tuple[Any, ...]) -> dict[str, Any]:
         if len(arrays) != len(names):
@@ -157,6 +177,29 @@ class Session:
         return self._place(wanted, specs, self._host, ())
 
     explain = placement
+
+    def tune(self, fetches: Any, feeds: Mapping[Any, Any] | None = None, **options: Any) -> TuneReport:
+        """Measures what can change the placement, keeps it for all sessions on this machine, and places anew.
+
+        Feeds may be arrays or TensorSpecs; ``options`` are those of placement/tuning.py, such as ``budget_seconds``.
+        Raises PlacementError for a session that was given costs which keep nothing.
+        """
+        if not isinstance(self.costs, MeasuredCosts):
+            raise PlacementError(
+                f"this session was given costs that keep no measurements ({type(self.costs).__name__}); leave out costs=..., or pass MeasuredCosts(CostStore(path))."
+            )
+        wanted = self._values(fetches)
+        given = self._feeds(feeds or {}, wanted)
+        specs = {name: self._spec(name, feed) for name, feed in given.items()}
+        arrays = {n: self._as_host_array(n, f) for n, f in given.items() if not isinstance(f, TensorSpec)}
+        report = tune(
+            lambda costs: self._place(wanted, specs, self._host, (), costs),
+            *(self.costs, self.registry),
+            arrays=arrays,
+            **options,
+        )
+        self.registry.changed()  # so that what was chosen by older knowledge is chosen anew
+        return report
 
     # Names and feeds ---------------------------------------------------------------------------------------------
 
@@ -186,7 +229,7 @@ class Session:
 
     def _feeds(self, feeds: Mapping[Any, Any], wanted: tuple[Value, ...]) -> dict[str, Any]:
         named = {self._input(key): array for key, array in feeds.items()}
-        needed = self._needed(wanted)
+        needed = needed_inputs(self.graph, wanted, named)
         missing = [name for name in needed if name not in named]
         if missing:
             lines = ", ".join(f"{name!r}: {self.graph.inputs[name].spec!r}" for name in missing)
@@ -195,21 +238,10 @@ class Session:
             )
         return {name: named[name] for name in self.graph.inputs if name in named and name in needed}
 
-    def _needed(self, wanted: tuple[Value, ...]) -> tuple[str, ...]:
-        """Inputs that the values depend on, in the graph's order."""
-        seen: set[Value] = set()
-        stack = list(wanted)
-        while stack:
-            value = stack.pop()
-            if value not in seen:
-                seen.add(value)
-                stack += [v for v in (value.node.inputs if value.node else ()) if v is not None]
-        return tuple(name for name, value in self.graph.inputs.items() if value in seen)
-
     def _spec(self, name: str, feed: Any) -> TensorSpec:
         if isinstance(feed, TensorSpec):
             return feed
-        return TensorSpec.of(feed if hasattr(feed, "dtype") else self._as_host_array(name, feed))
+        return spec_of(feed if hasattr(feed, "dtype") else self._as_host_array(name, feed), f"feed {name!r}")
 
     def _as_host_array(self, name: str, array: Any) -> Any:
         """``array`` of any device as NumPy's; numbers and lists take the dtype of the input if that loses no fractions."""
@@ -225,7 +257,7 @@ class Session:
         if not isinstance(array, (np.ndarray, np.generic)):
             owner = self.registry.device_of(array)
             array = owner.download(array) if owner else np.asarray(array)
-        return np.asarray(array)
+        return np.asarray(plain_array(array))
 
     def _home_of(self, arrays: Iterable[Any]) -> Device:
         owners: list[Device] = []
@@ -247,22 +279,27 @@ class Session:
 
     def _run(self, wanted: tuple[Value, ...], arrays: dict[str, Any], home: Device) -> tuple[Any, ...]:
         """Runs, and runs again without a kernel that raised; only then is that kernel put aside for good."""
-        specs = {name: TensorSpec(array.shape, array.dtype) for name, array in arrays.items()}
-        failed: Failed = []
+        specs = {name: self._spec(name, array) for name, array in arrays.items()}
+        failed: list[StepFailed] = []
         while True:
             try:
-                results = self._prepare(wanted, specs, home, failed)(*arrays.values())
+                executable = self._prepare(wanted, specs, home, failed)
+                results = executable(*arrays.values())
             except StepFailed as failure:
                 self._note(failure, failed)
                 continue
-            for call, past in failed:
-                report_failure(
-                    self.registry, call, past.step.kernel, past.error, self._substitute(call, past)
-                )
+            except PlacementError:
+                if not failed:
+                    raise
+                raise _final(failed[-1], failed) from None
+            for past in failed:
+                step = past.step
+                substitute = executable.plan.runs(step.work)
+                report_failure(self.registry, step.work, step.kernel, past.reason, substitute)
             return results
 
-    def _note(self, failure: StepFailed, failed: Failed) -> None:
-        """Remembers a failure; raises where there is nothing left to try."""
+    def _note(self, failure: StepFailed, failed: list[StepFailed]) -> None:
+        """Remembers a failure, to be placed around; raises where that is not wanted or cannot help."""
         step, error = failure.step, failure.error
         if isinstance(
             error, Warning
@@ -270,29 +307,21 @@ class Session:
             raise error
         if active_policy().strict:
             raise KernelError(
-                f"kernel {step.kernel.id} failed on {step.call}: {describe_error(error)} (OPYARD_STRICT=1)."
+                f"kernel {step.kernel.id} failed on {step.work}: {describe_error(error)} (OPYARD_STRICT=1)."
             ) from error
-        rows = candidates(step.call, self._with_reference(), self.registry, active_policy(), self.costs)
-        tried = {f.step.kernel.id for c, f in failed if c.op is step.call.op} | {step.kernel.id}
-        if step.kernel.backend == REFERENCE or not any(
-            c.refusal is None and c.kernel.id not in tried for c in rows
-        ):
-            first = next((f for c, f in failed if c.op is step.call.op), failure)
-            first.error.add_note(
-                f"raised by kernel {first.step.kernel.id} in {first.step.call}; no other kernel can compute it either"
-            )
-            raise first.error
-        failed.append((step.call, failure))
-
-    def _substitute(self, call: Call, failure: StepFailed) -> Any:
-        rows = candidates(call, self._with_reference(), self.registry, active_policy(), self.costs)
-        return next(c.kernel for c in rows if c.refusal is None and c.kernel.id != failure.step.kernel.id)
+        if step.kernel.backend == REFERENCE:
+            raise _final(failure, failed)
+        failed.append(failure)
 
     def _with_reference(self) -> tuple[Device, ...]:
         return tuple(dict.fromkeys((*self.devices, self.registry.device(REFERENCE))))
 
     def _prepare(
-        self, wanted: tuple[Value, ...], specs: Mapping[str, TensorSpec], home: Device, failed: Sequence[Any]
+        self,
+        wanted: tuple[Value, ...],
+        specs: Mapping[str, TensorSpec],
+        home: Device,
+        failed: Sequence[StepFailed],
     ) -> Executable:
         key = (wanted, tuple(specs.items()), home.name, self.registry.version, active_policy())
         if not failed:
@@ -305,42 +334,30 @@ class Session:
                 made = Executable(make_plan(self._place(wanted, specs, home, failed)))
                 if failed:
                     return made
-                self._cache[key] = found = made
+                remember(self._cache, key, made, SESSION_LIMIT)
+                found = made
             return found
 
     def _place(
-        self, wanted: tuple[Value, ...], specs: Mapping[str, TensorSpec], home: Device, failed: Sequence[Any]
+        self,
+        wanted: tuple[Value, ...],
+        specs: Mapping[str, TensorSpec],
+        home: Device,
+        failed: Sequence[StepFailed],
+        costs: Costs | None = None,
     ) -> Placement:
-        graph = simplify(bind(_with_outputs(self.graph, wanted, tuple(specs)), specs))
+        graph = simplify(bind(extract(self.graph, wanted, specs), specs))
         devices = (
             self._with_reference() if failed else self.devices
         )  # a failing kernel may be the only one here
-        policy = active_policy()
-
-        def has_kernel(call: Call) -> bool:
-            rows = candidates(call, devices, self.registry, policy, self.costs)
-            return any(row.refusal is None and row.kernel.backend != REFERENCE for row in rows)
-
-        graph = simplify(decompose(graph, has_kernel))
-        banned = [(call.op.name, failure.step.kernel.id) for call, failure in failed]
-        return place(graph, devices, self.registry, self.costs, home=home, policy=policy, unavailable=banned)
+        banned = [(failure.step.work.title, failure.step.kernel.id) for failure in failed]
+        return place(graph, devices, self.registry, costs or self.costs, home=home, unavailable=banned)
 
 
-def _with_outputs(graph: Graph, wanted: tuple[Value, ...], inputs: tuple[str, ...]) -> Graph:
-    """The part of a graph that makes the wanted values, with these as its outputs and the named inputs only."""
-    needed: set[Value] = set()
-    stack = list(wanted)
-    while stack:
-        value = stack.pop()
-        if value not in needed:
-            needed.add(value)
-            stack += [v for v in (value.node.inputs if value.node else ()) if v is not None]
-    part = Graph()
-    part.inputs = {name: graph.inputs[name] for name in inputs}
-    part.constants = {v: array for v, array in graph.constants.items() if v in needed}
-    part.nodes = [node for node in graph.nodes if any(v in needed for v in node.outputs)]
-    part.outputs = {f"fetch_{number}": value for number, value in enumerate(wanted)}
-    rewrite = Rewrite(part)
-    for node in part.nodes:
-        rewrite.copy(node)
-    return rewrite.finish()
+def _final(failure: StepFailed, failed: Sequence[StepFailed]) -> Exception:
+    """The error to show when nothing can compute a step: that of the kernel which was chosen for it first."""
+    first = next((past for past in failed if past.step.work.title == failure.step.work.title), failure)
+    first.error.add_note(
+        f"raised by kernel {first.step.kernel.id} in {first.step.work}; no other kernel can compute it either"
+    )
+    return first.error

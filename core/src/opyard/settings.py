@@ -6,6 +6,7 @@ Each is read when it is needed, never at import, so a test or a program may set 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from .errors import SettingsError, did_you_mean
@@ -17,7 +18,7 @@ VARIABLES = {
     "OPYARD_PIN": "comma-separated op=backend/kernel: only this kernel may run that op",
     "OPYARD_STRICT": "1: a failing plugin or kernel raises instead of being set aside",
     "OPYARD_CACHE_DIR": "folder for caches and plugin records (default: the user's cache folder)",
-    "OPYARD_NUM_THREADS": "number of threads of CPU kernels (default: all that the process may use)",
+    "OPYARD_NUM_THREADS": "number of threads of CPU kernels (default, and most: all processors that the process may use)",
 }
 
 
@@ -62,24 +63,36 @@ def strict() -> bool:
 
 
 def num_threads() -> int:
-    """OPYARD_NUM_THREADS, or the number of processors that this process may use."""
+    """OPYARD_NUM_THREADS, at most the number of processors that this process may use, which is also the default."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     value = os.environ.get("OPYARD_NUM_THREADS", "")
     if not value:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not value.isdecimal() or int(value) < 1:
+        return processors
+    if not re.fullmatch("[1-9][0-9]*", value):
         raise SettingsError(f"OPYARD_NUM_THREADS is a positive number; found {value!r}.")
-    return int(value)
+    return min(int(value[:9]), processors)  # so many digits are enough to exceed any number of processors
+
+
+def check() -> None:
+    """Raises SettingsError for values that cannot be meant: once, before anything uses them."""
+    pins()
+    strict()
+    num_threads()
 
 
 def cache_dir() -> Path:
-    """The folder for caches: OPYARD_CACHE_DIR, else ``opyard`` in the user's cache folder, or in the current one."""
+    """The folder for caches: OPYARD_CACHE_DIR, else ``opyard`` in the user's cache folder, or one in the current folder.
+
+    Source: XDG Base Directory Specification, by which relative paths in XDG_CACHE_HOME do not count.
+    """
     if chosen := os.environ.get("OPYARD_CACHE_DIR"):
-        return Path(chosen)
-    base = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME")
-    try:
-        return Path(base or Path.home() / ".cache") / "opyard"
-    except RuntimeError:  # containers may run as a user without a home
-        return Path(".opyard-cache")
+        return Path(os.path.expanduser(chosen))
+    for variable in ("LOCALAPPDATA", "XDG_CACHE_HOME"):
+        if os.path.isabs(base := os.environ.get(variable, "")):
+            return Path(base) / "opyard"
+    home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""  # "" would become the root folder
+    # containers may run as a user without a home
+    return Path(home) / ".cache" / "opyard" if os.path.isabs(home) else Path(".opyard-cache")
 
 
 def unknown_variables() -> list[str]:

@@ -17,6 +17,9 @@ _NATIVE = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "complex64", "complex128"),
 )
+DTYPE_NAMES = _NATIVE + _EXTENDED
+"""The names of all dtypes that tensors may have."""
+
 _BY_NAME: dict[str, np.dtype[Any]] = {}
 
 
@@ -34,7 +37,10 @@ def as_dtype(dtype: Any) -> np.dtype[Any]:
     except TypeError:
         raise SpecError(f"{dtype!r} is not a dtype; write a name such as 'float32' or 'int64'.") from None
     if found.kind not in "biufcV" or found.type is np.void or not found.isnative:
-        raise SpecError(f"tensors hold numbers and booleans in native byte order, not {found.name!r}.")
+        wanted = found.newbyteorder("=").name if found.kind in "iufc" else "float32"
+        raise SpecError(
+            f"tensors hold numbers and booleans in native byte order, not {found.str if wanted == found.name else found.name!r}; convert it: x.astype({wanted!r})."
+        )
     return found
 
 
@@ -47,7 +53,7 @@ def _dtype_called(name: str) -> np.dtype[Any]:
         extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return extended
     raise SpecError(
-        f"there is no dtype called {name!r}.{did_you_mean(name, _NATIVE + _EXTENDED)} Known: {', '.join(_NATIVE + _EXTENDED)}."
+        f"there is no dtype called {name!r}.{did_you_mean(name, DTYPE_NAMES)} Known: {', '.join(DTYPE_NAMES)}."
     )
 
 
@@ -147,28 +153,39 @@ def _as_shape(shape: Iterable[int | str | Dim]) -> Shape:
     return tuple(sizes)
 
 
+def spec_of(array: Any, what: str) -> TensorSpec:
+    """The spec of an array. Raises SpecError, naming ``what`` it is, for a dtype that no tensor has."""
+    try:
+        return TensorSpec(array.shape, array.dtype)
+    except SpecError as error:
+        raise SpecError(f"{what}: {error}") from None
+
+
 def broadcast(*shapes: Shape) -> Shape:
     """The common shape by NumPy's broadcasting rules; raises SpecError when there is none.
 
-    A symbolic size broadcasts with itself and with 1; against another number the number is taken, and the sizes
-    are checked again once they are bound.
+    A symbolic size broadcasts with itself and with 1, not with another symbolic one; against another number the number
+    is taken, and the sizes are checked again once they are bound.
     """
     rank = max(map(len, shapes), default=0)
-    result: list[int | Dim] = []
-    for axis in range(-rank, 0):
-        size: int | Dim = 1
-        for shape in shapes:
-            other = shape[axis] if len(shape) >= -axis else 1
-            if other == 1 or other == size:
-                continue
-            if size == 1 or isinstance(size, Dim):
-                size = other
-            elif not isinstance(other, Dim):
-                raise SpecError(
-                    f"shapes {' and '.join(str(s) for s in shapes)} do not broadcast: sizes {size} and {other} differ at axis {axis}."
-                )
-        result.append(size)
-    return tuple(result)
+    return tuple(
+        _common([shape[axis] for shape in shapes if len(shape) >= -axis], axis, shapes)
+        for axis in range(-rank, 0)
+    )
+
+
+def _common(sizes: list[int | Dim], axis: int, shapes: tuple[Shape, ...]) -> int | Dim:
+    numbers = list(dict.fromkeys(n for n in sizes if not isinstance(n, Dim) and n != 1))
+    names = list(dict.fromkeys(n for n in sizes if isinstance(n, Dim)))
+    if len(numbers) > 1 or (len(names) > 1 and not numbers):
+        first, second = (numbers or names)[:2]
+        reason = (
+            f"sizes {first} and {second} differ at axis {axis}"
+            if numbers
+            else f"the symbolic sizes {first} and {second} at axis {axis} may differ; give both the same name, or numbers"
+        )
+        raise SpecError(f"shapes {' and '.join(map(str, shapes))} do not broadcast: {reason}.")
+    return (numbers or names or [1])[0]
 
 
 def promote(*dtypes: np.dtype[Any]) -> np.dtype[Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from .dim import Dim
 from .errors import SpecError
 from .ops import shape, slicing
 from .spec import Shape
@@ -11,7 +14,7 @@ from .spec import Shape
 
 def subscript(x: Any, key: Any, sizes: Shape) -> Any:
     """``x[key]`` with NumPy's meaning for integers, slices, ``...`` and None. Raises SpecError for anything else."""
-    parts = _full(key if isinstance(key, tuple) else (key,), len(sizes))
+    parts = _full(tuple(map(_plain, key)) if isinstance(key, tuple) else (_plain(key),), len(sizes))
     axes, bounds, dropped, added = [], [], [], []
     axis = position = 0
     for part in parts:
@@ -38,11 +41,6 @@ def subscript(x: Any, key: Any, sizes: Shape) -> Any:
 
 def _full(key: tuple[Any, ...], rank: int) -> list[Any]:
     """The key with ``...`` written out, one part for each axis and None where an axis is added."""
-    for part in key:
-        if not (part is None or part is Ellipsis or isinstance(part, slice) or _is_integer(part)):
-            raise SpecError(
-                f"a graph's value takes integers, slices, ... and None as subscripts, not {type(part).__name__}; use gather(x, indices, axis=...) or where(...)."
-            )
     if key.count(Ellipsis) > 1:
         raise SpecError("a subscript holds '...' at most once.")
     used = sum(part is not None and part is not Ellipsis for part in key)
@@ -52,8 +50,33 @@ def _full(key: tuple[Any, ...], rank: int) -> list[Any]:
     return [*key[:at], *[slice(None)] * (rank - used), *key[at + 1 :]]
 
 
-def _is_integer(part: Any) -> bool:
-    return isinstance(part, int) and not isinstance(part, bool)
+def _plain(part: Any) -> Any:
+    """A part of a key, with Python integers for NumPy's. Raises SpecError for what is no part of one."""
+    if part is None or part is Ellipsis:
+        return part
+    if isinstance(part, slice):
+        bounds = [_integer(bound) for bound in (part.start, part.stop, part.step)]
+        if any(bound is _NO_INTEGER for bound in bounds) or bounds[2] == 0:
+            raise SpecError(
+                f"the start, stop and step of a slice are integers or None, the step not 0; found {part!r}. For places that are computed use gather(x, indices, axis=...)."
+            )
+        return slice(*bounds)
+    integer = _integer(part)
+    if not isinstance(integer, int):
+        raise SpecError(
+            f"a graph's value takes integers, slices, ... and None as subscripts, not {type(part).__name__}; use gather(x, indices, axis=...) or where(...)."
+        )
+    return integer
+
+
+_NO_INTEGER = object()
+
+
+def _integer(part: Any) -> Any:
+    if part is None or isinstance(part, Dim):
+        return part
+    whole = isinstance(part, (int, np.integer)) and not isinstance(part, bool)
+    return int(part) if whole else _NO_INTEGER
 
 
 def _one(index: int, size: Any, axis: int) -> slice:

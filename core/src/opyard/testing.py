@@ -13,7 +13,7 @@ import numpy as np
 from .costs import Estimate, Roofline
 from .device import Capabilities, Device
 from .errors import DeviceUnavailable, KernelError
-from .kernels import Kernel
+from .kernels import Kernel, Work
 from .operation import Call
 from .registry import Registry
 from .spec import TensorSpec
@@ -116,12 +116,12 @@ class ScriptedCosts:
         self.transfers = dict(transfers or {})
         self._prior = Roofline()
 
-    def kernel_seconds(self, kernel: Kernel, call: Call, device: Device) -> Estimate:
+    def kernel_seconds(self, kernel: Kernel, work: Work, device: Device) -> Estimate:
         """The number scripted for the kernel, else the roofline."""
-        for key in (f"{call.op.name} {kernel.id}", kernel.id):
+        for key in (f"{work.title} {kernel.id}", kernel.id):
             if key in self.kernels:
                 return Estimate(self.kernels[key], "scripted")
-        return self._prior.kernel_seconds(kernel, call, device)
+        return self._prior.kernel_seconds(kernel, work, device)
 
     def transfer_seconds(self, source: Device, target: Device, nbytes: float) -> float:
         """The number scripted for the pair, else the roofline."""
@@ -132,8 +132,13 @@ class ScriptedCosts:
 def check_kernel(kernel: Kernel, device: Device, registry: Registry, *, seed: int = 0) -> int:
     """Runs a kernel on every case of its op that it accepts, and compares with the reference.
 
-    Gives the number of cases compared. Raises KernelError naming the case, the place and the difference.
+    Gives the number of cases compared. Raises KernelError naming the case, the place and the difference, and for a device
+    of another backend.
     """
+    if device.backend != kernel.backend:
+        raise KernelError(
+            f"kernel {kernel.id} runs on devices of {kernel.backend!r}, not on {device.name!r}; pass registry.device({kernel.backend!r})."
+        )
     op, compared = registry.get_op(kernel.op), 0
     for case in op.cases():
         call = op.call(*(draw.spec if draw else None for draw in case.inputs), **case.attributes)

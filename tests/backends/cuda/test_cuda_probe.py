@@ -67,7 +67,10 @@ def test_without_a_driver_it_says_what_to_install() -> None:
     found = probe.probe(_missing)
     assert found == Probe(False, found.reason)
     assert found.reason.startswith("no NVIDIA driver on this machine (")
-    assert "was not found); install the driver, then `pip install 'opyard-cuda[cu13]'`." in found.reason
+    assert (
+        "was not found); install the driver, then `pip install --find-links dist 'opyard-cuda[cu13]'` (wheels of a checkout"
+        in found.reason
+    )
 
 
 @pytest.mark.parametrize(("platform", "library"), [("linux", "libcuda.so.1"), ("win32", "nvcuda.dll")])
@@ -133,7 +136,7 @@ def test_without_cupy_it_names_the_extra_that_fits_the_driver(
     assert not found.ok
     assert found.driver_version == version
     assert "CuPy is not installed; the driver supports CUDA" in found.reason
-    assert f"`pip install 'opyard-cuda[{extra}]'`" in found.reason
+    assert f"`pip install --find-links dist 'opyard-cuda[{extra}]'`" in found.reason
 
 
 def test_a_cupy_that_is_newer_than_the_driver(installed: Callable[..., None]) -> None:
@@ -143,7 +146,7 @@ def test_a_cupy_that_is_newer_than_the_driver(installed: Callable[..., None]) ->
         "the CuPy installed (cupy-cuda13x) is made for CUDA 13, the driver supports CUDA 12.4; update the driver, or"
         in reason
     )
-    assert "`pip install 'opyard-cuda[cu12]'`" in reason
+    assert "`pip install --find-links dist 'opyard-cuda[cu12]'`" in reason
 
 
 @pytest.mark.parametrize("distributions", [("cupy-cuda12x",), ("cupy-cuda12x", "cupy-cuda13x"), ("cupy",)])

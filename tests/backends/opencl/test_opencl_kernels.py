@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from opyard.cases import Case
+from opyard.errors import KernelError
 from opyard.kernels import Kernel
 from opyard.operation import Call
 from opyard.opfunction import op
@@ -246,3 +247,38 @@ def test_temporary_arrays_live_until_the_queue_is_done(opencl: Any) -> None:
             last = run(last, opencl.upload(np.ones((64, 1), np.float32)))
         del run
     assert math.isclose(float(opencl.download(last).sum()), 5 * 64 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "specs", "attributes"),
+    [
+        ("exp", ["float32[1000]"], {}),
+        ("sum", ["float32[40, 50]"], {"axis": 1}),
+        ("matmul", ["float32[16, 16]", "float32[16, 16]"], {}),
+        ("softmax", ["float32[40, 50]"], {}),
+        ("permute_dims", ["float32[40, 50]"], {"axes": (1, 0)}),
+        ("max_pool", ["float32[1, 2, 8, 8]"], {"kernel": (2, 2)}),
+    ],
+)
+def test_a_prepared_kernel_takes_nothing_else(
+    opencl: Any, opencl_registry: Registry, name: str, specs: list[str], attributes: dict[str, Any]
+) -> None:
+    inputs = [TensorSpec(map(int, text[8:-1].split(", "))) for text in specs]
+    call = STANDARD[name].op.call(*inputs, **attributes)
+    kernel = next(k for k in opencl_registry.kernels(name) if k.backend == "opencl")
+    run = kernel.bind(call, opencl)
+    arrays = [opencl.upload(np.zeros([int(n) for n in spec.shape], np.float32)) for spec in inputs]
+    run(*arrays)
+    small, other = (
+        opencl.upload(np.zeros((2, 2), np.float32)),
+        opencl.upload(np.zeros(inputs[0].shape, np.int32)),
+    )
+    text = r"this kernel was prepared for .*, and its inputs are .*; call the op itself, or resolve it for these arrays"
+    for wrong in (small, other):
+        with pytest.raises(KernelError, match=text):
+            run(wrong, *arrays[1:])
+    with pytest.raises(KernelError, match="its inputs are missing; call the op itself"):
+        run()
+    if kernel.out:
+        with pytest.raises(KernelError, match=r"and its out is float32\[2, 2\]; call"):
+            run(*arrays, out=small)

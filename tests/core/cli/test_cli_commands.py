@@ -12,6 +12,19 @@ from opyard import cli
 from opyard.cli import main
 from opyard.errors import SpecError
 
+COMMANDS = (
+    "costs",
+    "demo",
+    "devices",
+    "doctor",
+    "explain",
+    "kernels",
+    "new-plugin",
+    "ops",
+    "plugins",
+    "tune",
+)
+
 
 class Outcome:
     """What one command did."""
@@ -206,7 +219,7 @@ def test_a_command_whose_package_is_not_installed(opyard, monkeypatch):
     outcome = opyard("parade")
     assert outcome.status == 2
     assert (
-        "the command 'parade' is not here: it comes with opyard-parade. Type: pip install opyard-parade"
+        "the command 'parade' is not here: it comes with opyard-parade. Type: `pip install --find-links dist 'opyard-parade'`"
         in outcome.err
     )
 
@@ -232,7 +245,7 @@ def test_wrong_use(opyard, arguments: list[str]):
 def test_version_and_help(opyard):
     assert opyard("--version").out == f"opyard, version {oy.__version__}\n"
     text = opyard("--help").out
-    for command in ("demo", "devices", "doctor", "explain", "kernels", "new-plugin", "ops", "plugins"):
+    for command in COMMANDS:
         assert f"\n  {command} " in text
         assert "Usage: opyard" in opyard(command, "--help").out
         assert "--json" in opyard(command, "--help").out

@@ -85,6 +85,11 @@ def test_a_strict_user_gets_the_failure_at_once(site: Path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: plugin 'broken' of opyard-broken failed: ")
     assert "Traceback" not in done.stderr
+    for command in ("plugins", "doctor"):
+        shown = opyard(site, command, OPYARD_STRICT="1")
+        assert shown.returncode == int(command == "doctor") and "no libfoo.so" in shown.stdout
+    helped = opyard(site, "--help", OPYARD_STRICT="1")
+    assert helped.returncode == 0 and "doctor" in helped.stdout
 
 
 def test_a_missing_command_of_a_broken_plugin_is_explained(site: Path):
@@ -101,11 +106,11 @@ def test_warnings_are_one_line_on_stderr_and_stdout_stays_json(site: Path):
     assert done.stderr == "warning: one thing and another\n"
     done = opyard(site, "plugins", "--json", OPYARD_BLOCK="nobody")
     assert json.loads(done.stdout)["settings"]
-    assert done.stderr.startswith("warning: opyard settings: block names 'nobody'")
+    assert done.stderr.startswith("warning: opyard settings: OPYARD_BLOCK names 'nobody'")
     assert done.stderr.count("\n") == 1
 
 
-def test_retry_forgets_the_quarantine(site: Path):
+def test_retry_tries_the_plugin_where_a_crash_does_no_harm(site: Path):
     install(site, "opyard-crash", {"crash": "crash"}, {"crash": "import os; os.kill(os.getpid(), 9)"})
     assert opyard(site, "ops", OPYARD_PLUGINS="crash").returncode == -signal.SIGKILL
     listed = opyard(site, "plugins", "--json", OPYARD_PLUGINS="crash")
@@ -113,6 +118,8 @@ def test_retry_forgets_the_quarantine(site: Path):
         "quarantined"
     ]
     assert opyard(site, "doctor", OPYARD_PLUGINS="crash").returncode == 1
+    again = opyard(site, "plugins", "--retry", "crash", OPYARD_PLUGINS="crash")
+    assert again.returncode == 0 and "the last trial was ended by SIGKILL" in again.stdout
     (site / "crash.py").write_text("def repaired(): ...")
     retried = opyard(site, "plugins", "--retry", "crash", "--json", OPYARD_PLUGINS="crash")
     assert [row["state"] for row in json.loads(retried.stdout)["plugins"] if row["name"] == "crash"] == ["ok"]

@@ -11,7 +11,7 @@ import pytest
 import opyard as oy
 from environments import run_python
 from opyard.cli import main
-from opyard.cli.new_plugin import write_template
+from opyard.cli.new_plugin import next_steps, write_template
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "plugin-template"
 FILES = ["README.md", "pyproject.toml", "src/opyard_acme/__init__.py", "tests/test_acme.py"]
@@ -52,7 +52,26 @@ def test_a_plugin_is_created_with_its_name_everywhere(tmp_path: Path, monkeypatc
     assert f'"opyard[cpu]~={oy.__version__}"' in (tmp_path / "opyard-acme" / "pyproject.toml").read_text()
     out = capsys.readouterr().out
     assert "wrote opyard-acme/README.md" in out
-    assert "\n  cd opyard-acme\n  python -m pip install -e '.[test]'\n" in out
+    assert out.endswith("\n  ".join(["\nNext, type:", "cd opyard-acme", *next_steps("acme")]) + "\n")
+
+
+@pytest.mark.parametrize("has_pip", [True, False])
+@pytest.mark.parametrize("settings", ["home = /usr\nuv = 0.9\n", "uv = 0.9", "home = /uv = 1", None])
+def test_the_next_steps_fit_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_pip: bool, settings: str | None
+) -> None:
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    monkeypatch.setattr("opyard.cli.new_plugin.find_spec", lambda name: has_pip or None)
+    if settings is not None:
+        (tmp_path / "pyvenv.cfg").write_text(settings)
+    with_pip = ("python -m pip install -e '.[test]'", "opyard kernels acme.swish", "python -m pytest")
+    with_uv = (
+        "uv pip install -e '.[test]'",
+        "uv run --no-project opyard kernels acme.swish",
+        "uv run --no-project python -m pytest",
+    )
+    by_uv = settings is not None and "uv = 0.9" in settings
+    assert next_steps("acme") == (with_uv if by_uv and not has_pip else with_pip)
 
 
 def test_json_names_the_files(tmp_path: Path, capsys):

@@ -12,10 +12,10 @@ import pytest
 import scipy.special
 import scipy.stats
 
+from opyard.eager import using
 from opyard.errors import SpecError
 from opyard.ops import activation
 from opyard.runtime import standard_registry
-from opyard.selection import using
 from opyard.spec import TensorSpec
 
 INF, NAN = math.inf, math.nan

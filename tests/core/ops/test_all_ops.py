@@ -15,10 +15,10 @@ import pytest
 import opyard.ops
 from opyard.cases import Case, Tolerance
 from opyard.dim import Dim
+from opyard.eager import using
 from opyard.errors import SpecError
 from opyard.operation import Call, Op
 from opyard.runtime import standard_registry
-from opyard.selection import using
 from opyard.spec import TensorSpec
 
 Arrays = tuple[np.ndarray[Any, Any] | None, ...]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import scipy.special
 
+from opyard.eager import using
 from opyard.errors import SpecError
 from opyard.ops import arithmetic, comparison, exponential, logic, rounding, selection, trigonometric
 from opyard.ops._cases import binary_cases
 from opyard.runtime import standard_registry
 from opyard.scalar import Scalar, erf
-from opyard.selection import using
 from opyard.spec import TensorSpec
 
 INF, NAN = math.inf, math.nan

@@ -70,6 +70,7 @@ REDUCTIONS = {
 }
 
 VIEWS = {
+    "identity": "numpy:asarray",
     **{op: f"opyard_cpu.movement:{op}" for op in ("reshape", "permute_dims", "unstack")},
     **{
         op: f"numpy:{op}"

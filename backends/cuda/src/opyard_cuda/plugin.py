@@ -137,7 +137,16 @@ ARRAY_KERNELS: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
     ("windows", ("average_pool", "global_average_pool"), {"dtypes": FLOATS, "efficiency": 0.3}),
     (
         "movement",
-        ("reshape", "flatten", "permute_dims", "matrix_transpose", "moveaxis", "expand_dims", "squeeze"),
+        (
+            "identity",
+            "reshape",
+            "flatten",
+            "permute_dims",
+            "matrix_transpose",
+            "moveaxis",
+            "expand_dims",
+            "squeeze",
+        ),
         {"dtypes": ALL},
     ),
     ("movement", ("broadcast_to", "split", "unstack", "slice", "flip"), {"dtypes": ALL}),

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from opyard.errors import installing
+
 OLDEST_DRIVER = 12000
 """The least version of CUDA (1000 * major + 10 * minor) that the driver must support: wheels of CuPy begin with CUDA 12."""
 
@@ -58,7 +60,7 @@ def probe_driver(load_library: Callable[[str], Any] = ctypes.CDLL) -> Probe:
     except OSError:
         return Probe(
             False,
-            f"no NVIDIA driver on this machine ({name} was not found); install the driver, then `pip install 'opyard-cuda[cu13]'`.",
+            f"no NVIDIA driver on this machine ({name} was not found); install the driver, then {installing('opyard-cuda[cu13]')}.",
         )
     result = int(library.cuInit(0))
     version = _integer(library.cuDriverGetVersion)
@@ -73,7 +75,7 @@ def probe_driver(load_library: Callable[[str], Any] = ctypes.CDLL) -> Probe:
         return Probe(
             False,
             f"the NVIDIA driver supports CUDA {version_text(version)}, CuPy needs {version_text(OLDEST_DRIVER)} or later; "
-            "update the driver, then `pip install 'opyard-cuda[cu13]'`.",
+            f"update the driver, then {installing('opyard-cuda[cu13]')}.",
             version,
         )
     count = _integer(library.cuDeviceGetCount)
@@ -85,11 +87,11 @@ def cupy_reason(driver_version: int) -> str:
     supported = version_text(driver_version)
     extra = "cu13" if driver_version >= 13000 else "cu12"
     if importlib.util.find_spec("cupy") is None:
-        return f"CuPy is not installed; the driver supports CUDA {supported}, so `pip install 'opyard-cuda[{extra}]'`."
+        return f"CuPy is not installed; the driver supports CUDA {supported}, so {installing(f'opyard-cuda[{extra}]')}."
     if driver_version < 13000 and _is_installed("cupy-cuda13x") and not _is_installed("cupy-cuda12x"):
         return (
             f"the CuPy installed (cupy-cuda13x) is made for CUDA 13, the driver supports CUDA {supported}; update the driver, or "
-            "`pip uninstall cupy-cuda13x`, then `pip install 'opyard-cuda[cu12]'`."
+            f"`pip uninstall cupy-cuda13x`, then {installing('opyard-cuda[cu12]')}."
         )
     return ""
 

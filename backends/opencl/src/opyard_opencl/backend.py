@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from opyard.errors import DeviceError, DeviceUnavailable
+from opyard.errors import DeviceError, DeviceUnavailable, installing
 from opyard.settings import num_threads
 
 from . import canary
@@ -15,7 +15,7 @@ from .quirks import quirks_of
 if TYPE_CHECKING:
     from .device import OpenCLDevice
 
-INSTALL = 'pip install "opyard-opencl[pocl]"'
+INSTALL = installing("opyard-opencl[pocl]")
 """What brings a CPU device without any driver."""
 
 
@@ -56,7 +56,7 @@ class OpenCLBackend:
         reason = canary.verdict(platform_number, device_number, device) if quirks.needs_canary else None
         if reason is not None:
             self.refused.append(
-                f"{title} cannot be used: {reason}. Reinstall it: {INSTALL} --force-reinstall."
+                f"{title} cannot be used: {reason}. Reinstall it with --force-reinstall: {INSTALL}."
             )
             return None
         try:

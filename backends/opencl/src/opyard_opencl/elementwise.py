@@ -18,7 +18,7 @@ from .array import Array
 from .codegen import Unprintable, expression, variable
 from .device import OpenCLDevice
 from .formats import FORMATS, functions, prelude, refusal
-from .launch import Launch, partition, table
+from .launch import Launch, exact, partition, table
 
 _GRAIN = 4096  # elements: about a microsecond of the simplest operation
 _LONGS = np.int64
@@ -36,6 +36,7 @@ def accepts(call: Call, device: Device) -> str | None:
     return None
 
 
+@exact
 def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs an op with a scalar expression. See ``prepare_expression``."""
     return prepare_expression(call, device, _body(call, _compute(call)))

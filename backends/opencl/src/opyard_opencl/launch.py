@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import pyopencl as cl
 
+from opyard.errors import KernelError
+from opyard.operation import Call
+from opyard.spec import TensorSpec
+
 from .array import Array
 from .device import OpenCLDevice, failure
+
+Prepare = Callable[[Call, OpenCLDevice], Callable[..., Any]]
 
 _GROUP = 64  # work items of a group on devices other than CPUs
 
@@ -64,6 +72,40 @@ class Launch:
             raise failure(f"{self.device.name}: preparing kernel {self.name!r}", error) from error
         self._local.kernel = kernel
         return kernel
+
+
+def exact(prepare: Prepare) -> Prepare:
+    """Makes the functions that ``prepare`` gives raise KernelError for arrays of other shapes or dtypes than the call's.
+
+    A kernel reads and writes as much memory as it was prepared for, whatever the arrays have.
+    """
+
+    @wraps(prepare)
+    def prepare_exact(call: Call, device: OpenCLDevice) -> Callable[..., Any]:
+        run = prepare(call, device)
+        wanted = tuple(spec and (spec.shape, spec.dtype) for spec in call.inputs)
+        result = (call.outputs[0].shape, call.outputs[0].dtype)
+
+        def checked(*arrays: Any, out: Any = None) -> Any:
+            found = tuple([None if a is None else (a.shape, a.dtype) for a in arrays])
+            if found != wanted and found + (None,) * (len(wanted) - len(found)) != wanted:
+                raise _mismatch(call, "inputs are", arrays)
+            if out is None:
+                return run(*arrays)
+            if (out.shape, out.dtype) != result:
+                raise _mismatch(call, "out is", (out,))
+            return run(*arrays, out=out)
+
+        return checked
+
+    return prepare_exact
+
+
+def _mismatch(call: Call, what: str, arrays: tuple[Any, ...]) -> KernelError:
+    specs = ", ".join("None" if a is None else repr(TensorSpec.of(a)) for a in arrays)
+    return KernelError(
+        f"this kernel was prepared for {call}, and its {what} {specs or 'missing'}; call the op itself, or resolve it for these arrays."
+    )
 
 
 def partition(device: OpenCLDevice, count: int, grain: int) -> tuple[int, int]:

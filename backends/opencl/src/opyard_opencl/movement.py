@@ -19,7 +19,7 @@ from opyard.spec import TensorSpec
 from .array import Array
 from .device import OpenCLDevice
 from .formats import FORMATS, format_of, program
-from .launch import Launch, partition, table
+from .launch import Launch, exact, partition, table
 
 _UNITS = {1: "uchar", 2: "ushort", 4: "uint", 8: "ulong"}
 _GRAIN = 8192  # elements for each work item
@@ -56,6 +56,7 @@ def accepts_positions(call: Call, device: Device) -> str | None:
     return accepts(call, device)
 
 
+@exact
 def prepare_view(call: Call, device: OpenCLDevice) -> Callable[..., Any]:
     """A function that runs an op whose result is one view of its input, or several.
 
@@ -101,6 +102,7 @@ def _view(
     return run
 
 
+@exact
 def prepare_join(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs concat or stack: one copy for each array into its part of the result."""
     whole = np.empty(_sizes(call.output), call.output.dtype)
@@ -125,6 +127,7 @@ def prepare_join(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return run
 
 
+@exact
 def prepare_pad(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs pad with a constant: fills the result, then copies the input into it."""
     spec = call.inputs[0]
@@ -149,6 +152,7 @@ def prepare_pad(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return run
 
 
+@exact
 def prepare_tile(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs tile: reads the input again and again by strides of 0."""
     spec = call.inputs[0]
@@ -163,6 +167,7 @@ def prepare_tile(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return _view(device, source, np.broadcast_to(spread, interleaved), call.output)
 
 
+@exact
 def prepare_constant(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs an op whose result depends on shapes and attributes alone, worked out here by its reference."""
     values = call.reference(
@@ -191,6 +196,7 @@ def prepare_constant(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return run_copy
 
 
+@exact
 def prepare_gather(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs gather along one axis, or embedding. Positions out of range give NaN, or -1 (all bits one)."""
     swapped = call.op.name == "embedding"
@@ -213,6 +219,7 @@ def prepare_gather(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return run
 
 
+@exact
 def prepare_one_hot(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs one_hot."""
     indices, output = call.inputs[0], call.output

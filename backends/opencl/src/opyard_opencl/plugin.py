@@ -29,7 +29,16 @@ KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     (
         *("movement:prepare_view", "movement:accepts", 0.3),
         (
-            *("reshape", "expand_dims", "squeeze", "flatten", "permute_dims", "matrix_transpose", "moveaxis"),
+            *(
+                "identity",
+                "reshape",
+                "expand_dims",
+                "squeeze",
+                "flatten",
+                "permute_dims",
+                "matrix_transpose",
+                "moveaxis",
+            ),
             *("broadcast_to", "slice", "flip", "split", "unstack"),
         ),
     ),

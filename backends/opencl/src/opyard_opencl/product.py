@@ -16,7 +16,7 @@ from opyard.spec import TensorSpec
 from .array import Array
 from .device import OpenCLDevice
 from .formats import format_of, program, refusal
-from .launch import Launch, table
+from .launch import Launch, exact, table
 
 _SCRATCH_LIMIT = 1 << 28  # bytes of scratch memory for one launch
 _ROW_GRAIN = 48  # rows of the left operand that are worth packing a panel again
@@ -44,6 +44,7 @@ def accepts(call: Call, device: Device) -> str | None:
     return reason
 
 
+@exact
 def prepare_matmul(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs matmul or linear: ``[..., m, k], [..., k, n] (, [n]) -> [..., m, n]``."""
     left, right = call.inputs[0], call.inputs[1]
@@ -69,6 +70,7 @@ def prepare_matmul(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     )
 
 
+@exact
 def prepare_conv(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs conv over one to three spatial axes; axes that are missing have size 1."""
     x, weight, bias = call.inputs

@@ -20,7 +20,7 @@ from opyard.spec import TensorSpec
 from .array import Array
 from .device import OpenCLDevice
 from .formats import FORMATS, format_of, program
-from .launch import Launch, partition
+from .launch import Launch, exact, partition
 
 _COLUMNS = 64  # as in kernels/reduce.cl
 _CHUNK = 1 << 14  # elements: the least that is worth another pass
@@ -66,6 +66,7 @@ class _Pass:
         return self.outer * self.chunks * self.width
 
 
+@exact
 def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs a reduction in one launch for each pass; its last pass writes the output."""
     spec = call.inputs[0]
@@ -101,6 +102,7 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return run
 
 
+@exact
 def prepare_position(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs argmax or argmin."""
     spec = call.inputs[0]

@@ -15,7 +15,7 @@ from opyard.spec import TensorSpec
 from .array import Array
 from .device import OpenCLDevice
 from .formats import format_of, program, refusal, wider
-from .launch import Launch, partition
+from .launch import Launch, exact, partition
 
 _COLUMNS = 64  # as in kernels/rows.cl
 _GRAIN = 2048  # elements for each work item
@@ -35,6 +35,7 @@ def accepts_trailing(call: Call, device: Device) -> str | None:
     return refusal(call, device)
 
 
+@exact
 def prepare_softmax(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs softmax or log_softmax along one axis."""
     x = call.inputs[0]
@@ -50,6 +51,7 @@ def prepare_softmax(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return _runner(call, device, lambda: Launch(device, text, name, items, bound))
 
 
+@exact
 def prepare_trailing(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs layer_normalization or rms_normalization over the axes from ``axis`` on."""
     x = call.inputs[0]
@@ -58,6 +60,7 @@ def prepare_trailing(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return _normalization(call, device, math.prod(sizes[:axis]), math.prod(sizes[axis:]), groups=1, area=1)
 
 
+@exact
 def prepare_groups(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs group_normalization or instance_normalization of ``[n, c, ...]``."""
     x = call.inputs[0]
@@ -67,6 +70,7 @@ def prepare_groups(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return _normalization(call, device, batch * groups, channels // max(1, groups) * area, groups, area)
 
 
+@exact
 def prepare_batch(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs batch_normalization of ``[n, c, ...]`` with given statistics."""
     x = call.inputs[0]

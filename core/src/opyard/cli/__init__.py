@@ -13,8 +13,8 @@ from click.exceptions import Exit
 from click.shell_completion import shell_complete
 
 from .. import __version__, runtime
-from ..errors import OpyardError, did_you_mean
-from . import doctor, kernels, listings, new_plugin
+from ..errors import OpyardError, did_you_mean, installing
+from . import costs, doctor, kernels, listings, new_plugin
 
 BROUGHT_BY = {"demo": "opyard-demo"}
 """Commands of plugins that may not be installed, and the package to name then."""
@@ -38,11 +38,11 @@ class Commands(click.Group):
         if package is None:
             known = tuple(self.list_commands(context))
             return f"there is no command {name!r}.{did_you_mean(name, known)} Commands: {', '.join(known)}."
-        for plugin in runtime.plugins().all:
+        for plugin in runtime.inspect_plugins().all:
             if plugin.entry.distribution == package:
                 why = "; ".join(filter(None, [plugin.reason, *plugin.notes])) or "it adds no such command"
                 return f"the command {name!r} is not here: {package} is installed, and {plugin.state}: {why}."
-        return f"the command {name!r} is not here: it comes with {package}. Type: pip install {package}"
+        return f"the command {name!r} is not here: it comes with {package}. Type: {installing(package)}"
 
 
 def build() -> click.Group:
@@ -60,11 +60,13 @@ def build() -> click.Group:
         listings.ops,
         kernels.kernels,
         kernels.explain,
+        costs.tune,
+        costs.costs,
         doctor.doctor,
         new_plugin.new_plugin,
     ):
         group.add_command(command)
-    runtime.plugins().add_commands(group)
+    runtime.inspect_plugins().add_commands(group)
     return group
 
 

@@ -20,7 +20,7 @@ BROKEN = ("failed", "incompatible", "quarantined")
 @json_option
 def doctor(as_json: bool) -> int:
     """Check this installation. Exits with 1 when a plugin or backend is broken."""
-    loaded = runtime.plugins()
+    loaded = runtime.inspect_plugins()
     registry = loaded.registry
     checks: list[dict[str, str]] = []
 

@@ -11,10 +11,12 @@ import click
 
 from .. import runtime
 from ..errors import SpecError
+from ..placement import default_costs
 from ..selection import Candidate, active_policy, candidates
 from ..spec import TensorSpec
 from ..units import format_seconds
 from .output import json_option, print_json, print_table, print_text
+from .program import is_program, load
 
 _SHORT = {
     "f16": "float16",
@@ -71,7 +73,7 @@ def _dtypes_text(dtypes: Any) -> str:
 
 
 @click.command()
-@click.argument("op")
+@click.argument("target")
 @click.argument("inputs", nargs=-1)
 @click.option(
     "--set",
@@ -81,19 +83,24 @@ def _dtypes_text(dtypes: Any) -> str:
     help="An attribute, such as axis=-1; may be repeated.",
 )
 @json_option
-def explain(op: str, inputs: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
-    """Explain which kernel OP would use, on which device, and why.
+def explain(target: str, inputs: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+    """Explain which kernels TARGET would use, and why.
 
+    TARGET is an op, or a program: module:function or path.py:function, see `opyard tune --help`.
     INPUTS are written as a dtype with sizes; none leaves an input out:
 
     \b
       opyard explain matmul 'float32[64,512]' 'float32[512,64]'
       opyard explain softmax 'f16[32,4096]' --set axis=0
       opyard explain conv 'f32[1,3,32,32]' 'f32[8,3,3,3]' none --set padding=1
+      opyard explain model.py:block 'f32[32,64]'
     """
+    if is_program(target):
+        _explain_program(target, inputs, settings, as_json)
+        return
     registry = runtime.registry()
-    call = registry.get_op(op).call(*map(parse_spec, inputs), **dict(map(parse_attribute, settings)))
-    rows = candidates(call, registry.devices(), registry, active_policy())
+    call = registry.get_op(target).call(*map(parse_spec, inputs), **dict(map(parse_attribute, settings)))
+    rows = candidates(call, registry.devices(), registry, active_policy(), default_costs())
     if as_json:
         print_json({"call": str(call), "candidates": [_candidate_row(row) for row in rows]})
         return
@@ -111,6 +118,16 @@ def explain(op: str, inputs: tuple[str, ...], settings: tuple[str, ...], as_json
         ],
         title=f"{call}\n",
     )
+
+
+def _explain_program(target: str, inputs: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+    if settings:
+        raise SpecError(f"--set is for the attributes of an op; {target!r} is a program, which has none.")
+    placement = load(target, tuple(map(parse_spec, inputs))).placement()
+    if as_json:
+        print_json(placement.to_json())
+    else:
+        print_text(str(placement))
 
 
 def _verdict(position: int, row: Candidate) -> str:

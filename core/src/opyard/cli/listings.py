@@ -9,6 +9,8 @@ import click
 from .. import quarantine, runtime
 from ..errors import RegistryError, did_you_mean
 from ..ops import STANDARD
+from ..plugin import Plugin
+from ..registry import Registry
 from .output import json_option, print_devices, print_json, print_table, print_text, state_text
 
 
@@ -33,15 +35,17 @@ def devices(as_json: bool) -> None:
 
 @click.command()
 @click.option(
-    "--retry", metavar="NAME", help="Forget that loading this plugin killed a process, and try it again."
+    "--retry",
+    metavar="NAME",
+    help="Try a plugin that killed a process once more, in a process of its own, and use it if that lives on.",
 )
 @json_option
 def plugins(retry: str | None, as_json: bool) -> None:
     """List the installed plugins with their states and reasons."""
     if retry is not None:
         _retry(retry)
-    loaded = runtime.plugins()
-    rows = [_plugin_row(plugin) for plugin in loaded.report()]
+    loaded = runtime.inspect_plugins()
+    rows = [_plugin_row(plugin, loaded.registry) for plugin in loaded.report()]
     if as_json:
         print_json(
             {"plugins": rows, "conflicts": list(loaded.registry.conflicts), "settings": runtime.problems()}
@@ -64,17 +68,16 @@ def plugins(retry: str | None, as_json: bool) -> None:
 
 
 def _retry(name: str) -> None:
-    names = tuple(plugin.entry.name for plugin in runtime.plugins().all)
+    names = tuple(plugin.entry.name for plugin in runtime.inspect_plugins().all)
     if name not in names:
         raise RegistryError(
             f"there is no plugin called {name!r}.{did_you_mean(name, names)} Installed: {', '.join(names) or 'none'}."
         )
-    if quarantine.clear(name):
+    if quarantine.retry(name):
         runtime.reset()
 
 
-def _plugin_row(plugin: Any) -> dict[str, Any]:
-    registry = runtime.registry()
+def _plugin_row(plugin: Plugin, registry: Registry) -> dict[str, Any]:
     return {
         "name": plugin.entry.name,
         "state": plugin.state,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -45,13 +47,19 @@ def new_plugin(name: str, folder: Path | None, as_json: bool) -> None:
         return
     for path in written:
         print_text(f"wrote {path}")
-    steps = (
-        f"cd {target}",
-        "python -m pip install -e '.[test]'",
-        f"opyard kernels {name}.swish",
-        "python -m pytest",
-    )
-    print_text("\n  ".join(["\nNext, type:", *steps]))
+    print_text("\n  ".join(["\nNext, type:", f"cd {target}", *next_steps(name)]))
+
+
+def next_steps(name: str) -> tuple[str, ...]:
+    """What to type in the new folder: with uv where the environment is one of uv's, which have no pip, else with pip."""
+    settings = Path(sys.prefix, "pyvenv.cfg")
+    by_uv = settings.is_file() and "\nuv = " in f"\n{settings.read_text(encoding='utf-8')}"
+    if by_uv and find_spec("pip") is None:
+        run = (
+            "uv run --no-project"  # the environment of the folder above; the new folder is not to get its own
+        )
+        return "uv pip install -e '.[test]'", f"{run} opyard kernels {name}.swish", f"{run} python -m pytest"
+    return "python -m pip install -e '.[test]'", f"opyard kernels {name}.swish", "python -m pytest"
 
 
 def write_template(name: str, target: Path) -> list[Path]:

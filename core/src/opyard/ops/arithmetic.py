@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..cases import Case, Draw, Tolerance, case
-from ..infer import elementwise, require_kind
+from ..infer import elementwise, require_kind, same_as_first
 from ..opfunction import op
 from ..spec import TensorSpec
 from ._cases import binary_cases, numeric_cases, unary_cases
@@ -22,6 +22,7 @@ __all__ = [
     "divide",
     "floor_divide",
     "fmod",
+    "identity",
     "maximum",
     "minimum",
     "multiply",
@@ -51,7 +52,31 @@ def real_part(x: TensorSpec) -> TensorSpec:
     return x.with_dtype(np.finfo(x.dtype).dtype) if x.dtype.kind == "c" else x
 
 
-@op("add", scalar="x1 + x2", infer=elementwise("numeric"), cases=numeric_cases, tolerance=Tolerance(1))
+def _identity_cases() -> list[Case]:
+    return [
+        case((3, 4)),
+        case(()),
+        case((0, 3)),
+        case(Draw((7,), "int32", -9, 9)),
+        case(Draw((5,), "bfloat16")),
+        case(Draw((2, 3), "bool")),
+    ]
+
+
+@op("identity", infer=same_as_first(), cases=_identity_cases, tolerance=EXACT)
+def identity(x: Array) -> Array:
+    """The same values, of any dtype. ``[...] -> [...]``. Its kernels may change the layout. Source: ONNX Identity."""
+    return x
+
+
+@op(
+    "add",
+    scalar="x1 + x2",
+    commutative=True,
+    infer=elementwise("numeric"),
+    cases=numeric_cases,
+    tolerance=Tolerance(1),
+)
 def add(x1: Array, x2: Array) -> Array:
     """Sum, elementwise. ``[...], [...] -> [...]``, broadcast."""
     return np.add(x1, x2)
@@ -63,7 +88,14 @@ def subtract(x1: Array, x2: Array) -> Array:
     return np.subtract(x1, x2)
 
 
-@op("multiply", scalar="x1 * x2", infer=elementwise("numeric"), cases=numeric_cases, tolerance=Tolerance(2))
+@op(
+    "multiply",
+    scalar="x1 * x2",
+    commutative=True,
+    infer=elementwise("numeric"),
+    cases=numeric_cases,
+    tolerance=Tolerance(2),
+)
 def multiply(x1: Array, x2: Array) -> Array:
     """Product, elementwise. ``[...], [...] -> [...]``, broadcast."""
     return np.multiply(x1, x2)
@@ -168,6 +200,7 @@ def reciprocal(x: Array) -> Array:
 @op(
     "maximum",
     scalar="max(x1, x2)",
+    commutative=True,
     infer=elementwise("real"),
     cases=lambda: binary_cases("int32", "uint8"),
     tolerance=EXACT,
@@ -180,6 +213,7 @@ def maximum(x1: Array, x2: Array) -> Array:
 @op(
     "minimum",
     scalar="min(x1, x2)",
+    commutative=True,
     infer=elementwise("real"),
     cases=lambda: binary_cases("int32", "uint8"),
     tolerance=EXACT,

@@ -27,13 +27,13 @@ def _equality_cases() -> list[Case]:
     ]
 
 
-@op("equal", scalar="x1 == x2", infer=elementwise("any", "bool"), cases=_equality_cases)
+@op("equal", scalar="x1 == x2", commutative=True, infer=elementwise("any", "bool"), cases=_equality_cases)
 def equal(x1: Array, x2: Array) -> Array:
     """Whether x1 is equal to x2, elementwise. ``[...], [...] -> bool[...]``, broadcast."""
     return np.equal(x1, x2)
 
 
-@op("not_equal", scalar="x1 != x2", infer=elementwise("any", "bool"), cases=_equality_cases)
+@op("not_equal", scalar="x1 != x2", commutative=True, infer=elementwise("any", "bool"), cases=_equality_cases)
 def not_equal(x1: Array, x2: Array) -> Array:
     """Whether x1 differs from x2, elementwise. ``[...], [...] -> bool[...]``, broadcast."""
     return np.not_equal(x1, x2)

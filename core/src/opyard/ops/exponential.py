@@ -96,6 +96,7 @@ def log10(x: Array) -> Array:
 @op(
     "logaddexp",
     scalar="logaddexp(x1, x2)",
+    commutative=True,
     infer=elementwise("real floating"),
     cases=binary_cases,
     tolerance=Tolerance(4, scaled=True),
@@ -166,6 +167,7 @@ def pow(x1: Array, x2: Array) -> Array:
 @op(
     "hypot",
     scalar="hypot(x1, x2)",
+    commutative=True,
     infer=elementwise("real floating"),
     cases=binary_cases,
     tolerance=Tolerance(5),

@@ -48,19 +48,19 @@ def _shift_cases() -> list[Case]:
     return [*drawn, *shaped]
 
 
-@op("logical_and", scalar="x1 and x2", infer=elementwise("bool"), cases=_truth_cases)
+@op("logical_and", scalar="x1 and x2", commutative=True, infer=elementwise("bool"), cases=_truth_cases)
 def logical_and(x1: Array, x2: Array) -> Array:
     """Whether both are true, elementwise. ``bool[...], bool[...] -> bool[...]``, broadcast."""
     return np.logical_and(x1, x2)
 
 
-@op("logical_or", scalar="x1 or x2", infer=elementwise("bool"), cases=_truth_cases)
+@op("logical_or", scalar="x1 or x2", commutative=True, infer=elementwise("bool"), cases=_truth_cases)
 def logical_or(x1: Array, x2: Array) -> Array:
     """Whether one or both are true, elementwise. ``bool[...], bool[...] -> bool[...]``, broadcast."""
     return np.logical_or(x1, x2)
 
 
-@op("logical_xor", scalar="x1 != x2", infer=elementwise("bool"), cases=_truth_cases)
+@op("logical_xor", scalar="x1 != x2", commutative=True, infer=elementwise("bool"), cases=_truth_cases)
 def logical_xor(x1: Array, x2: Array) -> Array:
     """Whether exactly one is true, elementwise. ``bool[...], bool[...] -> bool[...]``, broadcast."""
     return np.logical_xor(x1, x2)
@@ -77,19 +77,19 @@ def logical_not(x: Array) -> Array:
     return np.logical_not(x)
 
 
-@op("bitwise_and", scalar="x1 & x2", infer=elementwise("integer or bool"), cases=_bit_cases)
+@op("bitwise_and", scalar="x1 & x2", commutative=True, infer=elementwise("integer or bool"), cases=_bit_cases)
 def bitwise_and(x1: Array, x2: Array) -> Array:
     """The bits that are set in both numbers, elementwise. ``[...], [...] -> [...]``, broadcast."""
     return np.bitwise_and(x1, x2)
 
 
-@op("bitwise_or", scalar="x1 | x2", infer=elementwise("integer or bool"), cases=_bit_cases)
+@op("bitwise_or", scalar="x1 | x2", commutative=True, infer=elementwise("integer or bool"), cases=_bit_cases)
 def bitwise_or(x1: Array, x2: Array) -> Array:
     """The bits that are set in one or both numbers, elementwise. ``[...], [...] -> [...]``, broadcast."""
     return np.bitwise_or(x1, x2)
 
 
-@op("bitwise_xor", scalar="x1 ^ x2", infer=elementwise("integer or bool"), cases=_bit_cases)
+@op("bitwise_xor", scalar="x1 ^ x2", commutative=True, infer=elementwise("integer or bool"), cases=_bit_cases)
 def bitwise_xor(x1: Array, x2: Array) -> Array:
     """The bits that are set in exactly one number, elementwise. ``[...], [...] -> [...]``, broadcast."""
     return np.bitwise_xor(x1, x2)

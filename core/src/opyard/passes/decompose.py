@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..graph import Graph, Node, Value
+from ..graph import Graph, Node, Value, recording
 from ..nest import leaves
 from ..operation import Call
 from ..rewrite import Rewrite
@@ -27,7 +27,8 @@ def _expand(rewrite: Rewrite, node: Node) -> None:
     inputs = rewrite.inputs(node)
     before = len(rewrite.graph.nodes)
     assert node.op.decompose is not None
-    result = node.op.decompose(*inputs, **node.call.attrs)
+    with recording(rewrite.graph):
+        result = node.op.decompose(*inputs, **node.call.attrs)
     for made in rewrite.graph.nodes[before:]:
         made.source = node.source  # the user wrote the composite, not its parts
     outputs = [leaf if isinstance(leaf, Value) else rewrite.graph.constant(leaf) for leaf in leaves(result)]

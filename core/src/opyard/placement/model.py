@@ -9,24 +9,24 @@ from ..device import Device
 from ..graph import Graph, Node
 from ..selection import Candidate
 from ..units import format_seconds
+from .match import Match
+from .places import Places
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alternative:
-    """A candidate that was not chosen: the extra seconds that choosing it would cost, all else equal, or its refusal."""
+    """A choice for ``node`` that was not taken: what the best plan with it costs beyond this one, or why it is refused."""
 
+    node: Node
+    match: Match
     candidate: Candidate
     extra_seconds: float | None
-
-    @property
-    def refusal(self) -> str | None:
-        """Why the candidate was not considered, or None if it has a price."""
-        if self.extra_seconds is not None:
-            return None
-        return self.candidate.refusal or "another kernel is preferred"
+    refusal: str | None
 
     def __str__(self) -> str:
         where = f"{self.candidate.kernel.id} on {self.candidate.device.name}"
+        if len(self.match.nodes) > 1:
+            where += f" for {self.match.title}"
         if self.extra_seconds is None:
             return f"{where}: refused: {self.refusal}"
         return f"{where}: {format_seconds(self.extra_seconds, sign=True)}"
@@ -34,12 +34,17 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decision:
-    """What runs one node. ``transfer_seconds`` is what bringing its inputs to the device costs."""
+    """What runs one match. ``transfer_seconds`` is what bringing its inputs to the device costs."""
 
-    node: Node
+    match: Match
     chosen: Candidate
     transfer_seconds: float
     alternatives: tuple[Alternative, ...]
+
+    @property
+    def node(self) -> Node:
+        """The last node of the match."""
+        return self.match.anchor
 
     @property
     def runner_up(self) -> Alternative | None:
@@ -65,7 +70,8 @@ class Decision:
         """Plain data for ``--json``."""
         return {
             "node": self.node.name,
-            "op": self.node.op.name,
+            "op": self.match.title,
+            "nodes": [node.name for node in self.match.nodes],
             "source": self.node.source,
             "kernel": self.chosen.kernel.id,
             "device": self.chosen.device.name,
@@ -75,6 +81,8 @@ class Decision:
             "reason": self.reason,
             "alternatives": [
                 {
+                    "node": a.node.name,
+                    "op": a.match.title,
                     "kernel": a.candidate.kernel.id,
                     "device": a.candidate.device.name,
                     "extra_seconds": a.extra_seconds,
@@ -87,23 +95,45 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """Decisions for all nodes of ``graph`` in order; ``seconds`` is the predicted time of one run, transfers included."""
+    """Decisions that cover all nodes of ``graph``, in an order that can run.
+
+    places   where tensors can lie, with the ways between
+    seconds  predicted time of one run, transfers included
+    bound    no placement can be faster than this, by the same predictions
+    """
 
     graph: Graph
     home: Device
+    places: Places
     decisions: tuple[Decision, ...]
     seconds: float
+    bound: float
+
+    @property
+    def is_optimal(self) -> bool:
+        """Whether it is proven that no placement is faster."""
+        return self.bound >= self.seconds
+
+    @property
+    def gap(self) -> float:
+        """How much faster another placement could be at most, as a fraction of this one's time."""
+        return max(0.0, (self.seconds - self.bound) / self.seconds) if self.seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
         return {
             "seconds": self.seconds,
+            "bound": self.bound,
+            "optimal": self.is_optimal,
             "home": self.home.name,
             "nodes": [decision.to_json() for decision in self.decisions],
         }
 
     def __str__(self) -> str:
-        rows = [f"predicted {format_seconds(self.seconds)}; feeds and fetches live on {self.home.name}"]
+        proof = "proven optimal" if self.is_optimal else f"within {self.gap:.2%} of the optimum"
+        rows = [
+            f"predicted {format_seconds(self.seconds)}, {proof}; feeds and fetches live on {self.home.name}"
+        ]
         for decision in self.decisions:
             chosen = decision.chosen
             rows.append(

@@ -130,7 +130,7 @@ def _show(chosen: Result, reference: Result, right: int, wrong: int) -> None:
         ["op", "output", "kernel", "device", "time", "why"],
         [
             [
-                decision.node.op.name,
+                decision.match.title,
                 decision.node.outputs[0].spec,
                 decision.chosen.kernel.id,
                 decision.chosen.device.name,

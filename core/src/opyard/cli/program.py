@@ -1,0 +1,118 @@
+"""Programs that a command line names: ``module:function`` or ``path.py:function``, with the specs of their inputs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..compiled import Compiled
+from ..errors import GraphError, RegistryError, SpecError, did_you_mean
+from ..graph import Graph, trace
+from ..placement import Placement, TuneReport
+from ..session import Session
+from ..spec import TensorSpec
+
+Specs = tuple[TensorSpec | None, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A session with what to fetch and the specs to feed."""
+
+    session: Session
+    fetches: Any
+    feeds: dict[str, TensorSpec]
+
+    def placement(self) -> Placement:
+        """Where everything runs, and why."""
+        return self.session.placement(self.fetches, self.feeds)
+
+    def tune(self, **options: Any) -> TuneReport:
+        """See Session.tune."""
+        return self.session.tune(self.fetches, self.feeds, **options)
+
+
+def is_program(target: str) -> bool:
+    """Whether this names a program and not an op."""
+    return ":" in target
+
+
+def load(target: str, specs: Specs) -> Program:
+    """The program that a command line names.
+
+    The name may belong to a function over arrays, to a Graph, a Session or a compiled function, or to a function without
+    parameters that gives one of these. Raises RegistryError for a name that is not there, and SpecError for specs that
+    do not fit.
+    """
+    if not is_program(target):
+        raise RegistryError(f"{target!r} is no program; write module:function or path.py:function.")
+    found = _find(target)
+    given = tuple(spec for spec in specs if spec is not None)
+    if len(given) < len(specs):
+        raise SpecError(f"the inputs of the program {target!r} are arrays; none is for ops.")
+    if inspect.isroutine(found) and not inspect.signature(found).parameters:
+        found = found()
+    devices: Any = "auto"
+    if isinstance(found, Compiled):
+        devices, found = found.devices, found.function
+    if isinstance(found, Session):
+        return _program(target, found, given)
+    if isinstance(found, Graph):
+        return _program(target, Session(found), given)
+    if not callable(found):
+        raise RegistryError(
+            f"{target!r} is {type(found).__name__}; name a function over arrays, or something that gives a Graph or a Session."
+        )
+    return _program(target, Session(_trace(target, found, given), devices=devices), given)
+
+
+def _trace(target: str, function: Any, specs: tuple[TensorSpec, ...]) -> Graph:
+    try:
+        inspect.signature(function).bind(*specs)
+    except TypeError as error:
+        raise SpecError(
+            f"{target}{inspect.signature(function)}: {error}; {len(specs)} inputs were given. Write one for each, such as 'float32[32,64]'."
+        ) from None
+    return trace(function, *specs)
+
+
+def _program(target: str, session: Session, specs: tuple[TensorSpec, ...]) -> Program:
+    graph = session.graph
+    known = {name: value.spec for name, value in graph.inputs.items() if value.spec.is_concrete}
+    feeds = known if not specs else dict(zip(graph.inputs, specs, strict=False))
+    if len(feeds) != len(graph.inputs) or len(specs) > len(graph.inputs):
+        wanted = ", ".join(f"{name}: {value.spec!r}" for name, value in graph.inputs.items())
+        raise SpecError(
+            f"{target} takes the inputs {wanted or 'none'}; {len(specs)} were given. Write one for each, such as 'float32[32,64]'."
+        )
+    fetches = graph.result if graph.result is not None else list(graph.outputs)
+    if not graph.outputs:
+        raise GraphError(f"the graph of {target} has no output; name one with graph.output('y', value).")
+    return Program(session, fetches, feeds)
+
+
+def _find(target: str) -> Any:
+    place, _, name = target.rpartition(":")
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise RegistryError(f"there is no file {place!r} (asked for as {target!r}).")
+        names = runpy.run_path(place, run_name=Path(place).stem)
+    else:
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        try:
+            names = vars(importlib.import_module(place))
+        except ImportError as error:
+            raise RegistryError(
+                f"{target!r} cannot be imported: {error}. Write module:function or path.py:function."
+            ) from error
+    if name not in names:
+        public = tuple(key for key in names if not key.startswith("_"))
+        raise RegistryError(f"{place} has no {name!r}.{did_you_mean(name, public)}")
+    return names[name]

@@ -1,0 +1,72 @@
+"""A cost function network: variables with few labels, unary costs and pairwise tables.
+
+Costs are whole nanoseconds kept in float64, which is exact below 2**53; infinity forbids. Equal tables are one object:
+whoever builds a network shares them, and the solvers remember what they found out about each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Costs = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.intp]
+
+
+class Network:
+    """Variables are numbered from 0; ``unary[i]`` has a cost for each label of variable i."""
+
+    def __init__(self) -> None:
+        self.unary: list[Costs] = []
+        self.tables: dict[tuple[int, int], Costs] = {}
+        self.neighbours: list[set[int]] = []
+
+    def add_variable(self, costs: Any) -> int:
+        """A new variable with these costs of its labels; gives its number."""
+        self.unary.append(np.asarray(costs, np.float64))
+        self.neighbours.append(set())
+        return len(self.unary) - 1
+
+    def add_unary(self, variable: int, costs: Costs) -> None:
+        """Adds to the costs of a variable's labels."""
+        self.unary[variable] = self.unary[variable] + costs
+
+    def add_table(self, first: int, second: int, table: Costs) -> None:
+        """Costs ``[labels of first, labels of second]`` of two variables; tables of one pair add up."""
+        if first > second:
+            first, second, table = second, first, table.T
+        known = self.tables.get((first, second))
+        self.tables[first, second] = table if known is None else known + table
+        self.neighbours[first].add(second)
+        self.neighbours[second].add(first)
+
+    def cost(self, labels: list[int]) -> float:
+        """Total cost of an assignment."""
+        total = sum(float(costs[label]) for costs, label in zip(self.unary, labels, strict=True))
+        return total + sum(float(table[labels[a], labels[b]]) for (a, b), table in self.tables.items())
+
+    def costs_towards(self, variable: int, others: Iterable[int], labels: list[int]) -> Costs:
+        """What each label of a variable costs, itself and towards the other variables as they are labelled."""
+        costs = self.unary[variable]
+        for other in others:
+            if variable < other:
+                costs = costs + self.tables[variable, other][:, labels[other]]
+            else:
+                costs = costs + self.tables[other, variable][labels[other], :]
+        return costs
+
+    def restricted(self, keep: list[Labels]) -> Network:
+        """The network over the labels that are kept of each variable."""
+        result = Network()
+        for costs, labels in zip(self.unary, keep, strict=True):
+            result.add_variable(costs[labels])
+        slices: dict[tuple[int, bytes, bytes], Costs] = {}
+        for (first, second), table in self.tables.items():
+            key = (id(table), keep[first].tobytes(), keep[second].tobytes())
+            if key not in slices:
+                slices[key] = table[np.ix_(keep[first], keep[second])]
+            result.add_table(first, second, slices[key])
+        return result

@@ -1,0 +1,93 @@
+"""The minimum of a network: exact where the network is narrow, else within a proven gap.
+
+Tiers: eliminate; drop dominated labels and eliminate again; message passing for a bound and labels, then local search.
+Budgets are counted in tables, sweeps and balls, never in seconds: the same network gives the same answer on any machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import local_search
+from .dominance import useful_labels
+from .dual import TreeReweighted
+from .elimination import LARGEST_TABLE, Elimination
+from .network import Costs, Network
+
+SMALL_TABLE = 2.0**16
+"""Entries up to which elimination is faster than the search for dominated labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much work the solver may do on a network that is too wide to eliminate."""
+
+    sweeps: int = 240
+    balls: int = 3000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """Labels with their cost, and a lower bound of every assignment's cost; equal numbers prove the optimum."""
+
+    network: Network
+    labels: list[int]
+    cost: float
+    bound: float
+    _elimination: list[Elimination] = field(default_factory=list)
+
+    @property
+    def is_optimal(self) -> bool:
+        """Whether nothing can be better."""
+        return self.bound >= self.cost
+
+    def prices(self) -> list[Costs]:
+        """For every label of every variable what an assignment with it costs beyond this solution.
+
+        Exact where the network could be eliminated; else with all other labels as they are, an upper bound.
+        """
+        if self.is_optimal and not self._elimination:
+            whole = Elimination(self.network)
+            if not whole.left:
+                self._elimination.append(whole)
+        if self._elimination:
+            return [costs - self.cost for costs in self._elimination[0].marginals()]
+        rows = []
+        for variable, label in enumerate(self.labels):
+            costs = self.network.costs_towards(variable, self.network.neighbours[variable], self.labels)
+            rows.append(costs - costs[label])
+        return rows
+
+
+def solve(network: Network, effort: Effort | None = None) -> Solution:
+    """The best labels of a network. The cost is infinite when every assignment is forbidden."""
+    whole = Elimination(network, SMALL_TABLE)
+    if not whole.left:
+        return Solution(network, whole.labels(), whole.optimum, whole.optimum, [whole])
+    keep = useful_labels(network)
+    narrow = network.restricted(keep)
+    part = Elimination(narrow, LARGEST_TABLE)
+    if not part.left:
+        labels = [int(kept[label]) for kept, label in zip(keep, part.labels(), strict=True)]
+        return Solution(network, labels, part.optimum, part.optimum)
+    chosen, bound = _approximate(narrow, effort or Effort())
+    labels = [int(kept[label]) for kept, label in zip(keep, chosen, strict=True)]
+    cost = network.cost(labels)
+    return Solution(network, labels, cost, min(bound, cost))
+
+
+def _approximate(network: Network, effort: Effort) -> tuple[list[int], float]:
+    dual = TreeReweighted(network)
+    labels, cost = dual.labels, np.inf
+    for part in range(4):  # the bound first rises fast; labels are improved in between
+        dual.run(effort.sweeps // 4)
+        if dual.cost < cost:
+            labels, cost = dual.labels, dual.cost
+        if part == 0 or dual.cost <= cost:
+            labels = local_search.improve(network, labels, effort.balls // 4)
+            cost = network.cost(labels)
+        if cost - dual.bound < 0.5:
+            return labels, cost
+    return labels, float(np.ceil(dual.bound - 1e-3))

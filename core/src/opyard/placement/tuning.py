@@ -1,0 +1,265 @@
+"""Tuning: measures what can change a placement, and nothing else, until the placement is sure or the time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from ..costs import Costs
+from ..device import Device, shares_arrays, transfer
+from ..errors import OpyardError, PlacementError
+from ..kernels import Work
+from ..registry import REFERENCE, Registry, describe_error
+from .bounds import Arm, Bounds, Key
+from .calibration import calibrated
+from .identity import short
+from .measured import TRANSFER_BYTES, MeasuredCosts, transfer_key
+from .measuring import Batch, Expected, disagreement, expect, interleave, make_start
+from .model import Placement
+from .report import Measured, TuneReport, compare
+from .store import WRONG, Measurement
+
+CALIBRATION_SHARE = 0.25
+"""Part of the time that calibrating devices may take."""
+
+Place = Callable[[Costs], Placement]
+Progress = Callable[[float, str], None]
+
+
+def tune(
+    place: Place,
+    costs: MeasuredCosts,
+    registry: Registry,
+    *,
+    arrays: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    budget_seconds: float = 30.0,
+    calibrate: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> TuneReport:
+    """Measures kernels and transfers into the store of ``costs`` until ``place(costs)`` cannot change any more.
+
+    place     places the graph with the costs that it is given
+    arrays    contents of inputs of the graph by name; others, and what lies inside the graph, are drawn at random
+    progress  called with the part of the time that is used, in [0, 1], and what is being done
+
+    Each kernel is compared with the reference first; one that is wrong is recorded and not used again. The time is looked
+    at between measurements, so the last one may exceed it. An interrupt ends the work and keeps what was measured.
+    """
+    tuner = _Tuner(place, costs, registry, dict(arrays or {}), budget_seconds, seed, progress)
+    before_bounds = Bounds(costs)
+    before = place(before_bounds)
+    old = set(before_bounds.chosen(before))
+    stable = interrupted = False
+    try:
+        if calibrate:
+            tuner.calibrate({arm.device for arm in before_bounds.arms.values()})
+        stable = tuner.settle()
+    except KeyboardInterrupt:
+        interrupted = True
+    after = place(Bounds(costs, without=tuner.failed))
+    return TuneReport(
+        measured=tuple(tuner.measured),
+        wrong=tuple(tuner.wrong),
+        failed=tuple(tuner.failed.values()),
+        calibrated=tuple(tuner.calibrated),
+        changes=compare(before, after),
+        before=before,
+        after=after,
+        seconds_unchanged=_seconds_of(place, costs, old),
+        stable=stable,
+        interrupted=interrupted,
+        elapsed_seconds=time.perf_counter() - tuner.begin,
+    )
+
+
+def _seconds_of(place: Place, costs: MeasuredCosts, arms: set[Key]) -> float | None:
+    """Predicted seconds of the plan that uses these arms; None where it is no plan any more."""
+    try:
+        return place(Bounds(costs, only=arms)).seconds
+    except PlacementError:
+        return None
+
+
+class _Tuner:
+    """The state of one tuning. ``settled`` arms are measured no more."""
+
+    def __init__(
+        self,
+        place: Place,
+        costs: MeasuredCosts,
+        registry: Registry,
+        arrays: dict[str, np.ndarray[Any, Any]],
+        budget_seconds: float,
+        seed: int,
+        progress: Progress | None,
+    ) -> None:
+        self.place, self.costs, self.registry, self.arrays = place, costs, registry, arrays
+        self.begin = time.perf_counter()
+        self.budget = max(budget_seconds, 1e-9)
+        self.random, self.seed = Random(seed), seed
+        self.progress = progress
+        self.settled: set[Key] = set()
+        self.measured: list[Measured] = []
+        self.wrong: list[str] = []
+        self.failed: dict[Key, str] = {}
+        self.calibrated: list[str] = []
+        self._pairs: set[tuple[Device, Device]] = set()
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.begin + self.budget - time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """Reports progress."""
+        if self.progress is not None:
+            self.progress(min(1.0, 1.0 - self.left / self.budget), text)
+
+    def calibrate(self, devices: Iterable[Device]) -> None:
+        """Measures the devices that were not measured before."""
+        store = self.costs.store
+        ours = (d for d in sorted(devices, key=lambda d: d.name) if d.backend != REFERENCE)
+        new = [device for device in ours if store.capabilities(device) is None]
+        for device in new:
+            self.say(f"calibrating {device.name}")
+            calibrated(device, store, self.registry, CALIBRATION_SHARE * self.budget / len(new))
+            self.calibrated.append(device.name)
+
+    def settle(self) -> bool:
+        """Measures until the plan is stable; gives whether it is, before the time was up."""
+        while True:
+            believed = Bounds(self.costs, without=self.failed)
+            plan = self.place(believed)
+            own = believed.chosen(plan)
+            hopeful = Bounds(self.costs, slow=set(own), without=self.failed)
+            rival = hopeful.chosen(self.place(hopeful))
+            doubtful = {key: hopeful.arms[key] for key in own.keys() ^ rival.keys()}
+            used = {arm.device for arm in (*own.values(), *rival.values())} | {plan.home}
+            pairs = self._new_pairs(hopeful.pairs, used) if doubtful else []
+            if any(arm.kernel.layouts for arm in doubtful.values()):
+                doubtful.update({k: arm for k, arm in hopeful.conversions.items() if arm.device in used})
+            groups = self._groups(doubtful, hopeful.arms)
+            if not groups and not pairs:
+                return True
+            for source, target in pairs:
+                if self.left <= 0:
+                    return False
+                self._pairs.add((source, target))
+                self._measure_transfer(source, target)
+            for number, arms in enumerate(groups):
+                if self.left <= 0:
+                    return False
+                self._measure(arms, plan, self.left / (len(groups) - number))
+
+    def _new_pairs(
+        self, pairs: Iterable[tuple[Device, Device]], used: Iterable[Device]
+    ) -> list[tuple[Device, Device]]:
+        """Pairs between the places of the devices in use that were not looked at before."""
+        new = [
+            (a, b)
+            for a, b in pairs
+            if (a, b) not in self._pairs and all(any(shares_arrays(d, u) for u in used) for d in (a, b))
+        ]
+        return sorted(new, key=lambda pair: (pair[0].name, pair[1].name))
+
+    def _groups(self, doubtful: Mapping[Key, Arm], arms: Mapping[Key, Arm]) -> list[list[Arm]]:
+        """Arms to measure together: those in doubt that are not settled, and others that may be better on their device.
+
+        The work about which least is known comes first.
+        """
+        groups: dict[str, dict[Key, Arm]] = {}
+        for key, arm in doubtful.items():
+            if key not in self.settled:
+                groups.setdefault(key[0], {})[key] = arm
+        for key, arm in arms.items():
+            same = [a for a in groups.get(key[0], {}).values() if a.device is arm.device]
+            if same and key not in self.settled and arm.low < min(a.high for a in same):
+                groups[key[0]][key] = arm
+        widths = {work: max(a.high - a.low for a in group.values()) for work, group in groups.items()}
+        order = sorted(groups, key=lambda work: (-widths[work], work))
+        return [[groups[work][key] for key in sorted(groups[work])] for work in order]
+
+    # Measuring ---------------------------------------------------------------------------------------------------
+
+    def _measure(self, arms: list[Arm], plan: Placement, seconds: float) -> None:
+        """Checks the arms of one work and measures those that are right, in turns."""
+        work = arms[0].work
+        self.settled.update(arm.key for arm in arms)
+        self.say(f"measuring {short(work)}: {', '.join(arm.kernel.id for arm in arms)}")
+        deadline = time.perf_counter() + seconds
+        try:
+            expected = expect(work, self._known(work, plan), self.seed)
+        except Exception as error:
+            sentence = f"nothing of {short(work)} was measured: its reference fails on drawn arrays ({describe_error(error)})"
+            self._note(sentence)
+            return
+        ready: list[tuple[Arm, Batch]] = []
+        for arm in arms:
+            batch = self._checked(arm, expected)
+            if batch is not None:
+                ready.append((arm, batch))
+        try:
+            interleave([batch for _, batch in ready], self.random, deadline)
+        finally:  # also what an interrupt leaves
+            for arm, batch in ready:
+                if batch.samples:
+                    self._keep(arm, batch.result())
+
+    def _checked(self, arm: Arm, expected: Expected) -> Batch | None:
+        """The arm as a batch if it computes what the reference computes; else None, and the reason is kept."""
+        where = f"{arm.kernel.id} on {arm.device.name}"
+        try:
+            start = make_start(arm.kernel, arm.work, arm.device, expected.arrays, self.registry)
+            reason = disagreement(expected, arm.kernel, arm.work, arm.device, start(), self.registry)
+        except Exception as error:
+            self.failed[arm.key] = f"{where} failed on {short(arm.work)}: {describe_error(error)}"
+            return None
+        if reason is None:
+            return Batch(start, arm.device)
+        self.wrong.append(f"{where} is wrong on {short(arm.work)}: {reason}")
+        work, kernel, _ = arm.key
+        self.costs.store.put(work, kernel, arm.device, Measurement(0.0, verdict=WRONG, reason=reason))
+        return None
+
+    def _note(self, sentence: str) -> None:
+        """Keeps a sentence about something that could not be measured and that no arm is to blame for."""
+        self.failed[(sentence, "", "")] = sentence
+
+    def _keep(self, arm: Arm, found: Measurement) -> None:
+        work, kernel, _ = arm.key
+        self.costs.store.put(work, kernel, arm.device, found)
+        self.measured.append(Measured(short(arm.work), arm.kernel.id, arm.device.name, found, arm.estimate))
+
+    def _known(self, work: Work, plan: Placement) -> list[np.ndarray[Any, Any] | None]:
+        """Arrays that are known for the inputs of some work: constants of the graph, and the user's."""
+        given = {value: self.arrays.get(name) for name, value in plan.graph.inputs.items()}
+        for decision in plan.decisions:
+            for match in (decision.match, *(other.match for other in decision.alternatives)):
+                if match.work is work or str(match.work) == str(work):
+                    values = match.inputs
+                    return [None if v is None else plan.graph.constants.get(v, given.get(v)) for v in values]
+        return [None] * len(work.inputs)
+
+    def _measure_transfer(self, source: Device, target: Device) -> None:
+        """Measures moving arrays from one device to the other, unless that was measured before."""
+        if all(self.costs.transfer_measurement(source, target, size) for size in TRANSFER_BYTES):
+            return
+        self.say(f"measuring transfers from {source.name} to {target.name}")
+        try:
+            for size in TRANSFER_BYTES:
+                native = source.upload(np.zeros(size, np.uint8))
+                batch = Batch(lambda native=native: transfer(native, source, target), target)  # type: ignore[misc]
+                interleave([batch], self.random, time.perf_counter() + min(1.0, max(self.left, 0.0) / 4))
+                self.costs.store.put(*transfer_key(target, size), source, batch.result())
+                self.measured.append(
+                    Measured(f"transfer of {size} bytes", source.name, target.name, batch.result(), None)
+                )
+        except (OpyardError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            self._note(
+                f"transfers from {source.name} to {target.name} were not measured: {describe_error(error)}"
+            )

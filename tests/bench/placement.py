@@ -1,0 +1,287 @@
+"""Measures placement: how long it takes, whether the optimum is proven, and what the strategies of others lose against it.
+
+    uv run python tests/bench/placement.py                  tables in Markdown
+    uv run python tests/bench/placement.py --json           the same as JSON
+    uv run python tests/bench/placement.py --kinds resnet unet --ops 1000 --seeds 5
+
+The graphs, devices and costs are those of graphs.py, the rivals those of planners.py; making a graph is not measured.
+On the devices of this machine, predicted and measured times are compared before and after tuning. docs/placement.md holds
+tables made by this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from graphs import KINDS, HashedCosts, make_graph, make_registry
+from planners import PLANNERS, complete
+
+import opyard as oy
+from opyard.placement.place import formulate
+from opyard.placement.places import NANOSECONDS
+from opyard.placement.solver import solve
+from opyard.selection import Policy
+from opyard.units import format_seconds
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A graph with devices and costs: ``ops`` as asked for, ``patterns`` whether there are fused kernels."""
+
+    kind: str
+    ops: int
+    seed: int
+    patterns: bool
+
+    def arguments(self) -> tuple[oy.Graph, Sequence[oy.Device], oy.Registry, HashedCosts]:
+        """What ``place`` takes."""
+        registry, devices = make_registry(self.seed, patterns=self.patterns)
+        return make_graph(self.kind, self.ops, self.seed), devices, registry, HashedCosts(self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of this process's CPU time and of the clock on the wall."""
+
+    cpu: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was found out about one instance. ``rivals`` are costs of other planners, as multiples of ours."""
+
+    instance: Instance
+    ops: int
+    variables: int
+    formulate: Timing
+    solve: Timing
+    place: Timing
+    seconds: float
+    optimal: bool
+    gap: float
+    fused: int
+    rivals: dict[str, float]
+
+
+def timed(function: Callable[[], T]) -> tuple[T, Timing]:
+    """The result of a call and its time."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = function()
+    return result, Timing(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def measure(instance: Instance) -> Row:
+    """Formulates, solves and places one instance, and lets all rivals plan the same problem."""
+    arguments = instance.arguments()
+    (problem, _), formulating = timed(lambda: formulate(*arguments, policy=Policy()))
+    solution, solving = timed(lambda: solve(problem.network))
+    placement, placing = timed(lambda: oy.place(*arguments, policy=Policy()))
+    assert math.isclose(placement.seconds, solution.cost / NANOSECONDS), "place and solve disagree"
+    rivals = {}
+    for name, plan in PLANNERS.items():
+        _, cost = complete(problem, plan(problem))
+        rivals[name] = cost / solution.cost
+    return Row(
+        instance,
+        len(problem.graph.nodes),
+        len(problem.network.unary),
+        *(formulating, solving, placing),
+        placement.seconds,
+        placement.is_optimal,
+        placement.gap,
+        sum(len(decision.match.nodes) > 1 for decision in placement.decisions),
+        rivals,
+    )
+
+
+def geometric_means(rows: Sequence[Row]) -> dict[str, float]:
+    """The mean ratio of each rival over the rows."""
+    return {name: statistics.geometric_mean(row.rivals[name] for row in rows) for name in PLANNERS}
+
+
+# Determinism -----------------------------------------------------------------------------------------------------
+
+
+def digest(instance: Instance) -> str:
+    """A checksum of all that a placement says: every decision, price and refusal, in order."""
+    placement = oy.place(*instance.arguments(), policy=Policy())
+    return hashlib.sha256(json.dumps(placement.to_json()).encode()).hexdigest()
+
+
+def digests_elsewhere(instances: Sequence[Instance], hash_seed: str) -> list[str]:
+    """The checksums as another process computes them."""
+    words = [json.dumps(asdict(instance)) for instance in instances]
+    done = subprocess.run(
+        [sys.executable, __file__, "--digest", *words],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def same_everywhere(instances: Sequence[Instance]) -> bool:
+    """Whether two processes with different seeds of ``hash`` place all instances alike."""
+    return digests_elsewhere(instances, "1") == digests_elsewhere(instances, "2")
+
+
+# Real devices ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds of one run on the devices of this machine, as predicted and as measured (median)."""
+
+    name: str
+    ops: int
+    costs: str
+    predicted: float
+    measured: float
+    devices: list[str]
+
+
+def predictions(budget_seconds: float, runs: int) -> list[Prediction]:
+    """The demo's network and a transformer block, with the roofline's costs and with those that tuning measured."""
+    from opyard_demo.model import digits_graph
+
+    block = make_graph("transformer", 100, filled=True)
+    random = np.random.default_rng(0)
+    programs = {
+        "digits, batch of 52": (digits_graph(), {"images": random.random((52, 1, 8, 8), np.float32)}),
+        "transformer layers": (
+            block,
+            {name: random.random(value.spec.shape, np.float32) for name, value in block.inputs.items()},
+        ),
+    }
+    rows = []
+    for name, (graph, feeds) in programs.items():
+        with tempfile.TemporaryDirectory() as folder:
+            costs = oy.MeasuredCosts(oy.CostStore(Path(folder) / "costs.sqlite"))
+            session = oy.Session(graph, costs=costs)
+            outputs = list(graph.outputs)
+            rows.append(_prediction(name, "roofline", session, outputs, feeds, runs))
+            session.tune(outputs, feeds, budget_seconds=budget_seconds)
+            rows.append(_prediction(name, "measured", session, outputs, feeds, runs))
+            costs.store.close()
+    return rows
+
+
+def _prediction(
+    name: str, costs: str, session: oy.Session, outputs: list[str], feeds: dict[str, Any], runs: int
+) -> Prediction:
+    placement = session.placement(outputs, feeds)
+    call = session.callable(outputs, list(feeds))
+    arrays = list(feeds.values())
+    call(*arrays)
+    samples = [timed(lambda: call(*arrays))[1].wall for _ in range(runs)]
+    used = sorted({decision.chosen.device.name for decision in placement.decisions})
+    return Prediction(
+        name, len(placement.graph.nodes), costs, placement.seconds, statistics.median(samples), used
+    )
+
+
+# Report ----------------------------------------------------------------------------------------------------------
+
+
+def print_tables(rows: Sequence[Row], same: bool, found: Sequence[Prediction]) -> None:
+    """The report in Markdown: a line for each graph and size, over all seeds."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.instance.kind, row.instance.ops), []).append(row)
+    print(
+        "| graph | ops | variables | fused | formulate | solve | place | place, wall | proven optimal | gap |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for (kind, _), group in groups.items():
+        sizes = [_mean(getattr(row, name) for row in group) for name in ("ops", "variables", "fused")]
+        times = [_mean(getattr(row, name).cpu for row in group) for name in ("formulate", "solve", "place")]
+        times.append(_mean(row.place.wall for row in group))
+        optimal = f"{sum(row.optimal for row in group)} of {len(group)}"
+        cells = [f"{size:.0f}" for size in sizes] + [f"{seconds:.2f} s" for seconds in times]
+        print(f"| {kind} | {' | '.join(cells)} | {optimal} | {max(row.gap for row in group):.2%} |")
+    print(f"\n| cost / ours | ops | {' | '.join(PLANNERS)} |\n|---|---:|{'---:|' * len(PLANNERS)}")
+    for (kind, _), group in groups.items():
+        print(f"| {kind} | {_mean(row.ops for row in group):.0f} | {_ratios(group)} |")
+    print(f"| geometric mean | | {_ratios(rows)} |")
+    print(f"\nTwo processes with different hash seeds make {'equal' if same else 'DIFFERENT'} plans.")
+    if found:
+        print("\n| on this machine | ops | costs | predicted | measured | measured / predicted | devices |")
+        print("|---|---:|---|---:|---:|---:|---|")
+    for p in found:
+        print(
+            f"| {p.name} | {p.ops} | {p.costs} | {format_seconds(p.predicted)} | {format_seconds(p.measured)} "
+            f"| {p.measured / p.predicted:.2f} | {', '.join(p.devices)} |"
+        )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
+
+
+def _ratios(rows: Sequence[Row]) -> str:
+    return " | ".join(f"{ratio:.3f}" for ratio in geometric_means(rows).values())
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="small graphs, to see that everything works")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--ops", nargs="+", type=int, default=[1_000, 10_000])
+    parser.add_argument("--seeds", type=int, default=3, help="instances of each graph")
+    parser.add_argument("--no-patterns", action="store_true", help="leave the fused kernels out")
+    parser.add_argument("--no-devices", action="store_true", help="measure nothing on the devices here")
+    parser.add_argument("--digest", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.digest:
+        for word in options.digest:
+            print(digest(Instance(**json.loads(word))))
+        return
+    sizes = [60] if options.quick else options.ops
+    instances = [
+        Instance(kind, ops, seed, not options.no_patterns)
+        for ops in sizes
+        for kind in options.kinds
+        for seed in range(options.seeds)
+    ]
+    rows = [measure(instance) for instance in instances]
+    same = same_everywhere([i for i in instances if i.ops == min(sizes) and i.seed == 0])
+    found = [] if options.no_devices else predictions(*((0.5, 3) if options.quick else (30.0, 200)))
+    if options.json:
+        report = {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "instances": [asdict(row) for row in rows],
+            "geometric_means": geometric_means(rows),
+            "deterministic": same,
+            "predictions": [asdict(row) for row in found],
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        print_tables(rows, same, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The placement script runs, no rival is ever cheaper, optima are optima, and hash seeds change nothing. Nothing is timed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import opyard as oy
+from opyard.selection import Candidate, Policy
+
+FOLDER = Path(__file__).parent
+SCRIPT = FOLDER / "placement.py"
+sys.path.insert(0, str(FOLDER))  # the script and its parts import each other by name
+
+from graphs import KINDS, HashedCosts, make_graph, make_registry  # noqa: E402
+from planners import PLANNERS, complete  # noqa: E402
+
+from opyard.placement.candidates import Collector  # noqa: E402
+from opyard.placement.match import Match  # noqa: E402
+from opyard.placement.place import formulate  # noqa: E402
+
+TINY = 300
+CHUNKS = 10
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    """What the script reports about small graphs."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--quick", "--json", "--seeds", "2", "--no-devices"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_no_rival_is_cheaper(report: dict[str, Any]) -> None:
+    assert {row["instance"]["kind"] for row in report["instances"]} == set(KINDS)
+    for row in report["instances"]:
+        assert row["rivals"].keys() == PLANNERS.keys()
+        for name, ratio in row["rivals"].items():
+            assert ratio >= 1, (row["instance"], name)
+    assert min(report["geometric_means"].values()) >= 1
+
+
+def test_small_graphs_are_placed_optimally(report: dict[str, Any]) -> None:
+    for row in report["instances"]:
+        assert row["optimal"], row["instance"]
+        assert row["gap"] == 0
+
+
+def test_two_processes_place_alike(report: dict[str, Any]) -> None:
+    assert report["deterministic"]
+
+
+def test_the_tables_name_every_graph_and_rival() -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--quick", "--kinds", "resnet", "--no-devices"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\n| resnet |" in done.stdout
+    assert "3 of 3" in done.stdout
+    assert f"| cost / ours | ops | {' | '.join(PLANNERS)} |" in done.stdout
+    assert "make equal plans" in done.stdout
+
+
+# Brute force -----------------------------------------------------------------------------------------------------
+
+Covered = list[tuple[Match, Candidate]]
+
+
+def covers(graph: oy.Graph, ways: dict[oy.Node, Covered]) -> Iterator[Covered]:
+    """Every way to cover the nodes from the first on, one way for each."""
+
+    def rest(done: frozenset[oy.Node]) -> Iterator[Covered]:
+        node = next((n for n in graph.nodes if n not in done), None)
+        if node is None:
+            yield []
+            return
+        for match, candidate in ways[node]:
+            if done.isdisjoint(match.nodes):
+                for others in rest(done | set(match.nodes)):
+                    yield [(match, candidate), *others]
+
+    return rest(frozenset())
+
+
+def best_of_each_device(rows: Covered) -> Covered:
+    """The fastest kernel of each device for each match; slower ones are never better."""
+    found: dict[Any, tuple[Match, Candidate]] = {}
+    for match, candidate in sorted(rows, key=lambda row: row[1].seconds):
+        found.setdefault((match, candidate.device), (match, candidate))
+    return list(found.values())
+
+
+class FirstPrinciples:
+    """The price of a cover: kernels, and for each tensor the cheapest tree of copies to where it is needed."""
+
+    def __init__(self, graph: oy.Graph, devices: list[oy.Device], costs: HashedCosts) -> None:
+        self.graph = graph
+        self.devices = devices
+        self.costs = costs
+        self.home = next(d for d in devices if d.memory == "host")
+        self.delivery = cache(self._delivery)
+
+    def seconds(self, cover: Covered) -> float:
+        """Seconds of one run."""
+        total = sum(candidate.seconds for _, candidate in cover)
+        made = {value: candidate.device for match, candidate in cover for value in match.outputs}
+        needed: dict[oy.Value, set[oy.Device]] = {}
+        for match, candidate in cover:
+            for value in match.inputs:
+                if value is not None and value not in self.graph.constants:
+                    needed.setdefault(value, set()).add(candidate.device)
+        for value in self.graph.outputs.values():
+            needed.setdefault(value, set()).add(self.home)
+        for value, targets in needed.items():
+            source = made.get(value, self.home)
+            total += self.delivery(source, frozenset(targets - {source}), value.spec.nbytes)
+        return total
+
+    def _delivery(self, source: oy.Device, targets: frozenset[oy.Device], nbytes: int) -> float:
+        """The cheapest set of copies that brings an array to all targets, by trying all: each may go by any other."""
+        others = [device for device in self.devices if device is not source]
+        best = float("inf")
+        for count in range(len(targets), len(others) + 1):
+            for reached in itertools.combinations(others, count):
+                if targets <= set(reached):
+                    for parents in itertools.product((source, *others), repeat=count):
+                        tree = dict(zip(reached, parents, strict=True))
+                        if all(self._leads_back(device, tree, source) for device in reached):
+                            copies = (self.costs.transfer_seconds(p, d, nbytes) for d, p in tree.items())
+                            best = min(best, sum(copies))
+        return best
+
+    @staticmethod
+    def _leads_back(device: oy.Device, tree: dict[oy.Device, oy.Device], source: oy.Device) -> bool:
+        for _ in tree:
+            if device is source:
+                return True
+            if device not in tree:
+                return False
+            device = tree[device]
+        return device is source
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_tiny_graphs_and_all_prices_agree_with_brute_force(chunk: int) -> None:
+    for seed in range(chunk, TINY, CHUNKS):
+        graph = make_graph(("window", "layered")[seed % 2], 1 + seed % 4, seed)
+        registry, devices = make_registry(seed, patterns=True)
+        costs = HashedCosts(seed)
+        placement = oy.place(graph, devices, registry, costs, policy=Policy())
+        usable, _ = Collector(devices, registry, Policy(), costs).ways(graph, [])
+        ways = {node: best_of_each_device(rows) for node, rows in usable.items()}
+        judge = FirstPrinciples(graph, devices, costs)
+        assert placement.is_optimal
+        chosen = [(decision.match, decision.chosen) for decision in placement.decisions]
+        assert judge.seconds(chosen) == pytest.approx(placement.seconds, abs=1e-8)
+        least: dict[object, float] = {}
+        for cover in covers(graph, ways):
+            seconds = judge.seconds(cover)
+            for match, candidate in cover:
+                key = match.nodes, candidate.kernel.id, candidate.device.name
+                least[key] = min(seconds, least.get(key, seconds))
+        assert min(least.values()) == pytest.approx(placement.seconds, abs=1e-8)
+        priced = 0
+        for decision in placement.decisions:
+            for other in decision.alternatives:
+                key = other.match.nodes, other.candidate.kernel.id, other.candidate.device.name
+                if other.extra_seconds is not None and key in least:
+                    forced = least[key] - placement.seconds
+                    assert other.extra_seconds == pytest.approx(forced, abs=1e-8)
+                    priced += 1
+        assert priced
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rivals_make_plans_that_can_run(kind: str) -> None:
+    registry, devices = make_registry(1, patterns=True)
+    costs = HashedCosts(1)
+    problem, _ = formulate(make_graph(kind, 40, 1), devices, registry, costs, policy=Policy())
+    judge = FirstPrinciples(problem.graph, devices, costs)
+    for name, plan in PLANNERS.items():
+        labels, nanoseconds = complete(problem, plan(problem))
+        chosen = [options.choices[labels[n]][0] for n, options in enumerate(problem.options)]
+        cover = [(choice.match, choice.candidate) for choice in chosen if choice.pays]
+        assert sorted(problem.number[node] for match, _ in cover for node in match.nodes) == list(
+            range(len(problem.graph.nodes))
+        ), name
+        assert nanoseconds / 1e9 == pytest.approx(judge.seconds(cover), abs=1e-6), name

@@ -1,0 +1,120 @@
+"""Calibration: measured capabilities that are plausible, bounded in time, kept, and never of the reference."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import opyard as oy
+from opyard.placement import CostStore, calibrate, calibrated
+from opyard.testing import NullDevice, add_null_backend, prepare_null
+from rigs import LazyDevice, rig_registry
+
+NUMBERS = [f.name for f in fields(oy.Capabilities) if f.name != "features"]
+
+
+def null_registry(*ops: str, **facts: Any) -> tuple[oy.Registry, NullDevice]:
+    registry = oy.standard_registry()
+    (device,) = add_null_backend(registry, ops=ops, **facts)
+    return registry, device
+
+
+def changed(device: oy.Device, measured: oy.Capabilities) -> set[str]:
+    assert all(np.isfinite(getattr(measured, name)) and getattr(measured, name) >= 0 for name in NUMBERS)
+    assert measured.features == device.capabilities.features
+    return {n for n in NUMBERS if getattr(measured, n) != getattr(device.capabilities, n)}
+
+
+def test_everything_that_a_device_can_do_is_measured() -> None:
+    registry, device = null_registry("add", "matmul")
+    assert changed(device, calibrate(device, registry, 1.0)) == {
+        *("flops", "bandwidth", "launch_seconds", "transfer_bandwidth", "transfer_seconds")
+    }
+
+
+def test_what_has_no_kernel_stays_as_declared() -> None:
+    registry, device = null_registry("exp")
+    assert changed(device, calibrate(device, registry, 0.05)) <= {"transfer_seconds", "transfer_bandwidth"}
+    refusing, device = null_registry("add", "matmul", accepts=lambda call, device: "not today")
+    assert changed(device, calibrate(device, refusing, 0.05)) <= {"transfer_seconds", "transfer_bandwidth"}
+
+
+def test_kernels_that_fail_or_are_blocked_are_passed_over() -> None:
+    registry, device = null_registry()
+
+    def prepare(call: oy.Call, device: oy.Device) -> Any:
+        raise RuntimeError("out of order")
+
+    registry.kernel("add", backend="null", name="broken", prepare=prepare)
+    registry.kernel("matmul", backend="null", name="blocked", prepare=prepare_null)
+    with oy.using(block="null/blocked", registry=registry):
+        measured = calibrate(device, registry, 0.05)
+    assert changed(device, measured) <= {"transfer_seconds", "transfer_bandwidth"}
+
+
+def test_in_the_hosts_memory_taking_an_array_over_is_measured() -> None:
+    registry = rig_registry()
+    device = registry.device("lazy:0")
+    assert isinstance(device, LazyDevice)
+    assert {"wrap_seconds", "bandwidth", "launch_seconds"} == changed(
+        device, calibrate(device, registry, 0.1)
+    )
+    vector = registry.device("vector:0")
+    assert {"bandwidth", "launch_seconds"} == changed(vector, calibrate(vector, registry, 0.4))
+
+
+def test_the_reference_has_no_rate() -> None:
+    registry = oy.standard_registry()
+    device = registry.device("reference")
+    assert calibrate(device, registry) is device.capabilities
+
+
+def test_the_peak_is_that_of_an_efficient_kernel() -> None:
+    def slow(call: oy.Call, device: oy.Device) -> Any:
+        run = prepare_null(call, device)
+
+        def wait(*arrays: Any) -> Any:
+            time.sleep(2e-3)
+            return run(*arrays)
+
+        return wait
+
+    rates = []
+    for efficiency in (1.0, 0.1):
+        registry, device = null_registry()
+        registry.kernel("add", backend="null", name="slow", prepare=slow, efficiency=efficiency)
+        rates.append(calibrate(device, registry, 0.05).bandwidth)
+    assert rates[1] > 3 * rates[0]
+
+
+def test_the_processor_is_calibrated_within_bounds() -> None:
+    registry = oy.default_registry()
+    device = registry.device("cpu:0")
+    measured = calibrate(device, registry, 0.3)
+    assert {"flops", "bandwidth", "launch_seconds"} == changed(device, measured)
+    assert 1e7 < measured.flops < 1e15
+    assert 1e8 < measured.bandwidth < 1e13
+    assert 1e-8 < measured.launch_seconds < 1e-2
+
+
+def test_a_device_with_little_memory_gets_small_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, device = null_registry("add")
+    monkeypatch.setattr(device, "memory_info", lambda: (1 << 18, 1 << 18), raising=False)
+    calibrate(device, registry, 0.5)
+    sizes = {int(line.split("[")[1].rstrip("]")) for line in device.log}
+    assert max(sizes) == 1 << 12
+
+
+def test_calibrated_measures_once(tmp_path: Path) -> None:
+    registry, device = null_registry("add")
+    store = CostStore(tmp_path / "costs.sqlite")
+    first = calibrated(device, store, registry, 0.05)
+    device.log.clear()
+    assert calibrated(device, store, registry, 0.05) == first
+    assert calibrated(device, CostStore(store.path), registry, 0.05) == first
+    assert device.log == []

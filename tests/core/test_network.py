@@ -1,0 +1,149 @@
+"""The solvers of cost function networks against brute force, and against each other."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opyard.placement import local_search
+from opyard.placement.dominance import useful_labels
+from opyard.placement.dual import TreeReweighted
+from opyard.placement.elimination import Elimination
+from opyard.placement.network import Network
+from opyard.placement.solver import Effort, solve
+
+
+@st.composite
+def networks(draw: Any, most: int = 5, forbid: bool = True) -> Network:
+    """Small networks with some forbidden combinations; labels of equal cost are common."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    network = Network()
+    sizes = [int(generator.integers(1, 4)) for _ in range(draw(st.integers(1, most)))]
+    for size in sizes:
+        network.add_variable(generator.integers(0, 9, size).astype(float))
+    for first, second in itertools.combinations(range(len(sizes)), 2):
+        if generator.random() < 0.6:
+            table = generator.integers(0, 9, (sizes[first], sizes[second])).astype(float)
+            if forbid:
+                table[generator.random(table.shape) < 0.2] = np.inf
+            network.add_table(second, first, table.T)
+    return network
+
+
+def grid(rows: int, columns: int, labels: int, seed: int = 0) -> Network:
+    """A grid, whose width is the smaller of its sides."""
+    generator = np.random.default_rng(seed)
+    network = Network()
+    for _ in range(rows * columns):
+        network.add_variable(generator.integers(0, 50, labels).astype(float))
+    for row, column in itertools.product(range(rows), range(columns)):
+        here = row * columns + column
+        for there in [here + 1] * (column + 1 < columns) + [here + columns] * (row + 1 < rows):
+            network.add_table(here, there, generator.integers(0, 50, (labels, labels)).astype(float))
+    return network
+
+
+def assignments(network: Network) -> list[tuple[float, tuple[int, ...]]]:
+    spaces = (range(len(costs)) for costs in network.unary)
+    return [(network.cost(list(labels)), labels) for labels in itertools.product(*spaces)]
+
+
+@settings(max_examples=500, deadline=None)
+@given(networks())
+def test_the_minimum_and_every_price_agree_with_brute_force(network: Network) -> None:
+    everything = assignments(network)
+    least = min(cost for cost, _ in everything)
+    solution = solve(network)
+    assert solution.cost == least == solution.bound
+    if not np.isfinite(least):
+        return
+    assert solution.is_optimal
+    assert network.cost(solution.labels) == least
+    for variable, prices in enumerate(solution.prices()):
+        for label, price in enumerate(prices):
+            forced = min(cost for cost, labels in everything if labels[variable] == label)
+            assert price == forced - least
+
+
+@settings(max_examples=200, deadline=None)
+@given(networks())
+def test_dominated_labels_are_not_needed(network: Network) -> None:
+    keep = useful_labels(network)
+    assert all(len(labels) for labels in keep)
+    assert Elimination(network.restricted(keep)).optimum == Elimination(network).optimum
+
+
+@settings(max_examples=100, deadline=None)
+@given(networks(forbid=False))
+def test_message_passing_never_claims_too_much(network: Network) -> None:
+    optimum = Elimination(network).optimum
+    dual = TreeReweighted(network)
+    dual.run(30)
+    assert dual.bound <= optimum + 1e-6
+    assert network.cost(dual.labels) == dual.cost >= optimum
+
+
+@settings(max_examples=50, deadline=None)
+@given(networks())
+def test_local_search_never_makes_it_worse(network: Network) -> None:
+    start = [0] * len(network.unary)
+    found = local_search.improve(network, start, balls=20)
+    assert network.cost(found) <= network.cost(start)
+
+
+def test_wide_networks_get_a_bound_and_are_deterministic() -> None:
+    network = grid(14, 14, 6)
+    first, second = solve(network), solve(grid(14, 14, 6))
+    assert (first.labels, first.cost, first.bound) == (second.labels, second.cost, second.bound)
+    assert first.bound <= first.cost == network.cost(first.labels)
+    assert (first.cost - first.bound) / first.cost < 0.05
+    for variable, prices in enumerate(first.prices()):
+        assert prices[first.labels[variable]] == 0
+        assert prices.min() >= 0  # no single change helps
+
+
+def test_a_small_effort_gives_a_worse_bound_but_a_true_one() -> None:
+    network = grid(14, 14, 6)
+    little, much = solve(network, Effort(sweeps=4, balls=4)), solve(network)
+    assert little.bound <= much.bound <= much.cost <= little.cost
+
+
+def test_elimination_stops_at_the_largest_table_and_goes_on_from_fixed_labels() -> None:
+    network = grid(6, 6, 3)
+    part = Elimination(network, largest=3.0**4)
+    assert part.left
+    whole = Elimination(network)
+    best = whole.labels()
+    labels = part.labels({variable: best[variable] for variable in part.left})
+    assert network.cost(labels) == whole.optimum
+
+
+def test_tables_of_one_pair_add_up_in_either_order() -> None:
+    network = Network()
+    first, second = network.add_variable([0, 1]), network.add_variable([0, 5, 9])
+    network.add_table(first, second, np.arange(6.0).reshape(2, 3))
+    network.add_table(second, first, np.ones((3, 2)))
+    assert network.cost([1, 2]) == 1 + 9 + 5 + 1
+    np.testing.assert_array_equal(network.costs_towards(first, [second], [0, 2]), [3, 7])
+
+
+def test_everything_forbidden_costs_infinity() -> None:
+    network = Network()
+    a, b = network.add_variable([0.0]), network.add_variable([0.0])
+    network.add_table(a, b, np.full((1, 1), np.inf))
+    assert solve(network).cost == np.inf
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_networks_without_tables(count: int) -> None:
+    network = Network()
+    for _ in range(count):
+        network.add_variable([3.0, 1.0, 2.0])
+    solution = solve(network)
+    assert solution.labels == [1] * count
+    assert solution.cost == count
