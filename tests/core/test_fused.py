@@ -195,3 +195,48 @@ def test_covers_agree_with_brute_force(data: Any) -> None:
     placement = placed(whole, X, made=made, **prices)
     assert placement.is_optimal
     assert placement.seconds == pytest.approx(best[-1], abs=1e-12)
+
+
+def two_outputs(x: Any, y: Any) -> Any:
+    return oy.exp(x), oy.add(x, y)
+
+
+def crossing(x: Any, z: Any) -> Any:
+    """Two places for the pattern ``two_outputs``, each of which needs what the other gives."""
+    a, b = oy.exp(x), oy.exp(z)
+    return oy.add(x, b), oy.add(z, a)
+
+
+def prepare_parts(region: Region, device: NullDevice) -> Callable[..., Any]:
+    def run(x: Any, y: Any) -> Any:
+        x, y = device.download(x), device.download(y)
+        return device.upload(np.exp(x)), device.upload(x + y)
+
+    return run
+
+
+def test_matches_that_would_wait_for_each_other_are_not_taken_together() -> None:
+    made = oy.standard_registry()
+    add_null_backend(made, ops=["exp", "add"])
+    made.pattern(two_outputs, backend="null", name="two", prepare=prepare_parts)
+    prices = {"null/two": 1e-6, "null/null": 9e-6}
+    placement = placed(crossing, X, X, made=made, **prices)
+    assert sorted(kernels(placement)) == ["null/null", "null/null", "null/two"]
+    assert placement.seconds == pytest.approx(19e-6)
+    assert placement.is_optimal
+    function = oy.compile(crossing, registry=made, devices="null:0", costs=ScriptedCosts(prices))
+    for found, expected in zip(function(X, 2 * X), (X + np.exp(2 * X), 2 * X + np.exp(X)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_kernels_that_cannot_be_combined_are_explained() -> None:
+    made = oy.standard_registry()
+    null = add_null_backend(made)[0]
+    made.kernel(
+        "exp", backend="null", name="odd", prepare=prepare_dense, layouts={"x": "odd", "output": "odd"}
+    )
+    graph = oy.trace(oy.exp, oy.TensorSpec.of(X))
+    with pytest.raises(
+        oy.errors.PlacementError, match="cannot be combined: no way of bringing tensors between them"
+    ):
+        oy.place(graph, [null], made, ScriptedCosts(), home=null)

@@ -53,6 +53,7 @@ class Index:
         self.covered = {whole.node: whole.nodes for whole in wholes}
         self.fetched = set(graph.outputs.values())
         self.by_op: dict[Op, list[Node]] = {}
+        self.regions: dict[object, Region] = {}
         self.makers: dict[Value | None, list[Node]] = {}
         self.users: dict[Value, list[Node]] = {}
         candidates = sorted(
@@ -176,7 +177,17 @@ def _match(pattern: Pattern, index: Index, bound: Bound) -> Match | None:
     if len(outputs) > 1 and not _is_convex(index, chosen):  # what one output needs cannot depend on it
         return None
     nodes = tuple(sorted(chosen, key=index.position.__getitem__))
-    return Match(nodes, inputs, outputs, _region(pattern, index, bound))
+    return Match(nodes, inputs, outputs, _shared_region(pattern, index, inputs, bound))
+
+
+def _shared_region(pattern: Pattern, index: Index, inputs: tuple[Value | None, ...], bound: Bound) -> Region:
+    """The region of a binding; equal ones are one object. The calls, and which inputs are one value, say all about it."""
+    steps = tuple((bound[step][0].call, bound[step][1] is bound[step][0].inputs) for step in pattern.steps)
+    first = {value: number for number, value in reversed(list(enumerate(inputs)))}
+    key = pattern, steps, tuple(None if value is None else first[value] for value in inputs)
+    if key not in index.regions:
+        index.regions[key] = _region(pattern, index, bound)
+    return index.regions[key]
 
 
 def _is_convex(index: Index, chosen: set[Node]) -> bool:

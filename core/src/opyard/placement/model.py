@@ -139,5 +139,6 @@ class Placement:
             rows.append(
                 f"{decision.node.name}: {chosen.kernel.id} on {chosen.device.name}, {format_seconds(chosen.seconds)}: {decision.reason}"
             )
-            rows += [f"    {alternative}" for alternative in decision.alternatives]
+            several = len(decision.match.nodes) > 1
+            rows += [f"    {f'{a.node.name}: ' if several else ''}{a}" for a in decision.alternatives]
         return "\n".join(rows)

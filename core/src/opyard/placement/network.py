@@ -70,3 +70,15 @@ class Network:
                 slices[key] = table[np.ix_(keep[first], keep[second])]
             result.add_table(first, second, slices[key])
         return result
+
+    def bounded(self, most: float) -> Network:
+        """The network with no cost above ``most``, so that a search can cross what is forbidden."""
+        result = Network()
+        for costs in self.unary:
+            result.add_variable(np.minimum(costs, most))
+        known: dict[int, Costs] = {}
+        for (first, second), table in self.tables.items():
+            if id(table) not in known:
+                known[id(table)] = np.minimum(table, most)
+            result.add_table(first, second, known[id(table)])
+        return result

@@ -5,22 +5,25 @@ expand composites -> collect candidates -> a network of costs -> its minimum -> 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from ..costs import Costs
 from ..device import Device
 from ..errors import PlacementError
-from ..graph import Graph, Node, Value
+from ..graph import Graph, Node
 from ..registry import Registry
 from ..selection import Candidate, Policy, active_policy
 from .candidates import Collector, Ways
 from .match import Match
 from .model import Alternative, Decision, Placement
+from .ordering import solve_in_order
 from .places import NANOSECONDS, Places
 from .problem import Choice, Problem
-from .solver import Effort, Solution, solve
+from .solver import Effort, Solution
 from .wholes import expand
 
 
@@ -43,10 +46,24 @@ def place(
     Composite ops are kept whole or decomposed, whichever is cheaper. The same inputs give the same placement.
     Raises PlacementError, naming the op and every refusal, when a node has no kernel, and for no devices at all.
     """
-    problem, refused = formulate(
-        graph, devices, registry, costs, home=home, policy=policy, unavailable=unavailable
-    )
-    return _Reader(problem, solve(problem.network, effort), refused).placement()
+    with _no_collection():
+        problem, refused = formulate(
+            graph, devices, registry, costs, home=home, policy=policy, unavailable=unavailable
+        )
+        solution, ordered, bound = solve_in_order(problem, effort)
+        return _Reader(problem, solution, refused).placement(ordered, bound)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pauses the garbage collector: it finds nothing in hundreds of thousands of new objects, and looks at them often."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 def formulate(
@@ -85,42 +102,22 @@ class _Reader:
         self.refused = refused
         self.chosen = [options.choices[solution.labels[n]][0] for n, options in enumerate(problem.options)]
 
-    def placement(self) -> Placement:
+    def placement(self, ordered: list[Choice], bound: float) -> Placement:
         """The decisions, one for each match that is used."""
         prices = self.solution.prices()
         decisions = []
-        for match, candidate in self._matches():
+        for choice in ordered:
+            match, candidate = choice.match, choice.candidate
             rows = [row for node in match.nodes for row in self._alternatives(node, match, candidate, prices)]
             alternatives: dict[tuple[Match, Candidate], Alternative] = {}
             for row in sorted(rows, key=_order):  # a match of several of these nodes counts once
                 alternatives.setdefault((row.match, row.candidate), row)
             decisions.append(Decision(match, candidate, self._transfers(match), tuple(alternatives.values())))
-        cost, bound = (value / NANOSECONDS for value in (self.solution.cost, self.solution.bound))
-        return Placement(
-            self.problem.graph, self.problem.home_device, self.problem.places, tuple(decisions), cost, bound
-        )
-
-    def _matches(self) -> list[tuple[Match, Candidate]]:
-        """The matches in use, each after those that make its inputs."""
-        made: set[Value] = set()
-        waiting = [self.chosen[self.problem.number[node]] for node in self.problem.graph.nodes]
-        waiting = [choice for choice in waiting if choice.pays]
-        ordered: list[tuple[Match, Candidate]] = []
-        while waiting:
-            left = []
-            for choice in waiting:
-                needed = (v for v in choice.match.inputs if v is not None and v.node is not None)
-                if all(value in made for value in needed):
-                    made.update(choice.match.outputs)
-                    ordered.append((choice.match, choice.candidate))
-                else:
-                    left.append(choice)
-            if len(left) == len(waiting):
-                raise PlacementError(
-                    f"the matches {', '.join(c.match.title for c in left)} wait for each other; this is a defect of opyard."
-                )
-            waiting = left
-        return ordered
+        problem, cost = self.problem, self.solution.cost
+        if problem.is_narrowed:
+            bound = 0.0
+        seconds = (cost / NANOSECONDS, bound / NANOSECONDS)
+        return Placement(problem.graph, problem.home_device, problem.places, tuple(decisions), *seconds)
 
     def _alternatives(
         self, node: Node, match: Match, candidate: Candidate, prices: list[np.ndarray]

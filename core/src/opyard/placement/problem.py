@@ -27,7 +27,7 @@ from .places import Places, Sets, whole_nanoseconds
 Numbers = npt.NDArray[np.intp]
 Ports = list[int | None]
 
-WIDEST_SET = 7
+WIDEST_SET = 8
 """Places up to which all sets of them are labels; of more, sets of up to three places and the full set are."""
 
 
@@ -56,7 +56,11 @@ class Options:
 
 
 class Problem:
-    """A graph with its choices, as a network."""
+    """A graph with its choices, as a network.
+
+    ``is_narrowed`` says that a tensor may be wanted at more than WIDEST_SET places: then costs are those of the sets that
+    are labels, and a bound of the network bounds nothing.
+    """
 
     def __init__(self, graph: Graph, places: Places, home: Device, choices: dict[Node, list[Choice]]) -> None:
         self.graph = graph
@@ -66,6 +70,7 @@ class Problem:
         self.network = Network()
         self.number: dict[Node, int] = {}
         self.options: list[Options] = []
+        self.is_narrowed = False
         self._tables: dict[Any, Costs] = {}
         self._groups: dict[Match, int] = {}
         self._inputs: dict[Match, dict[Value | None, int | None]] = {}
@@ -127,11 +132,11 @@ class Problem:
         pairs: dict[tuple[int, int], set[int]] = {}
         for match, group in self._groups.items():
             members = set(match.nodes)
-            for node in match.nodes:
-                for value in node.inputs:
-                    if value is not None and value.node in members and value.node is not node:
-                        first, second = self.number[value.node], self.number[node]
-                        pairs.setdefault((first, second), set()).add(group)
+            for before, node in zip((match.nodes[0], *match.nodes), match.nodes, strict=False):
+                makers = {v.node for v in node.inputs if v is not None and v.node in members}
+                for linked in makers or {before}:  # a match may have parts that no tensor inside it joins
+                    if linked is not None and linked is not node:
+                        pairs.setdefault((self.number[linked], self.number[node]), set()).add(group)
         for (first, second), groups in pairs.items():
             a, b = self.options[first], self.options[second]
             bound = np.array(sorted(groups))
@@ -141,6 +146,13 @@ class Problem:
             self.network.add_table(first, second, np.where(apart & matters, np.inf, 0.0))
 
     # Tensors -----------------------------------------------------------------------------------------------------
+
+    def exclude(self, first: Match, second: Match) -> None:
+        """Forbids two matches of several nodes, which share no node, to be used together."""
+        a, b = self.number[first.anchor], self.number[second.anchor]
+        here = self.options[a].groups == self._groups[first]
+        there = self.options[b].groups == self._groups[second]
+        self.network.add_table(a, b, np.where(here[:, None] & there[None, :], np.inf, 0.0))
 
     def _add_values(self) -> None:
         readers: dict[Value, list[tuple[int, int]]] = {}
@@ -171,6 +183,7 @@ class Problem:
             return
         wanted = sorted(set(np.concatenate(demands).tolist()) - {self.places.nowhere})
         sets = _sets(len(wanted), len(demands))
+        self.is_narrowed |= len(wanted) > WIDEST_SET and len(demands) > 3
         middle = self.network.add_variable(np.zeros(len(sets)))
         column = self._set_table(value, gives, wanted, sets)
         self._connect(producer, middle, column)

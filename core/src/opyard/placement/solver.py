@@ -12,7 +12,7 @@ import numpy as np
 
 from . import local_search
 from .dominance import useful_labels
-from .dual import TreeReweighted
+from .dual import FORBIDDEN, TreeReweighted
 from .elimination import LARGEST_TABLE, Elimination
 from .network import Costs, Network
 
@@ -72,7 +72,7 @@ def solve(network: Network, effort: Effort | None = None) -> Solution:
     if not part.left:
         labels = [int(kept[label]) for kept, label in zip(keep, part.labels(), strict=True)]
         return Solution(network, labels, part.optimum, part.optimum)
-    chosen, bound = _approximate(narrow, effort or Effort())
+    chosen, bound = _approximate(narrow.bounded(FORBIDDEN), effort or Effort())
     labels = [int(kept[label]) for kept, label in zip(keep, chosen, strict=True)]
     cost = network.cost(labels)
     return Solution(network, labels, cost, min(bound, cost))
