@@ -15,7 +15,7 @@ import numpy as np
 
 import opyard as oy
 from hosts import Devices, add_host
-from opyard.device import HOST, Capabilities, Device
+from opyard.driver import HOST, Capabilities, Device
 from opyard.testing import NullArray, NullDevice, add_null_backend, prepare_null
 
 ARITHMETIC = ("add", "subtract", "multiply", "maximum", "negative", "abs")

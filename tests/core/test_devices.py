@@ -7,7 +7,7 @@ import pytest
 
 import opyard as oy
 from hosts import Devices, HostDevice, add_host
-from opyard.device import Device, shares_arrays, transfer
+from opyard.driver import Device, shares_arrays, transfer
 from opyard.errors import DeviceError, DeviceUnavailable
 from opyard.reference import ReferenceBackend
 from opyard.testing import NullBackend, NullDevice, add_null_backend

@@ -16,6 +16,7 @@ import opyard as oy
 from opyard.errors import GraphError, SpecError
 from opyard.graph import weak_scalar
 from opyard.nest import leaves, map_leaves
+from opyard.scope import Mark
 from opyard.spec import TensorSpec
 
 VECTOR = TensorSpec((3,))
@@ -196,7 +197,7 @@ def test_checker_infers_again() -> None:
     graph = oy.Graph()
     x = graph.input("x", VECTOR)
     call = replace(oy.exp.op.call(VECTOR), outputs=(TensorSpec((4,)),))
-    graph.append(call, (x,), "somewhere.py:7")
+    graph.append(call, (x,), Mark("somewhere.py:7"))
     with pytest.raises(
         GraphError, match=r"node 'exp' \(somewhere.py:7\) claims \(float32\[4\],\), its op infers"
     ):

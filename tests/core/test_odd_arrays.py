@@ -12,7 +12,7 @@ import pytest
 
 import opyard as oy
 from hosts import add_host
-from opyard.device import plain_array
+from opyard.driver import plain_array
 from opyard.errors import KernelError, SpecError
 from opyard.registry import Registry
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import opyard as oy
 from hosts import add_host
-from opyard.device import Device
+from opyard.driver import Device
 from opyard.errors import PlacementError
 from opyard.placement.model import Alternative, format_seconds
 from opyard.selection import Candidate, Policy

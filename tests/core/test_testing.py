@@ -9,7 +9,7 @@ import pytest
 
 import opyard as oy
 from hosts import add_host
-from opyard.device import shares_arrays, transfer
+from opyard.driver import shares_arrays, transfer
 from opyard.errors import DeviceUnavailable, KernelError
 from opyard.testing import (
     NullArray,

@@ -13,6 +13,7 @@ import opyard as oy
 from opyard.infer import same_as_first
 from opyard.ops import STANDARD
 from opyard.placement.wholes import Whole, expand
+from opyard.scope import Mark
 from opyard.spec import TensorSpec
 
 SPEC = TensorSpec((2, 3))
@@ -170,7 +171,7 @@ def test_every_standard_composite(name: str) -> None:
     )
     with oy.Graph() as source:
         inputs = [None if s is None else source.input(f"i{n}", s) for n, s in enumerate(call.inputs)]
-        for number, value in enumerate(source.append(call, tuple(inputs), "here")):
+        for number, value in enumerate(source.append(call, tuple(inputs), Mark("here"))):
             source.output(f"o{number}", value)
     graph, wholes = expand(source)
     graph.check()

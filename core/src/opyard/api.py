@@ -6,8 +6,8 @@ from . import errors, infer, testing
 from .cases import Case, Cost, Draw, Tolerance, case
 from .compiled import compile
 from .costs import Costs, Estimate, Roofline
-from .device import Backend, Capabilities, Device
 from .dispatch import KernelWarning
+from .driver import Backend, Capabilities, Device
 from .eager import (
     default_registry,
     devices,
@@ -86,6 +86,7 @@ from .plan import Plan, make_plan
 from .registry import Registry
 from .runtime import standard_registry
 from .scalar import Scalar
+from .scope import device
 from .selection import Candidate, candidates
 from .session import Session
 from .spec import TensorSpec
@@ -127,6 +128,7 @@ __all__ = [
     "compile",
     "decompose",
     "default_registry",
+    "device",
     "devices",
     "eliminate_common",
     "errors",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .device import Device
+from .driver import Device
 from .errors import RegistryError
 from .kernels import PROGRAM, STANDARD, Kernel, Loadable, Origin
 from .operation import Op

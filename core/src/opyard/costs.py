@@ -6,7 +6,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from .device import Capabilities, Device, shares_arrays
+from .driver import Capabilities, Device, shares_arrays
 from .kernels import Kernel, Work, resolve
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from . import runtime
-from .device import Device, plain_array, shares_arrays
 from .dim import symbols
+from .driver import Device, plain_array, shares_arrays
 from .errors import DeviceError, KernelError, OpyardError
 from .graph import record, weak_scalar
 from .kernels import Kernel, Work

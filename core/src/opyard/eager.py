@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from . import runtime
-from .device import Device, plain_array, transfer
+from .driver import Device, plain_array, transfer
 from .errors import DeviceError, DeviceUnavailable, RegistryError, did_you_mean
 from .graph import Value
 from .opfunction import current_policy

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import Device, transfer
+from .driver import Device, transfer
 from .errors import KernelError
 from .plan import Copy, Free, Plan, Run, Step
 from .registry import describe_error

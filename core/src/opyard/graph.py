@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .device import plain_array
+from .driver import plain_array
 from .errors import GraphError, SpecError, did_you_mean
 from .nest import map_leaves
 from .operation import Call, Op, check_dtypes, describe_call, freeze
 from .operators import Operators, op_called
+from .scope import Mark, current_scope
 from .spec import Shape, TensorSpec, as_dtype
 from .subscript import subscript
 
@@ -105,15 +106,20 @@ class Value(Operators):
 
 
 class Node:
-    """One call of an op in a graph. ``source`` is the user's line that made it, as "file:line"."""
+    """One call of an op in a graph. ``mark`` tells where it comes from."""
 
-    __slots__ = ("call", "inputs", "outputs", "source")
+    __slots__ = ("call", "inputs", "mark", "outputs")
 
-    def __init__(self, call: Call, inputs: tuple[Value | None, ...], source: str) -> None:
+    def __init__(self, call: Call, inputs: tuple[Value | None, ...], mark: Mark) -> None:
         self.call = call
         self.inputs = inputs
         self.outputs: tuple[Value, ...] = ()
-        self.source = source
+        self.mark = mark
+
+    @property
+    def source(self) -> str:
+        """The user's line that made the node, as "file:line"."""
+        return self.mark.source
 
     @property
     def op(self) -> Op:
@@ -203,12 +209,12 @@ class Graph:
             call = op.call(*(None if v is None else v.spec for v in inputs), **attributes)
         except SpecError as error:
             raise SpecError(f"{error} (at {_user_line()})") from None
-        outputs = self.append(call, inputs, _user_line())
+        outputs = self.append(call, inputs, Mark(_user_line(), current_scope.get()))
         return outputs if call.is_tuple else outputs[0]
 
-    def append(self, call: Call, inputs: tuple[Value | None, ...], source: str) -> tuple[Value, ...]:
+    def append(self, call: Call, inputs: tuple[Value | None, ...], mark: Mark) -> tuple[Value, ...]:
         """Appends a node for a call that is already made, and gives its outputs."""
-        node = Node(call, inputs + (None,) * (len(call.inputs) - len(inputs)), source)
+        node = Node(call, inputs + (None,) * (len(call.inputs) - len(inputs)), mark)
         node.outputs = tuple(
             Value(self, self._unique(call.op.name), spec, node, index)
             for index, spec in enumerate(call.outputs)

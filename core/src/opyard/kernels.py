@@ -8,7 +8,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from .device import Device
+from .driver import Device
 from .errors import RegistryError
 from .operation import Call
 from .region import Region

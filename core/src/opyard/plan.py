@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import Device
+from .driver import Device
 from .graph import Value
 from .kernels import Kernel, Work
 from .ops.arithmetic import identity

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import HOST, Capabilities, Device
+from .driver import HOST, Capabilities, Device
 from .registry import REFERENCE
 
 

@@ -43,7 +43,7 @@ class Region:
                         )
                     new[value] = graph.constant(value.graph.constants[value])
             made = graph.append(
-                node.call, tuple(None if v is None else new[v] for v in node.inputs), node.source
+                node.call, tuple(None if v is None else new[v] for v in node.inputs), node.mark
             )
             new.update(zip(node.outputs, made, strict=True))
         for number, value in enumerate(outputs):

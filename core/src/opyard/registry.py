@@ -15,7 +15,7 @@ from typing import Any
 
 from . import quarantine
 from .contents import BackendEntry, BackendStatus, Contents, kernel_order, winners, with_backend, with_claim
-from .device import Device
+from .driver import Device
 from .entrypoints import EntryPoint
 from .errors import DeviceUnavailable, RegistryError, SettingsError, did_you_mean
 from .facts import check_facts

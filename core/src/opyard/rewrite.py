@@ -49,7 +49,7 @@ class Rewrite:
                 call = node.op.call(*specs, **attributes)
             except SpecError as error:
                 raise SpecError(f"{error} (at {node.source})") from None
-        outputs = self.graph.append(call, inputs, node.source)
+        outputs = self.graph.append(call, inputs, node.mark)
         self._new.update(zip(node.outputs, outputs, strict=True))
         return outputs
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import settings
 from .costs import Costs, Estimate, Roofline
-from .device import Device
+from .driver import Device
 from .errors import did_you_mean
 from .kernels import Kernel, Work
 from .operation import Call

@@ -13,8 +13,8 @@ import numpy as np
 
 from . import runtime
 from .costs import Costs
-from .device import Device, plain_array, shares_arrays
 from .dispatch import report_failure
+from .driver import Device, plain_array, shares_arrays
 from .errors import DeviceError, DeviceUnavailable, GraphError, KernelError, PlacementError, did_you_mean
 from .executable import Executable, StepFailed
 from .graph import Graph, Value

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .costs import Estimate, Roofline
-from .device import Capabilities, Device
+from .driver import Capabilities, Device
 from .errors import DeviceUnavailable, KernelError
 from .kernels import Kernel, Work
 from .operation import Call

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opyard.device import HOST, transfer
+from opyard.driver import HOST, transfer
 from opyard.registry import Registry
 from opyard_cpu import backend, plugin
 

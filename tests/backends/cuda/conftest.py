@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from opyard.device import Capabilities, Device
+from opyard.driver import Capabilities, Device
 from opyard.errors import DeviceUnavailable
 from opyard.kernels import resolve
 from opyard.operation import Op

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from opyard.cases import Draw
-from opyard.device import Capabilities
+from opyard.driver import Capabilities
 from opyard.kernels import Kernel
 from opyard.operation import Op
 from opyard.ops import STANDARD

@@ -8,7 +8,7 @@ import numpy as np
 import pyopencl
 import pytest
 
-from opyard.device import HOST, shares_arrays, transfer
+from opyard.driver import HOST, shares_arrays, transfer
 from opyard.errors import DeviceError, KernelError
 from opyard.spec import TensorSpec, as_dtype
 from opyard_opencl.array import Array

@@ -177,7 +177,7 @@ def test_reasons_for_refusing(
 
 
 def test_float64_needs_fp64(opencl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from opyard.device import Capabilities
+    from opyard.driver import Capabilities
 
     monkeypatch.setattr(opencl, "capabilities", Capabilities())
     (kernel,) = _REGISTRY.kernels("add")

@@ -232,3 +232,17 @@ def test_a_damaged_store_is_a_warning_and_no_error(opyard: Any, tmp_path: Path) 
     assert opyard("costs", "--clear").status == 0
     assert not (folder / "costs.sqlite").exists()
     assert isinstance(default_costs(), oy.MeasuredCosts)
+
+
+@pytest.mark.parametrize(("style", "start"), [("mermaid", "flowchart TD"), ("dot", "digraph placement {")])
+def test_explain_draws_programs(opyard: Any, style: str, start: str) -> None:
+    done = opyard("explain", f"{FILE}:block", "float32[3,4]", "--draw", style)
+    assert done.status == 0, done.err
+    assert done.out.startswith(start)
+    assert "matmul" in done.out
+
+
+def test_ops_are_not_drawn(opyard: Any) -> None:
+    done = opyard("explain", "exp", "float32[2,3]", "--draw", "dot")
+    assert done.status == 1
+    assert "--draw is for programs, such as model.py:function; 'exp' is an op." in done.err

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from opyard.device import HOST, Capabilities, Device
+from opyard.driver import HOST, Capabilities, Device
 from opyard.settings import num_threads
 
 _IMPLIED = {"X86_V3": ("AVX", "AVX2", "F16C", "FMA3"), "X86_V4": ("AVX512F", "AVX512_SKX")}

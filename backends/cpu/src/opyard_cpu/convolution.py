@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from opyard.device import Device
+from opyard.driver import Device
 from opyard.operation import Call
 from opyard.ops import windows
 

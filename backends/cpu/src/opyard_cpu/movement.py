@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opyard.device import Device
+from opyard.driver import Device
 from opyard.operation import Call
 
 Array = np.ndarray[Any, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from opyard.device import Capabilities
+from opyard.driver import Capabilities
 
 _CORES = {(6, 0): 64, (6, 1): 128, (6, 2): 128, (7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64}
 """float32 units of one multiprocessor by compute capability; 128 on all that are not listed. Source: CUDA C++ Programming Guide."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opyard.device import Device
+from opyard.driver import Device
 from opyard.errors import SpecError
 from opyard.operation import Call
 from opyard.scalar import Scalar

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyopencl as cl
 
-from opyard.device import HOST, Capabilities, Device
+from opyard.driver import HOST, Capabilities, Device
 from opyard.errors import DeviceError, KernelError, OpyardError
 from opyard.spec import TensorSpec
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from opyard.device import Device
+from opyard.driver import Device
 from opyard.operation import Call
 from opyard.scalar import Scalar
 from opyard.spec import TensorSpec, promote

@@ -11,7 +11,7 @@ import click
 
 from .. import runtime
 from ..errors import SpecError
-from ..placement import default_costs
+from ..placement import default_costs, drawing
 from ..selection import Candidate, active_policy, candidates
 from ..spec import TensorSpec
 from ..units import format_seconds
@@ -82,8 +82,13 @@ def _dtypes_text(dtypes: Any) -> str:
     metavar="NAME=VALUE",
     help="An attribute, such as axis=-1; may be repeated.",
 )
+@click.option(
+    "--draw", type=click.Choice(["mermaid", "dot"]), help="Print the placement of a program as a drawing."
+)
 @json_option
-def explain(target: str, inputs: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def explain(
+    target: str, inputs: tuple[str, ...], settings: tuple[str, ...], draw: str | None, as_json: bool
+) -> None:
     """Explain which kernels TARGET would use, and why.
 
     TARGET is an op, or a program: module:function or path.py:function, see `opyard tune --help`.
@@ -96,8 +101,10 @@ def explain(target: str, inputs: tuple[str, ...], settings: tuple[str, ...], as_
       opyard explain model.py:block 'f32[32,64]'
     """
     if is_program(target):
-        _explain_program(target, inputs, settings, as_json)
+        _explain_program(target, inputs, settings, draw, as_json)
         return
+    if draw is not None:
+        raise SpecError(f"--draw is for programs, such as model.py:function; {target!r} is an op.")
     registry = runtime.registry()
     call = registry.get_op(target).call(*map(parse_spec, inputs), **dict(map(parse_attribute, settings)))
     rows = candidates(call, registry.devices(), registry, active_policy(), default_costs())
@@ -120,11 +127,15 @@ def explain(target: str, inputs: tuple[str, ...], settings: tuple[str, ...], as_
     )
 
 
-def _explain_program(target: str, inputs: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def _explain_program(
+    target: str, inputs: tuple[str, ...], settings: tuple[str, ...], draw: str | None, as_json: bool
+) -> None:
     if settings:
         raise SpecError(f"--set is for the attributes of an op; {target!r} is a program, which has none.")
     placement = load(target, tuple(map(parse_spec, inputs))).placement()
-    if as_json:
+    if draw is not None:
+        click.echo({"mermaid": drawing.mermaid, "dot": drawing.dot}[draw](placement), nl=False)
+    elif as_json:
         print_json(placement.to_json())
     else:
         print_text(str(placement))

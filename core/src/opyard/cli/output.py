@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from ..device import Device
+from ..driver import Device
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -23,7 +23,8 @@ def eliminate_common(graph: Graph) -> Graph:
             rewrite[value] = constants[contents]
     made: dict[Any, tuple[Value, ...]] = {}
     for node in graph.nodes:
-        key = (node.op, node.call.attributes, tuple(map(repr, node.call.attributes)), rewrite.inputs(node))
+        written = tuple(map(repr, node.call.attributes))  # 1 == 1.0 == True
+        key = (node.op, node.call.attributes, written, rewrite.inputs(node), node.mark.scope)
         if key in made:
             for old, new in zip(node.outputs, made[key], strict=True):
                 rewrite[old] = new

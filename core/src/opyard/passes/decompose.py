@@ -30,7 +30,7 @@ def _expand(rewrite: Rewrite, node: Node) -> None:
     with recording(rewrite.graph):
         result = node.op.decompose(*inputs, **node.call.attrs)
     for made in rewrite.graph.nodes[before:]:
-        made.source = node.source  # the user wrote the composite, not its parts
+        made.mark = node.mark  # the user wrote the composite, not its parts
     outputs = [leaf if isinstance(leaf, Value) else rewrite.graph.constant(leaf) for leaf in leaves(result)]
     for old, new in zip(node.outputs, outputs, strict=True):
         rewrite[old] = new

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..costs import Estimate
-from ..device import Device
+from ..driver import Device
 from ..kernels import Kernel, Work
 from .identity import describe_kernel, describe_work
 from .measured import MeasuredCosts

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device import HOST, Capabilities, Device
+from ..driver import HOST, Capabilities, Device
 from ..kernels import Kernel
 from ..operation import Call
 from ..registry import REFERENCE, Registry

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ..costs import Costs
-from ..device import Device
+from ..driver import Device
 from ..errors import PlacementError
 from ..graph import Graph, Node
 from ..kernels import Kernel, Work
@@ -44,6 +44,7 @@ class Collector:
 
     def ways(self, graph: Graph, wholes: Sequence[Whole]) -> tuple[dict[Node, Ways], dict[Node, Ways]]:
         """For each node the ways to run it, and those that are refused. Raises PlacementError where there is no way."""
+        self._check_scopes(graph)
         usable: dict[Node, Ways] = {node: [] for node in graph.nodes}
         refused: dict[Node, Ways] = {node: [] for node in graph.nodes}
         pinned = dict(self.policy.pins)
@@ -62,6 +63,7 @@ class Collector:
                 rows = [replace(c, estimate=None, refusal=c.refusal or closed[node]) for c in rows]
             self._sort(Match.single(node), rows, usable, refused)
         for node in graph.nodes:
+            self._follow_soft_scope(node, usable, refused)
             self._prefer(node, usable, refused)
             if not usable[node]:
                 raise PlacementError(_no_way(node, refused[node]))
@@ -113,8 +115,34 @@ class Collector:
         self, match: Match, rows: Iterable[Candidate], usable: dict[Node, Ways], refused: dict[Node, Ways]
     ) -> None:
         for candidate in rows:
+            elsewhere = _pinned_elsewhere(match, candidate.device) if candidate.refusal is None else None
+            if elsewhere is not None:
+                candidate = replace(candidate, estimate=None, refusal=elsewhere)
             for node in match.nodes:
                 (usable if candidate.refusal is None else refused)[node].append((match, candidate))
+
+    def _check_scopes(self, graph: Graph) -> None:
+        names = [device.name for device in self.devices]
+        for node in graph.nodes:
+            scope = node.mark.scope
+            if scope is not None and not scope.soft and not any(map(scope.admits, names)):
+                raise PlacementError(
+                    f"{node.op.name} ({node.source}) is pinned to {scope.device!r}, which is not among the devices to place on: "
+                    f"{', '.join(names)}. Name it in devices=..., or let the pin give way: device({scope.device!r}, soft=True)."
+                )
+
+    def _follow_soft_scope(self, node: Node, usable: dict[Node, Ways], refused: dict[Node, Ways]) -> None:
+        """Where a kernel on the device of a soft scope accepts a node, the others do not compete."""
+        scope = node.mark.scope
+        if scope is None or not scope.soft:
+            return
+        if not any(scope.admits(c.device.name) for m, c in usable[node] if len(m.nodes) == 1):
+            return
+        for match, candidate in usable[node]:
+            if not scope.admits(candidate.device.name):
+                reason = f"{node.op.name} is wanted on {scope.device} (soft pin)"
+                refused[node].append((match, replace(candidate, estimate=None, refusal=reason)))
+        usable[node] = [(m, c) for m, c in usable[node] if scope.admits(c.device.name)]
 
     def _prefer(self, node: Node, usable: dict[Node, Ways], refused: dict[Node, Ways]) -> None:
         """Where the policy prefers some of the single kernels, the others do not compete."""
@@ -158,6 +186,15 @@ def _likeness(work: Work) -> object:
         tuple(array.tobytes() for array in graph.constants.values()),
         tuple(number[value] for value in graph.outputs.values()),
     )
+
+
+def _pinned_elsewhere(match: Match, device: Device) -> str | None:
+    """Why a match must not run on a device, by the scopes of its nodes, or None."""
+    for node in match.nodes:
+        scope = node.mark.scope
+        if scope is not None and not scope.soft and not scope.admits(device.name):
+            return f"{node.op.name} is pinned to {scope.device} ({node.source})"
+    return None
 
 
 def _no_way(node: Node, refused: Ways) -> str:

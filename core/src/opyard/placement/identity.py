@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from .. import settings
-from ..device import Device
+from ..driver import Device
 from ..kernels import Kernel, Work
 from ..operation import Call
 

@@ -222,7 +222,7 @@ def _region(pattern: Pattern, index: Index, bound: Bound) -> Region:
         call = node.call
         if found is not node.inputs:
             call = node.op.call(*(value.spec for value in found), **call.attrs)
-        outputs = graph.append(call, tuple(arguments), node.source)
+        outputs = graph.append(call, tuple(arguments), node.mark)
         new.update({result: outputs[number or 0] for number, result in step.results.items()})
     for number, output in enumerate(pattern.outputs):
         graph.output(f"output_{number}", new[output])

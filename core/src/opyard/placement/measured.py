@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import settings
 from ..costs import Estimate, Roofline
-from ..device import Capabilities, Device, shares_arrays
+from ..driver import Capabilities, Device, shares_arrays
 from ..kernels import Kernel, Work
 from .identity import describe_kernel, describe_work, fingerprint
 from .store import FILE, WRONG, CostStore, Measurement

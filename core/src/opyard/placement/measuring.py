@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cases import Tolerance
-from ..device import Device
+from ..driver import Device
 from ..errors import KernelError
 from ..graph import Value
 from ..kernels import Kernel, Work

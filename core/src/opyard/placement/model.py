@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..device import Device
+from ..driver import Device
 from ..graph import Graph, Node
 from ..selection import Candidate
 from ..units import format_seconds

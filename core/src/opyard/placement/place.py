@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..costs import Costs
-from ..device import Device
+from ..driver import Device
 from ..errors import PlacementError
 from ..graph import Graph, Node
 from ..registry import Registry

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..costs import Costs as Prices
-from ..device import Device, shares_arrays
+from ..driver import Device, shares_arrays
 from ..selection import Candidate
 from ..spec import TensorSpec
 from .network import Costs

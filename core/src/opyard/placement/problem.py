@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..device import Device
+from ..driver import Device
 from ..graph import Graph, Node, Value
 from ..selection import Candidate
 from .match import Match

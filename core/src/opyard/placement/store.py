@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import settings
-from ..device import Capabilities, Device
+from ..driver import Capabilities, Device
 from ..errors import SettingsError
 from .identity import POLICY, describe_device, fingerprint
 

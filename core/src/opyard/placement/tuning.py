@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..costs import Costs
-from ..device import Device, shares_arrays, transfer
+from ..driver import Device, shares_arrays, transfer
 from ..errors import OpyardError, PlacementError
 from ..kernels import Work
 from ..registry import REFERENCE, Registry, describe_error

@@ -19,6 +19,7 @@ from ..graph import Graph, Node, Value
 from ..nest import leaves
 from ..operation import Call
 from ..passes import simplify
+from ..scope import Mark
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +71,7 @@ class _Expansion:
         self.wholes: list[Whole] = []
         self.bodies: dict[Any, Graph] = {}
 
-    def add(self, source: Graph, new: dict[Value, Value], line: str | None) -> None:
+    def add(self, source: Graph, new: dict[Value, Value], mark: Mark | None) -> None:
         """Appends the nodes of ``source``. ``new`` has its inputs in terms of the new graph, and gets all its values."""
         used = {v for node in source.nodes for v in node.inputs if v is not None}
         used.update(source.outputs.values())
@@ -79,7 +80,7 @@ class _Expansion:
                 new[value] = self.graph.constant(array, value.name)
         for node in source.nodes:
             inputs = tuple(None if value is None else new[value] for value in node.inputs)
-            where = line or node.source
+            where = mark or node.mark
             if node.op.decompose is None:
                 new.update(zip(node.outputs, self.graph.append(node.call, inputs, where), strict=True))
             else:
@@ -88,7 +89,7 @@ class _Expansion:
                 new.update({node.outputs[index]: value for index, value in found.items()})
 
     def _add_whole(
-        self, call: Call, inputs: tuple[Value | None, ...], wanted: tuple[bool, ...], where: str
+        self, call: Call, inputs: tuple[Value | None, ...], wanted: tuple[bool, ...], where: Mark
     ) -> dict[int, Value]:
         """Appends the parts of a composite call and gives its wanted outputs by index."""
         first = len(self.graph.nodes)

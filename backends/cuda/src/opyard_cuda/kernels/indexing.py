@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from opyard.device import Device
+from opyard.driver import Device
 from opyard.operation import Call
 
 from ..array_module import xp
