@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import opyard as oy
-from opyard.placement import CostStore, calibrate, calibrated
+from opyard.placement import CostStore, calibrate, calibrated, calibration
 from opyard.testing import NullDevice, add_null_backend, prepare_null
 from rigs import LazyDevice, rig_registry
 
@@ -118,3 +118,16 @@ def test_calibrated_measures_once(tmp_path: Path) -> None:
     assert calibrated(device, store, registry, 0.05) == first
     assert calibrated(device, CostStore(store.path), registry, 0.05) == first
     assert device.log == []
+
+
+def test_one_slow_product_does_not_settle_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def timed(op: str, *shapes: tuple[int, ...], **_: Any) -> tuple[float, float]:
+        seen.append(shapes[0][0])
+        return (10.0 if shapes[0][0] == 128 else 1e-3), 1.0
+
+    monkeypatch.setattr(calibration, "_timed", timed)
+    found = calibration._multiply(oy.default_registry().device("reference"), oy.default_registry(), 0.0)
+    assert seen[:3] == [128, 256, 512]
+    assert found["flops"] == 2 * 512**3 / 1e-3

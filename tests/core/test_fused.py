@@ -240,3 +240,12 @@ def test_kernels_that_cannot_be_combined_are_explained() -> None:
         oy.errors.PlacementError, match="cannot be combined: no way of bringing tensors between them"
     ):
         oy.place(graph, [null], made, ScriptedCosts(), home=null)
+
+
+def test_a_bad_pattern_is_put_aside_and_shown() -> None:
+    made = registry()
+    made.pattern(lambda x, w, z: oy.relu(oy.matmul(x, w)), backend="null", name="bad", prepare=prepare_dense)
+    for _ in range(2):
+        assert kernels(placed(dense, X, W, B, made=made)) == ["null/dense"]
+    (reason,) = made.failures.values()
+    assert "its pattern never uses its parameter 'z'" in reason

@@ -75,9 +75,9 @@ class Plugins:
             self.emit(event, detail)
 
     def require(self) -> None:
-        """Raises PluginError for the first plugin that failed to load."""
+        """Raises PluginError for the first plugin that failed to load, or that is not loaded because it kills the process."""
         for plugin in self.all:
-            if plugin.error is not None:
+            if plugin.error is not None or plugin.state == "quarantined":
                 raise PluginError(
                     f"plugin {plugin.entry.name!r} of {plugin.entry.distribution} failed: {plugin.reason} (OPYARD_STRICT=1)."
                 ) from plugin.error

@@ -242,7 +242,23 @@ def test_explain_draws_programs(opyard: Any, style: str, start: str) -> None:
     assert "matmul" in done.out
 
 
+def test_a_drawing_is_no_json(opyard: Any) -> None:
+    done = opyard("explain", f"{FILE}:block", "float32[3,4]", "--draw", "dot", "--json")
+    assert done.status == 1
+    assert "--draw prints a drawing and --json prints data; choose one of them." in done.err
+
+
 def test_ops_are_not_drawn(opyard: Any) -> None:
     done = opyard("explain", "exp", "float32[2,3]", "--draw", "dot")
     assert done.status == 1
     assert "--draw is for programs, such as model.py:function; 'exp' is an op." in done.err
+
+
+def test_what_the_program_raises_is_shown_as_its_own(opyard: Any, tmp_path: Path) -> None:
+    (tmp_path / "raising.py").write_text(
+        "import sys\n\ndef bad(x):\n    raise ValueError('nope')\n\ndef leave():\n    sys.exit(3)\n"
+    )
+    done = opyard("explain", "raising.py:bad", "float32[2]")
+    assert (done.status, done.err) == (1, "error: raising.py:bad raised ValueError: nope\n")
+    done = opyard("explain", "raising.py:leave")
+    assert (done.status, done.err) == (1, "error: raising.py:leave raised SystemExit: 3\n")

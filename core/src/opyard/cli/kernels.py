@@ -100,6 +100,8 @@ def explain(
       opyard explain conv 'f32[1,3,32,32]' 'f32[8,3,3,3]' none --set padding=1
       opyard explain model.py:block 'f32[32,64]'
     """
+    if draw is not None and as_json:
+        raise SpecError("--draw prints a drawing and --json prints data; choose one of them.")
     if is_program(target):
         _explain_program(target, inputs, settings, draw, as_json)
         return

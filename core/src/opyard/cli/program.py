@@ -7,14 +7,16 @@ import inspect
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..compiled import Compiled
-from ..errors import GraphError, RegistryError, SpecError, did_you_mean
+from ..errors import GraphError, OpyardError, RegistryError, SpecError, did_you_mean
 from ..graph import Graph, trace
 from ..placement import Placement, TuneReport
+from ..registry import describe_error
 from ..session import Session
 from ..spec import TensorSpec
 
@@ -57,7 +59,7 @@ def load(target: str, specs: Specs) -> Program:
     if len(given) < len(specs):
         raise SpecError(f"the inputs of the program {target!r} are arrays; none is for ops.")
     if inspect.isroutine(found) and not inspect.signature(found).parameters:
-        found = found()
+        found = _call(target, found)
     devices: Any = "auto"
     if isinstance(found, Compiled):
         devices, found = found.devices, found.function
@@ -72,6 +74,16 @@ def load(target: str, specs: Specs) -> Program:
     return _program(target, Session(_trace(target, found, given), devices=devices), given)
 
 
+def _call(target: str, function: Callable[[], Any]) -> Any:
+    """What the user's function gives; what it raises is the user's, too."""
+    try:
+        return function()
+    except OpyardError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SpecError(f"{target} raised {describe_error(error)}") from error
+
+
 def _trace(target: str, function: Any, specs: tuple[TensorSpec, ...]) -> Graph:
     try:
         inspect.signature(function).bind(*specs)
@@ -79,7 +91,8 @@ def _trace(target: str, function: Any, specs: tuple[TensorSpec, ...]) -> Graph:
         raise SpecError(
             f"{target}{inspect.signature(function)}: {error}; {len(specs)} inputs were given. Write one for each, such as 'float32[32,64]'."
         ) from None
-    return trace(function, *specs)
+    graph: Graph = _call(target, lambda: trace(function, *specs))
+    return graph
 
 
 def _program(target: str, session: Session, specs: tuple[TensorSpec, ...]) -> Program:

@@ -24,6 +24,9 @@ SMALL, LARGE = 1 << 4, 1 << 24
 """Elements of the arrays that show the fixed times, and, where the budget allows, the bandwidth."""
 
 LEAST_ELEMENTS = 1 << 12
+SURE_WIDTH = 512
+"""Width up to which matrix products are measured even beyond the budget: some milliseconds each."""
+
 LONG_ENOUGH = 0.1
 """Seconds of a matrix product or a copy that is long enough to show the rate."""
 
@@ -83,7 +86,11 @@ def _stream(device: Device, registry: Registry, deadline: float) -> dict[str, fl
 
 
 def _multiply(device: Device, registry: Registry, deadline: float) -> dict[str, float]:
-    """Rate of the best matrix product, wider and wider until one takes long enough."""
+    """Rate of the best matrix product, wider and wider until one takes long enough.
+
+    Of small products several are measured whatever they take: on a busy machine one may wait for a thread of BLAS, and a
+    rate that is far too low would keep good kernels out of every plan.
+    """
     rate, width = 0.0, 128
     while width <= MOST_WIDTH and _fits(device, 4 * 3 * width**2):
         found = _timed(
@@ -92,9 +99,10 @@ def _multiply(device: Device, registry: Registry, deadline: float) -> dict[str, 
         if found is None or found[0] <= 0:
             break
         rate = max(rate, 2.0 * width**3 / (found[0] * found[1]))
-        if found[0] > LONG_ENOUGH or time.perf_counter() + 8 * ROUNDS * found[0] > deadline:
-            break
         width *= 2
+        long = found[0] > LONG_ENOUGH or time.perf_counter() + 8 * ROUNDS * found[0] > deadline
+        if long and width > SURE_WIDTH:
+            break
     return {"flops": rate} if rate else {}
 
 

@@ -12,7 +12,7 @@ from ..graph import Graph, Node
 from ..kernels import Kernel, Work
 from ..operation import Call
 from ..ops.arithmetic import identity
-from ..registry import Registry
+from ..registry import Registry, describe_error
 from ..selection import Candidate, Policy, candidates, consider
 from ..spec import TensorSpec
 from .match import Match
@@ -74,12 +74,21 @@ class Collector:
     ) -> Iterator[tuple[Match, Sequence[Candidate]]]:
         """Every place where the pattern of a kernel occurs, with that kernel on each device of its backend."""
         backends = {device.backend for device in self.devices}
-        kernels = [kernel for kernel in self.registry.patterns if kernel.backend in backends]
+        kernels = [
+            k
+            for k in self.registry.patterns
+            if k.backend in backends and not self.registry.why_aside("pattern", k)
+        ]
         if not kernels:
             return
         index = Index(graph, wholes)
         for kernel in kernels:
-            for match in find_matches(Pattern.of(kernel), index):
+            try:
+                pattern = Pattern.of(kernel)
+            except Exception as error:  # it is shown by `opyard doctor`; other kernels do without it
+                self.registry.set_aside("pattern", kernel, describe_error(error))
+                continue
+            for match in find_matches(pattern, index):
                 yield match, self._pattern_candidates(kernel, match)
 
     def _pattern_candidates(self, kernel: Kernel, match: Match) -> list[Candidate]:

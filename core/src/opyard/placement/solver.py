@@ -20,12 +20,17 @@ SMALL_TABLE = 2.0**16
 """Entries up to which elimination is faster than the search for dominated labels."""
 
 
+PARTS = 4
+"""Turns in which the bound is raised and the labels are improved, one after the other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much work the solver may do on a network that is too wide to eliminate."""
+    """How much work the solver may do on a network that is too wide to eliminate, and the gap with which it is content."""
 
-    sweeps: int = 240
-    balls: int = 3000
+    sweeps: int = 960
+    balls: int = 6000
+    gap: float = 5e-4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,13 +86,15 @@ def solve(network: Network, effort: Effort | None = None) -> Solution:
 def _approximate(network: Network, effort: Effort) -> tuple[list[int], float]:
     dual = TreeReweighted(network)
     labels, cost = dual.labels, np.inf
-    for part in range(4):  # the bound first rises fast; labels are improved in between
-        dual.run(effort.sweeps // 4)
+    for part in range(PARTS):  # the bound first rises fast; labels are improved in between
+        dual.run(effort.sweeps // PARTS)
         if dual.cost < cost:
             labels, cost = dual.labels, dual.cost
         if part == 0 or dual.cost <= cost:
-            labels = local_search.improve(network, labels, effort.balls // 4)
+            labels = local_search.improve(network, labels, effort.balls // PARTS)
             cost = network.cost(labels)
         if cost - dual.bound < 0.5:
             return labels, cost
+        if cost - dual.bound < effort.gap * cost:
+            break
     return labels, float(np.ceil(dual.bound - 1e-3))
