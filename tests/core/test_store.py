@@ -404,3 +404,21 @@ def test_a_forked_process_opens_the_file_anew(store: CostStore) -> None:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert get(store) == 2.0
+
+
+def test_nothing_is_exported_from_or_imported_into_a_damaged_file(store: CostStore, tmp_path: Path) -> None:
+    good = tmp_path / "good.json"
+    store.export(good)
+    store.close()
+    store.path.parent.mkdir(parents=True, exist_ok=True)
+    store.path.write_bytes(b"no database" * 1000)
+    for number, act in enumerate((CostStore.import_, CostStore.export)):
+        damaged, file = CostStore(store.path), good if not number else tmp_path / "empty.json"
+        with (
+            pytest.warns(CostsWarning),
+            pytest.raises(
+                SettingsError, match="is damaged or cannot be written: nothing was exported or imported"
+            ),
+        ):
+            act(damaged, file)
+    assert not (tmp_path / "empty.json").exists()

@@ -163,6 +163,7 @@ class CostStore:
         names = ("work", "kernel", "device", "policy", *(f.name for f in fields(Measurement)))
         rows = self._read(f"SELECT {', '.join(names)} FROM measurement")
         devices = self._read("SELECT fingerprint, facts, capabilities, time FROM device")
+        self._require_whole()
         data = {
             "opyard_costs": SCHEMA,
             "devices": [
@@ -196,7 +197,16 @@ class CostStore:
                 f"{path} is no export of measured costs ({type(error).__name__}: {error}); write one with `opyard costs --export FILE`."
             ) from None
         self._write(rows, devices)
+        self._require_whole()
         return len(rows)
+
+    def _require_whole(self) -> None:
+        """Raises SettingsError when the file could not be used: whoever exports or imports must not believe that it was."""
+        if self._broken:
+            raise SettingsError(
+                f"{self.path} is damaged or cannot be written: nothing was exported or imported. "
+                "Remove the file with `opyard costs --clear`, or set OPYARD_CACHE_DIR to a folder that can be written."
+            )
 
     def clear(self) -> int:
         """Forgets everything, and removes a damaged file; gives the number of measurements forgotten."""
