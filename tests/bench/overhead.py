@@ -8,6 +8,7 @@ installed, and pluggy are measured beside, in the same rounds. docs/performance.
 """
 
 import argparse
+import compileall
 import json
 import os
 import platform
@@ -198,6 +199,7 @@ def make_plugins(folder: Path, plugins: int = 20, kernels: int = 1000) -> None:
             + "\n"
         )
         (folder / f"opyard_fake{number}.py").write_text(text)
+    compileall.compile_dir(folder, quiet=1)  # as pip does
 
 
 def measure_start(quick: bool) -> dict[str, float]:

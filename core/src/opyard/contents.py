@@ -78,7 +78,8 @@ def with_claim(claims: tuple[Kernel, ...], new: Kernel) -> tuple[Kernel, ...]:
     What the program itself registered before is replaced, so that a cell of a notebook can run again. Raises
     RegistryError when a plugin claims a name twice.
     """
-    claims = tuple(k for k in claims if k.id != new.id or not _replaces(new.origin, k.origin))
+    if new.origin == PROGRAM:  # plugins register by the thousand, and replace nothing
+        claims = tuple(k for k in claims if k.id != new.id or not _replaces(new.origin, k.origin))
     at = bisect_left(claims, kernel_order(new), key=kernel_order)  # claims of one name lie side by side
     low, high = at, at
     while low > 0 and claims[low - 1].id == new.id:

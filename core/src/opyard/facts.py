@@ -13,6 +13,8 @@ from .kernels import Kernel
 from .operation import Op
 from .spec import DTYPE_NAMES
 
+_DTYPES = frozenset(DTYPE_NAMES)
+
 
 def check_facts(kernel: Kernel, op: Op | None = None) -> None:
     """Raises RegistryError for facts that cannot be meant, with what to write instead. ``op`` is given where it is known."""
@@ -31,6 +33,8 @@ def unknown_inputs(kernel: Kernel, op: Op | None) -> str | None:
     elif op is not None:
         inputs = op.signature.inputs
     else:
+        return None
+    if not kernel.layouts and not isinstance(kernel.dtypes, Mapping):
         return None
     named = [("dtypes", name) for name in (kernel.dtypes if isinstance(kernel.dtypes, Mapping) else ())]
     named += [("layouts", name) for name in kernel.layouts if not _names_output(name)]
@@ -101,8 +105,9 @@ def _check_lists(kernel: Kernel) -> None:
             )
         if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
             raise RegistryError(f"{kernel.title}: {fact} is a tuple of names; found {names!r}.")
-    for name in (name for names in by_input for name in names):
-        if name not in DTYPE_NAMES:
+    for names in by_input:
+        if not _DTYPES.issuperset(names):
+            name = next(name for name in names if name not in _DTYPES)
             raise RegistryError(
                 f"{kernel.title}: there is no dtype called {name!r}.{did_you_mean(name, DTYPE_NAMES)}"
             )
