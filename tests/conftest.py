@@ -1,21 +1,45 @@
-"""Keeps the tests apart from what this machine remembers: measured costs, quarantined plugins, trusted devices."""
+"""Keeps the tests apart from what this machine remembers and has installed."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from environments import Site
 
 FOLDER = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gives the whole run, and the processes that it starts, a cache folder of its own."""
+    """Gives the whole run, and the processes that it starts, a cache folder of its own.
+
+    It holds measured costs, quarantined plugins and trusted devices.
+    """
     config.stash[FOLDER] = os.environ["OPYARD_CACHE_DIR"] = tempfile.mkdtemp(prefix="opyard-tests-")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Removes the folder."""
     shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A folder to install plugins into, with no setting of the user's; their modules are forgotten afterwards."""
+    for variable in ("PLUGINS", "BLOCK", "PREFER", "PIN", "STRICT"):
+        monkeypatch.delenv(f"OPYARD_{variable}", raising=False)
+    monkeypatch.setenv("OPYARD_CACHE_DIR", str(tmp_path / "cache"))
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    yield Site(folder)
+    for name in set(sys.modules) - before:
+        if (folder / f"{name}.py").exists():
+            del sys.modules[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +20,6 @@ BROKEN = {
     "new_level": "OPYARD_API = 99",
     "unknown_hook": "from opyard import hookimpl\n@hookimpl\ndef opyard_regster(registry): ...",
 }
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    for variable in ("PLUGINS", "BLOCK", "PREFER", "PIN", "STRICT"):
-        monkeypatch.delenv(f"OPYARD_{variable}", raising=False)
-    monkeypatch.setenv("OPYARD_CACHE_DIR", str(tmp_path / "cache"))
-    folder = tmp_path / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-    before = set(sys.modules)
-    yield Site(folder)
-    for name in set(sys.modules) - before:
-        if (folder / f"{name}.py").exists():
-            del sys.modules[name]
 
 
 def test_a_process_with_broken_plugins_runs(site: Site, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import numpy as np
@@ -87,21 +85,6 @@ BAD = {
 
 
 NO_TOY = "it has kernels for the backend 'toy', which does not exist. Install the package that defines it, or correct the name."
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    for variable in ("PLUGINS", "BLOCK", "PREFER", "PIN", "STRICT"):
-        monkeypatch.delenv(f"OPYARD_{variable}", raising=False)
-    monkeypatch.setenv("OPYARD_CACHE_DIR", str(tmp_path / "cache"))
-    folder = tmp_path / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-    before = set(sys.modules)
-    yield Site(folder)
-    for name in set(sys.modules) - before:
-        if (folder / f"{name}.py").exists():
-            del sys.modules[name]
 
 
 def by_name(plugins: Plugins) -> dict[str, Plugin]:
