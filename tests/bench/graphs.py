@@ -46,12 +46,14 @@ class Builder:
     """A graph that grows until it has ``ops`` nodes; ``full`` says so, and the shapes ask between two layers.
 
     filled  whether weights are arrays with memory, so that the graph can be run in earnest
+    shared  whether there is one weight for each shape; else each layer has weights of its own
     """
 
-    def __init__(self, ops: int, seed: int, filled: bool = False) -> None:
+    def __init__(self, ops: int, seed: int, filled: bool = False, shared: bool = True) -> None:
         self.graph = oy.Graph()
         self.ops = ops
         self.filled = filled
+        self.shared = shared
         self.random = Random(seed)
         self._weights: dict[tuple[int, ...], oy.Value] = {}
 
@@ -65,8 +67,8 @@ class Builder:
         return self.graph.input(f"x{len(self.graph.inputs)}", oy.TensorSpec(shape, "float32"))
 
     def weight(self, *shape: int) -> oy.Value:
-        """A constant, one for each shape; it takes no memory unless the graph is to be filled."""
-        if shape not in self._weights:
+        """A constant; it takes no memory unless the graph is to be filled."""
+        if shape not in self._weights or not self.shared:
             array = np.broadcast_to(np.float32(0.01), shape)
             self._weights[shape] = self.graph.constant(array.copy() if self.filled else array, "weight")
         return self._weights[shape]
@@ -224,9 +226,9 @@ KINDS: dict[str, Callable[[Builder], None]] = {
 }
 
 
-def make_graph(kind: str, ops: int, seed: int = 0, *, filled: bool = False) -> oy.Graph:
+def make_graph(kind: str, ops: int, seed: int = 0, *, filled: bool = False, shared: bool = True) -> oy.Graph:
     """A graph of one of KINDS with about so many nodes, at least ``ops``."""
-    build = Builder(ops, seed, filled)
+    build = Builder(ops, seed, filled, shared)
     KINDS[kind](build)
     return build.graph
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -26,8 +27,11 @@ from planners import PLANNERS, complete  # noqa: E402
 from opyard.placement.candidates import Collector  # noqa: E402
 from opyard.placement.match import Match  # noqa: E402
 from opyard.placement.place import formulate  # noqa: E402
+from opyard.placement.solver import Effort  # noqa: E402
+from opyard.scope import Scope  # noqa: E402
 
-TINY = 300
+TINY = 500
+EXACT = Effort(memory_gap=0.0)
 CHUNKS = 10
 
 
@@ -159,22 +163,81 @@ class FirstPrinciples:
             device = tree[device]
         return device is source
 
+    def peaks(self, cover: Covered) -> dict[oy.Device, int]:
+        """The most bytes that lie in the memory of each device, by the rules that placement/memory.py states."""
+        graph, end = self.graph, len(self.graph.nodes)
+        step = {node: number for number, node in enumerate(graph.nodes)}
+        runs = {node: (step[match.anchor], c.device) for match, c in cover for node in match.nodes}
+        usage = {device: [0] * (end + 1) for device in self.devices}
+
+        def keep(value: oy.Value, device: oy.Device, begin: int, last: int) -> None:
+            for number in range(begin, last + 1):
+                usage[device][number] += value.spec.nbytes
+
+        for value in graph.inputs.values():
+            keep(value, self.home, 0, end)
+        for value in graph.constants:
+            for device in {runs[n][1] for n in graph.nodes if any(v is value for v in n.inputs)}:
+                keep(value, device, 0, end)
+        made = {value: runs[match.anchor] for match, _ in cover for value in match.outputs}
+        made |= dict.fromkeys(graph.inputs.values(), (0, self.home))
+        for value, (begin, source) in made.items():
+            outside = [(m, c) for m, c in cover if any(v is value for v in m.inputs)]
+            fetched = any(v is value for v in graph.outputs.values())
+            readers = [node for node in graph.nodes if any(v is value for v in node.inputs)]
+            ends = [(step[m.anchor], c.device) for m, c in outside] + [(end, self.home)] * fetched
+            own = [step[node] for node in readers] + [end] * fetched
+            last = max(own, default=begin) if len(own) > 1 else max([begin, *(e for e, _ in ends)])
+            for device in {source, *(d for _, d in ends)} - ({self.home} if value.node is None else set()):
+                keep(value, device, begin, max(begin, last))
+            for anchor, device in {(e, d) for e, d in ends if e > last}:
+                if value.node is not None or device is not self.home:
+                    keep(value, device, last + 1, anchor)
+        return {device: max(row) for device, row in usage.items()}
+
+
+def constrained(
+    graph: oy.Graph, devices: list[oy.Device], usable: dict[oy.Node, Covered], random: Random
+) -> None:
+    """Pins one node of three to a device that can run it, and colocates two nodes of every other graph."""
+    for node in graph.nodes:
+        if random.random() < 0.3:
+            names = sorted({c.device.name for m, c in usable[node] if len(m.nodes) == 1})
+            node.mark = node.mark._replace(scope=Scope(random.choice(names)))
+    if len(graph.nodes) > 1 and random.random() < 0.5:
+        for node in random.sample(graph.nodes, 2):
+            node.mark = node.mark._replace(group=0)
+
+
+def is_colocated(cover: Covered) -> bool:
+    return len({c.device for m, c in cover for node in m.nodes if node.mark.group == 0}) <= 1
+
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_tiny_graphs_and_all_prices_agree_with_brute_force(chunk: int) -> None:
     for seed in range(chunk, TINY, CHUNKS):
-        graph = make_graph(("window", "layered")[seed % 2], 1 + seed % 4, seed)
+        random = Random(seed)
+        graph = make_graph(("window", "layered")[seed % 2], 1 + seed % 4, seed, shared=bool(seed % 3))
         registry, devices = make_registry(seed, patterns=True)
         costs = HashedCosts(seed)
-        placement = oy.place(graph, devices, registry, costs, policy=Policy())
+        if seed % 4 > 1:
+            constrained(
+                graph, devices, Collector(devices, registry, Policy(), costs).ways(graph, [])[0], random
+            )
         usable, _ = Collector(devices, registry, Policy(), costs).ways(graph, [])
         ways = {node: best_of_each_device(rows) for node, rows in usable.items()}
         judge = FirstPrinciples(graph, devices, costs)
+        possible = [cover for cover in covers(graph, ways) if is_colocated(cover)]
+        if not possible:
+            with pytest.raises(oy.errors.PlacementError, match=r"is colocated with|cannot be combined"):
+                oy.place(graph, devices, registry, costs, policy=Policy())
+            continue
+        placement = oy.place(graph, devices, registry, costs, policy=Policy())
         assert placement.is_optimal
         chosen = [(decision.match, decision.chosen) for decision in placement.decisions]
         assert judge.seconds(chosen) == pytest.approx(placement.seconds, abs=1e-8)
         least: dict[object, float] = {}
-        for cover in covers(graph, ways):
+        for cover in possible:
             seconds = judge.seconds(cover)
             for match, candidate in cover:
                 key = match.nodes, candidate.kernel.id, candidate.device.name
@@ -188,7 +251,31 @@ def test_tiny_graphs_and_all_prices_agree_with_brute_force(chunk: int) -> None:
                     forced = least[key] - placement.seconds
                     assert other.extra_seconds == pytest.approx(forced, abs=1e-8)
                     priced += 1
-        assert priced
+        assert priced or seed % 4 > 1
+        if seed % 4 < 3:
+            limited(placement, possible, judge, random, (graph, devices, registry, costs))
+
+
+def limited(
+    free: oy.Placement, possible: list[Covered], judge: FirstPrinciples, random: Random, arguments: Any
+) -> None:
+    """Limits between nothing and what the placement without limits needs: brute force finds the same cost, or nothing either."""
+    needs = judge.peaks([(d.match, d.chosen) for d in free.decisions])
+    memory = {
+        d.name: int(random.random() * needs[d]) for d in judge.devices if needs[d] and d.memory != "host"
+    }
+    if random.random() < 0.2:
+        memory["host:0"] = int(needs[judge.home] * random.uniform(0.5, 1.2))
+    fits = [c for c in possible if all(judge.peaks(c)[d] <= memory.get(d.name, 1e18) for d in judge.devices)]
+    if not fits:
+        with pytest.raises(oy.errors.PlacementError, match=r"^no placement keeps within the memory limits: "):
+            oy.place(*arguments, policy=Policy(), memory=memory, effort=EXACT)
+        return
+    placement = oy.place(*arguments, policy=Policy(), memory=memory, effort=EXACT)
+    assert placement.seconds == pytest.approx(min(map(judge.seconds, fits)), abs=1e-8)
+    assert placement.is_optimal
+    found = judge.peaks([(d.match, d.chosen) for d in placement.decisions])
+    assert all(found[d] <= memory.get(d.name, 1e18) for d in judge.devices)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import errors, infer, testing
 from .cases import Case, Cost, Draw, Tolerance, case
+from .colocation import colocate_with
 from .compiled import compile
 from .costs import Costs, Estimate, Roofline
 from .dispatch import KernelWarning
@@ -125,6 +126,7 @@ __all__ = [
     "Value",
     "candidates",
     "case",
+    "colocate_with",
     "compile",
     "decompose",
     "default_registry",

@@ -24,13 +24,18 @@ class Scope:
 
 
 class Mark(NamedTuple):
-    """Where a node comes from: the user's line as "file:line", and the scope that was open there."""
+    """Where a node comes from: the user's line as "file:line", the scope that was open there, and its colocation group.
+
+    Nodes of one group run on one device; the number means nothing else.
+    """
 
     source: str
     scope: Scope | None = None
+    group: int | None = None
 
 
 current_scope: ContextVar[Scope | None] = ContextVar("opyard_scope", default=None)
+current_group: ContextVar[int | None] = ContextVar("opyard_group", default=None)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def eliminate_common(graph: Graph) -> Graph:
     made: dict[Any, tuple[Value, ...]] = {}
     for node in graph.nodes:
         written = tuple(map(repr, node.call.attributes))  # 1 == 1.0 == True
-        key = (node.op, node.call.attributes, written, rewrite.inputs(node), node.mark.scope)
+        key = (node.op, node.call.attributes, written, rewrite.inputs(node), *node.mark[1:])
         if key in made:
             for old, new in zip(node.outputs, made[key], strict=True):
                 rewrite[old] = new

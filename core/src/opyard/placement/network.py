@@ -48,6 +48,16 @@ class Network:
         total = sum(float(costs[label]) for costs, label in zip(self.unary, labels, strict=True))
         return total + sum(float(table[labels[a], labels[b]]) for (a, b), table in self.tables.items())
 
+    def cost_of(self, variables: Iterable[int], labels: list[int]) -> float:
+        """The part of an assignment's cost that depends on the labels of these variables."""
+        pairs: dict[tuple[int, int], None] = {}
+        total = 0.0
+        for variable in variables:
+            total += float(self.unary[variable][labels[variable]])
+            for other in self.neighbours[variable]:
+                pairs[min(variable, other), max(variable, other)] = None
+        return total + sum(float(self.tables[a, b][labels[a], labels[b]]) for a, b in pairs)
+
     def costs_towards(self, variable: int, others: Iterable[int], labels: list[int]) -> Costs:
         """What each label of a variable costs, itself and towards the other variables as they are labelled."""
         costs = self.unary[variable]

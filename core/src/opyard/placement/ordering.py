@@ -6,58 +6,79 @@ two of its matches exclude each other, and solved again.
 
 from __future__ import annotations
 
+import heapq
+
 from ..errors import PlacementError
-from ..graph import Value
+from .impossible import describe_impossible, describe_unfit
+from .limited import Fit, Unfit, solve_within
+from .memory import Residency
 from .problem import Choice, Problem
 from .solver import Effort, Solution, solve
 
 MOST_CUTS = 100
 
 
-def solve_in_order(problem: Problem, effort: Effort | None) -> tuple[Solution, list[Choice], float]:
+def solve_in_order(
+    problem: Problem, residency: Residency | None, effort: Effort | None
+) -> tuple[Fit | Solution, list[Choice], float]:
     """The solution, its matches in an order that can run, and a lower bound of every placement's nanoseconds.
 
+    residency  what lies in memories that are limited, if any is
     A cut that excludes two of three or more matches in a cycle may exclude too much: then the bound stays as it was
-    before, which is still true. Raises PlacementError when the choices left cannot be combined at all.
+    before, which is still true. Raises PlacementError when the choices left cannot be combined at all, or fit nowhere.
     """
     bound: float | None = None
     for _ in range(MOST_CUTS):
-        solution = solve(problem.network, effort)
+        solution = _solve(problem, residency, effort)
         if solution.cost == float("inf"):
             break
-        ordered, stuck = _order(problem, solution)
-        if not stuck:
+        ordered, stuck = in_order(problem, solution.labels)
+        over = residency.excess(ordered) if residency and not stuck else {}
+        if not stuck and not over:
             return solution, ordered, solution.bound if bound is None else min(bound, solution.bound)
+        if residency and over:  # matches of several outputs had to wait, and tensors with them
+            bound = solution.bound if bound is None else bound
+            for row, nbytes in over.items():
+                residency.limits[row] -= nbytes
+            continue
         cycle = [choice for choice in _cycle(stuck) if len(choice.match.nodes) > 1]
         if len(cycle) > 2 and bound is None:
             bound = solution.bound
         problem.exclude(cycle[0].match, cycle[1].match)
-    raise PlacementError(
-        "the kernels that can run the nodes of this graph cannot be combined: no way of bringing tensors between them is "
-        "known. Add a device that runs more of them (devices='auto' takes all), or loosen pins and blocks."
-    )
+    raise PlacementError(describe_impossible(problem))
 
 
-def _order(problem: Problem, solution: Solution) -> tuple[list[Choice], list[Choice]]:
-    """The matches in use, each after those that make its inputs; and those that wait for ever."""
-    chosen = (
-        problem.options[number].choices[solution.labels[number]][0] for number in problem.number.values()
-    )
-    waiting = [choice for choice in chosen if choice.pays]
-    made: set[Value] = set()
+def _solve(problem: Problem, residency: Residency | None, effort: Effort | None) -> Fit | Solution:
+    if residency is None:
+        return solve(problem.network, effort)
+    try:
+        return solve_within(problem.network, residency, effort)
+    except Unfit as miss:
+        raise PlacementError(describe_unfit(residency, miss)) from None
+
+
+def in_order(problem: Problem, labels: list[int]) -> tuple[list[Choice], list[Choice]]:
+    """The matches in use, each after those that make its inputs, else as in the graph; and those that wait for ever."""
+    chosen = (problem.options[number].choices[labels[number]][0] for number in problem.number.values())
+    running = [choice for choice in chosen if choice.pays]
+    maker = {value: number for number, choice in enumerate(running) for value in choice.match.outputs}
+    missing: list[int] = []
+    readers: dict[int, list[int]] = {}
+    for number, choice in enumerate(running):
+        needed = {maker[v] for v in choice.match.inputs if v is not None and v in maker}
+        missing.append(len(needed))
+        for other in needed:
+            readers.setdefault(other, []).append(number)
+    ready = [number for number, count in enumerate(missing) if not count]
     ordered: list[Choice] = []
-    while waiting:
-        left = []
-        for choice in waiting:
-            if all(value is None or value.node is None or value in made for value in choice.match.inputs):
-                made.update(choice.match.outputs)
-                ordered.append(choice)
-            else:
-                left.append(choice)
-        if len(left) == len(waiting):
-            return ordered, left
-        waiting = left
-    return ordered, []
+    while ready:
+        number = heapq.heappop(ready)
+        ordered.append(running[number])
+        for other in readers.get(number, ()):
+            missing[other] -= 1
+            if not missing[other]:
+                heapq.heappush(ready, other)
+    return ordered, [choice for number, choice in enumerate(running) if missing[number]]
 
 
 def _cycle(stuck: list[Choice]) -> list[Choice]:

@@ -18,7 +18,9 @@ from ..graph import Graph, Node
 from ..registry import Registry
 from ..selection import Candidate, Policy, active_policy
 from .candidates import Collector, Ways
+from .limited import Fit
 from .match import Match
+from .memory import Limits, Residency, limits_of
 from .model import Alternative, Decision, Placement
 from .ordering import solve_in_order
 from .places import NANOSECONDS, Places
@@ -36,12 +38,14 @@ def place(
     home: Device | None = None,
     policy: Policy | None = None,
     unavailable: Iterable[tuple[str, str]] = (),
+    memory: Limits | None = None,
     effort: Effort | None = None,
 ) -> Placement:
     """Assigns every node of a graph with concrete shapes to a kernel on one of the devices, at the least total cost.
 
     home         the device whose arrays are fed and fetched; the first host device by default
     unavailable  (op, backend/kernel) pairs that must not be used
+    memory       the most bytes that a run may keep on a device, by its name: a number, or a text such as "2GiB"
     effort       work to spend where the optimum cannot be computed outright; ``Placement.bound`` tells how near it is
     Composite ops are kept whole or decomposed, whichever is cheaper. The same inputs give the same placement.
     Raises PlacementError, naming the op and every refusal, when a node has no kernel, and for no devices at all.
@@ -50,7 +54,9 @@ def place(
         problem, refused = formulate(
             graph, devices, registry, costs, home=home, policy=policy, unavailable=unavailable
         )
-        solution, ordered, bound = solve_in_order(problem, effort)
+        limits = limits_of(memory or {}, devices, problem.places)
+        residency = Residency(problem, limits) if limits else None
+        solution, ordered, bound = solve_in_order(problem, residency, effort)
         return _Reader(problem, solution, refused).placement(ordered, bound)
 
 
@@ -96,7 +102,7 @@ def _choices(node: Node, ways: Ways) -> list[Choice]:
 class _Reader:
     """Turns labels into decisions."""
 
-    def __init__(self, problem: Problem, solution: Solution, refused: dict[Node, Ways]) -> None:
+    def __init__(self, problem: Problem, solution: Fit | Solution, refused: dict[Node, Ways]) -> None:
         self.problem = problem
         self.solution = solution
         self.refused = refused

@@ -63,25 +63,27 @@ class Places:
     ) -> None:
         self._prices = prices
         self._conversions = conversions
-        self._spaces: list[Device] = []  # the first device of each address space
+        self.spaces: list[Device] = []
+        """The first device of each address space; the number of a space is that of its place in the plain layout."""
         self._space: dict[Device, int] = {}
         for device in devices:
             self._add(device)
-        self._number = {(space, ""): space for space in range(len(self._spaces))}
+        self._number = {(space, ""): space for space in range(len(self.spaces))}
         for backend, layout in sorted(set(layouts)):
             for space in sorted({s for device, s in self._space.items() if device.backend == backend}):
                 self._number.setdefault((space, layout), len(self._number))
-        self._by_layout = bool(len(self._number) > len(self._spaces))
+        self._space_of = [space for space, _ in self._number]
+        self._by_layout = bool(len(self._number) > len(self.spaces))
         self._known: dict[object, _Ways] = {}
         self._delivered: dict[object, Costs] = {}
 
     def _add(self, device: Device) -> None:
-        for number, known in enumerate(self._spaces):
+        for number, known in enumerate(self.spaces):
             if shares_arrays(known, device):
                 self._space[device] = number
                 return
-        self._space[device] = len(self._spaces)
-        self._spaces.append(device)
+        self._space[device] = len(self.spaces)
+        self.spaces.append(device)
 
     @property
     def nowhere(self) -> int:
@@ -91,6 +93,10 @@ class Places:
     def of(self, device: Device, layout: str = "") -> int:
         """The place of a device's arrays in a layout."""
         return self._number[self._space[device], layout]
+
+    def space(self, place: int) -> int:
+        """The address space of a place."""
+        return self._space_of[place]
 
     def key(self, spec: TensorSpec) -> object:
         """What conversions of a spec depend on: specs with equal keys have equal costs."""
@@ -159,8 +165,8 @@ class Places:
         return _Ways(cost, step, hops)
 
     def _direct(self, spec: TensorSpec) -> Iterable[tuple[int, Hop, float]]:
-        for i, source in enumerate(self._spaces):
-            for j, target in enumerate(self._spaces):
+        for i, source in enumerate(self.spaces):
+            for j, target in enumerate(self.spaces):
                 if i != j:
                     yield (
                         i,

@@ -55,6 +55,23 @@ class Options:
     """For each label the number of its match of several nodes, or -1."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A tensor that is no constant, as it appears in the network.
+
+    producer  number of the node that makes it, or -1 for a feed
+    readers   numbers of the nodes that read it, -1 for the caller who fetches it, with the places ``[label]`` they take it at
+    middle    the variable of the places that it is brought to, or -1; ``sets`` are its labels, as numbers of places
+    """
+
+    value: Value
+    producer: int
+    gives: Numbers
+    readers: list[tuple[int, Numbers]]
+    middle: int
+    sets: list[list[int]]
+
+
 class Problem:
     """A graph with its choices, as a network.
 
@@ -70,6 +87,7 @@ class Problem:
         self.network = Network()
         self.number: dict[Node, int] = {}
         self.options: list[Options] = []
+        self.tensors: list[Tensor] = []
         self.is_narrowed = False
         self._tables: dict[Any, Costs] = {}
         self._groups: dict[Match, int] = {}
@@ -80,6 +98,7 @@ class Problem:
             self.options.append(options)
             self.network.add_variable(options.costs)
         self._add_groups(choices)
+        self._add_colocation()
         self._add_values()
 
     # Labels ------------------------------------------------------------------------------------------------------
@@ -141,9 +160,27 @@ class Problem:
             a, b = self.options[first], self.options[second]
             bound = np.array(sorted(groups))
             apart = a.groups[:, None] != b.groups[None, :]
-            apart |= _devices(self, a)[:, None] != _devices(self, b)[None, :]
+            apart |= self.spaces(first)[:, None] != self.spaces(second)[None, :]
             matters = np.isin(a.groups, bound)[:, None] | np.isin(b.groups, bound)[None, :]
             self.network.add_table(first, second, np.where(apart & matters, np.inf, 0.0))
+
+    def _add_colocation(self) -> None:
+        """Nodes of one colocation group run in one address space: each is bound to the one before it."""
+        last: dict[int, int] = {}
+        for node, number in self.number.items():
+            group = node.mark.group
+            if group is None:
+                continue
+            if group in last:
+                here, there = self.spaces(last[group]), self.spaces(number)
+                self.network.add_table(
+                    last[group], number, np.where(here[:, None] == there[None, :], 0.0, np.inf)
+                )
+            last[group] = number
+
+    def spaces(self, number: int) -> Numbers:
+        """For each label of a node the address space of its device, as the number of its plain place."""
+        return np.array([self.places.of(same[0].candidate.device) for same in self.options[number].choices])
 
     # Tensors -----------------------------------------------------------------------------------------------------
 
@@ -164,31 +201,31 @@ class Problem:
         for value in self.graph.values():
             if value in self.graph.constants:
                 continue
-            demands = [self.options[number].takes[:, port] for number, port in readers.get(value, ())]
-            numbers = [number for number, _ in readers.get(value, ())]
+            demands = [
+                (number, self.options[number].takes[:, port]) for number, port in readers.get(value, ())
+            ]
             if value in fetched:
-                demands.append(np.array([self.home]))
-                numbers.append(-1)
-            if demands:
-                self._add_value(value, numbers, demands)
+                demands.append((-1, np.array([self.home])))
+            self._add_value(value, demands)
 
-    def _add_value(self, value: Value, readers: list[int], demands: list[Numbers]) -> None:
-        if value.node is None:
-            producer, gives = -1, np.array([self.home])
-        else:
+    def _add_value(self, value: Value, demands: list[tuple[int, Numbers]]) -> None:
+        producer, gives, middle = -1, np.array([self.home]), -1
+        if value.node is not None:
             producer = self.number[value.node]
             gives = self.options[producer].gives[:, value.index]
+        sets: list[list[int]] = []
         if len(demands) == 1:
-            self._connect(producer, readers[0], self._table(value, gives, demands[0]))
-            return
-        wanted = sorted(set(np.concatenate(demands).tolist()) - {self.places.nowhere})
-        sets = _sets(len(wanted), len(demands))
-        self.is_narrowed |= len(wanted) > WIDEST_SET and len(demands) > 3
-        middle = self.network.add_variable(np.zeros(len(sets)))
-        column = self._set_table(value, gives, wanted, sets)
-        self._connect(producer, middle, column)
-        for reader, demand in zip(readers, demands, strict=True):
-            self._connect(middle, reader, self._member_table(wanted, sets, demand))
+            self._connect(producer, demands[0][0], self._table(value, gives, demands[0][1]))
+        elif demands:
+            wanted = sorted(set(np.concatenate([d for _, d in demands]).tolist()) - {self.places.nowhere})
+            chosen = _sets(len(wanted), len(demands))
+            self.is_narrowed |= len(wanted) > WIDEST_SET and len(demands) > 3
+            middle = self.network.add_variable(np.zeros(len(chosen)))
+            self._connect(producer, middle, self._set_table(value, gives, wanted, chosen))
+            for reader, demand in demands:
+                self._connect(middle, reader, self._member_table(wanted, chosen, demand))
+            sets = [[wanted[i] for i in places] for places in chosen]
+        self.tensors.append(Tensor(value, producer, gives, demands, middle, sets))
 
     def _connect(self, first: int, second: int, table: Costs) -> None:
         """Adds a table of two variables; -1 stands for one that has a single label."""
@@ -248,7 +285,3 @@ def _given(match: Match, node: Node) -> Ports:
 
 def _cost(choice: Choice) -> float:
     return whole_nanoseconds(choice.candidate.seconds) if choice.pays else 0.0
-
-
-def _devices(problem: Problem, options: Options) -> Numbers:
-    return np.array([problem.places.of(same[0].candidate.device) for same in options.choices])

@@ -26,11 +26,18 @@ PARTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much work the solver may do on a network that is too wide to eliminate, and the gap with which it is content."""
+    """How much work the solver may do on a network that is too wide to eliminate, and the gap with which it is content.
+
+    offspring, parts, memory_gap  the same for memory limits: solutions to breed from; variables, of all parts that the
+        problem is divided into, together
+    """
 
     sweeps: int = 960
     balls: int = 6000
     gap: float = 5e-4
+    offspring: int = 160
+    parts: int = 20_000
+    memory_gap: float = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,256 @@
+"""The minimum of a network under memory limits: Lagrangian relaxation, repair of what it finds, branch and bound.
+
+A price for each byte at each step turns the limits into costs, and the network, which is then free of limits, is solved as
+always. Its minimum less the price of the limits is a lower bound for any prices that are not negative; prices rise where
+a limit is exceeded and fall where it is not. What fits is a placement; two solutions are crossed to get better ones.
+Where a gap is left, the labels of the node that weighs most are divided and both parts are solved the same way.
+
+Sources: M. Held, P. Wolfe, H. Crowder, "Validation of subgradient optimization", Mathematical Programming 6 (1974);
+M. Fisher, "The Lagrangian relaxation method for solving integer programming problems", Management Science 27 (1981).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .bundle import Bundle
+from .memory import Bytes, Residency
+from .network import Costs, Network
+from .repair import Breeding
+from .solver import Effort, Solution, solve
+
+GRAIN = 1024.0
+"""Prices of terms are rounded down to this part of a nanosecond, so that sums are exact and a bound stays a bound."""
+
+FIRST_STEPS, BRANCH_STEPS = 150, 12
+"""Changes of the prices for the whole problem, and for each part of it."""
+
+LEAST_PARTS = 20
+"""Where effort does not allow at least so many parts, dividing would not raise the bound."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """Labels within the limits, with their cost, and a lower bound of the cost of all labels within the limits.
+
+    ``prices`` are nanoseconds for a byte ``[row, step]`` that led to the bound; all zero where the limits do not matter.
+    ``priced`` is the network with those prices.
+    """
+
+    network: Network
+    labels: list[int]
+    cost: float
+    bound: float
+    prices_of_bytes: Bytes
+    relaxed: Solution
+
+    @property
+    def is_optimal(self) -> bool:
+        """Whether nothing that fits can be better."""
+        return self.bound >= self.cost
+
+    @property
+    def are_prices_exact(self) -> bool:
+        """Whether ``prices`` are what forcing a label really costs: they are where no limit binds."""
+        return not self.prices_of_bytes.any()
+
+    def prices(self) -> list[Costs]:
+        """For every label of every variable what it costs beyond this solution; where a limit binds, an estimate.
+
+        The estimate charges memory at the prices that the bound was found with, and is never negative.
+        """
+        rows = self.relaxed.prices()
+        if self.are_prices_exact:
+            return rows
+        return [np.maximum(row, 0.0) for row in rows]
+
+
+class Unfit(Exception):
+    """No labels within the limits were found; ``proven`` when there are none. ``usage`` is the nearest miss, in bytes."""
+
+    def __init__(self, usage: Bytes, proven: bool) -> None:
+        super().__init__("no placement within the memory limits")
+        self.usage = usage
+        self.proven = proven
+
+
+def solve_within(network: Network, residency: Residency, effort: Effort | None) -> Fit:
+    """The best labels within the limits. Raises Unfit. The cost is infinite when every assignment is forbidden."""
+    free = solve(network, effort)
+    nothing = np.zeros_like(residency.fixed)
+    if not np.isfinite(free.cost) or _fits(residency, residency.usage(free.labels)):
+        return Fit(network, free.labels, free.cost, free.bound, nothing, free)
+    search = _Search(network, residency, effort or Effort())
+    search.run()
+    if search.found.cost == np.inf:
+        raise Unfit(residency.usage(search.found.nearest), search.is_complete)
+    labels, cost = search.found.labels, search.found.cost
+    relaxed = solve(_priced(network, residency, search.prices), effort)
+    return Fit(network, labels, cost, min(search.bound, cost), search.prices, relaxed)
+
+
+def _fits(residency: Residency, usage: Bytes) -> bool:
+    return bool((usage <= residency.limits[:, None]).all())
+
+
+def _priced(
+    network: Network,
+    residency: Residency,
+    prices: Bytes,
+    noise: tuple[np.random.Generator, float] | None = None,
+) -> Network:
+    """The network with the bytes of each term charged to the labels that keep them; ``noise`` changes each charge a little."""
+    unary = list(network.unary)
+    tables = dict(network.tables)
+    for term, charge in residency.charges(prices):
+        if noise is not None:
+            charge *= 1 + noise[1] * (2 * noise[0].random() - 1)
+        cost = np.floor(charge * GRAIN) / GRAIN
+        if not cost:
+            continue
+        if term.second < 0:
+            unary[term.first] = unary[term.first] + cost * term.mask
+        else:
+            first, second, mask = term.first, term.second, term.mask
+            if first > second:
+                first, second, mask = second, first, mask.T
+            known = tables.get((first, second))
+            tables[first, second] = cost * mask if known is None else known + cost * mask
+    result = Network()
+    for costs in unary:
+        result.add_variable(costs)
+    for (first, second), table in tables.items():
+        result.add_table(first, second, table)
+    return result
+
+
+class _Search:
+    """The state of one search: the bound, with the prices that led to it, and the labels that were found."""
+
+    def __init__(self, network: Network, residency: Residency, effort: Effort) -> None:
+        self.network = network
+        self.residency = residency
+        self.effort = effort
+        self.found = Breeding(network, residency)
+        self.bound = -np.inf
+        self.prices = np.zeros_like(residency.fixed)
+        self.is_complete = True
+        self._most = _greatest(network)
+        parts = effort.parts // max(1, len(network.unary))
+        self._parts = parts if parts >= LEAST_PARTS else 0
+
+    def run(self) -> None:
+        """The whole first, then its parts, those of the least bound first, as long as the effort allows."""
+        root, self.prices, splitting = self._ascend(self.network, self.prices, FIRST_STEPS)
+        if root < np.inf and not self._is_enough(root):
+            self._breed(root)
+        open_parts = [(root, 0, self.network, self.prices, splitting)]
+        made = 1
+        while open_parts:
+            open_parts.sort(key=lambda part: part[:2])
+            self.bound, _, network, prices, split = open_parts.pop(0)
+            if self._is_enough(self.bound):
+                return
+            if self._parts <= 0 or split is None:
+                self.is_complete = False
+                return
+            for child in _divided(network, *split):
+                self._parts -= 1
+                below, own, further = self._ascend(child, prices, BRANCH_STEPS)
+                open_parts.append((max(self.bound, below), made, child, own, further))
+                made += 1
+
+    def _is_enough(self, bound: float) -> bool:
+        cost = self.found.cost
+        return bound >= cost or cost - bound < self.effort.memory_gap * cost
+
+    def _breed(self, bound: float) -> None:
+        """Solutions at prices that are a little off, each term by its own, have other parts to choose from."""
+        for number in range(self.effort.offspring):
+            random = np.random.default_rng(number)
+            scale, noise = SCALES[number % len(SCALES)], NOISES[number % len(NOISES)]
+            priced = _priced(self.network, self.residency, self.prices * scale, (random, noise))
+            self.found.add(solve(priced, self.effort).labels, self.prices)
+            if self._is_enough(bound):
+                return
+
+    def _ascend(
+        self, network: Network, prices: Bytes, steps: int
+    ) -> tuple[float, Bytes, tuple[int, int] | None]:
+        """A bound for a network within the limits, its prices, and where to divide: a variable and a label of it."""
+        residency, limits = self.residency, self.residency.limits[:, None]
+        bundle = Bundle(prices)
+        split: tuple[int, int] | None = None
+        for _ in range(steps):
+            solution = solve(_priced(network, residency, bundle.trial), self.effort)
+            if not np.isfinite(solution.cost):
+                return np.inf, prices, None
+            usage = residency.usage(solution.labels)
+            slack = 0.0 if solution.is_optimal else 1.0  # what bounds are rounded up by
+            value = solution.bound - slack + float((bundle.trial * (residency.fixed - limits)).sum())
+            cost = self.network.cost(solution.labels)
+            if bundle.add(value, solution.labels, cost, usage - limits):
+                split = self._heaviest(network, solution.labels, usage, bundle.centre)
+            self.found.consider(solution.labels, usage)
+            if bundle.bound > self._most or (split is None and not _fits(residency, usage)):
+                return np.inf, prices, None  # not even the dearest labels cost so much, or no others are left
+            if self._is_enough(_whole(bundle.bound)) or bundle.is_done:
+                break
+        for labels in bundle.solutions()[:DECIDING] if network is self.network else ():
+            self.found.add(labels, bundle.centre)
+        return _whole(bundle.bound), bundle.centre, split
+
+    def _heaviest(
+        self, network: Network, labels: list[int], usage: Bytes, prices: Bytes
+    ) -> tuple[int, int] | None:
+        """The variable, with a label that can be forbidden and is used, that keeps most where memory is short."""
+        short = np.where(usage > self.residency.limits[:, None], 1.0, 0.0)
+        if not short.any():
+            short = np.where(prices > 0, 1.0, 0.0)
+        weight: dict[int, float] = {}
+        for term, amount in self.residency.charges(short):
+            if amount and term.holds(labels):
+                for variable in {term.first, term.second if term.second >= 0 else term.first}:
+                    weight[variable] = weight.get(variable, 0.0) + amount
+        possible = {v: int(np.isfinite(network.unary[v]).sum()) for v in weight}
+        found = [(w, -v) for v, w in weight.items() if possible[v] > 1]
+        if not found:
+            return next(
+                ((v, labels[v]) for v, costs in enumerate(network.unary) if np.isfinite(costs).sum() > 1),
+                None,
+            )
+        variable = -max(found)[1]
+        return variable, labels[variable]
+
+
+SCALES = (1.0, 1.0, 1.0, 1.03, 1.03, 1.03, 1.1, 1.1, 1.1, 0.97, 0.97, 0.97)
+NOISES = (0.05, 0.15, 0.4)
+"""Factors of the prices, and by what part each term's price is off, in turn."""
+
+DECIDING = 15
+"""Solutions of the dual that are bred from."""
+
+
+def _divided(network: Network, variable: int, label: int) -> Iterable[Network]:
+    """The network with a label forbidden, and with all other labels of that variable forbidden."""
+    for keep in (False, True):
+        here = np.arange(len(network.unary[variable])) == label
+        child = Network()
+        child.unary = list(network.unary)
+        child.tables, child.neighbours = network.tables, network.neighbours
+        child.unary[variable] = np.where(here == keep, network.unary[variable], np.inf)
+        yield child
+
+
+def _greatest(network: Network) -> float:
+    """More than any labels cost that are not forbidden."""
+    costs = [*network.unary, *network.tables.values()]
+    return 1.0 + sum(float(np.max(c, initial=0.0, where=np.isfinite(c))) for c in costs)
+
+
+def _whole(bound: float) -> float:
+    """Costs are whole nanoseconds, so a bound may be rounded up."""
+    return float(np.ceil(bound - 1e-9 * max(1.0, abs(bound))))

@@ -1,0 +1,289 @@
+"""Memory: how many bytes lie in the address space of each device, at each step of a run.
+
+Steps are the positions of nodes in the graph. A tensor lies where it is made, and at each place that it is brought to, from
+the step that makes it to the last step that reads it: at one place it may be gone sooner, so what is counted here is never
+too little. Feeds lie at home all the time, constants on every device that reads them. What a kernel takes inside while
+it runs, and buffers of drivers, are not known and not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..driver import Device
+from ..errors import PlacementError, did_you_mean
+from ..graph import Graph, Value
+from ..selection import Candidate
+from ..units import parse_bytes
+from .match import Match
+from .places import Places
+from .problem import Choice, Numbers, Problem, Tensor
+
+Bytes = npt.NDArray[np.float64]
+"""Bytes, or prices of a byte, ``[capped address space, step]``."""
+
+Limits = Mapping[str, int | str]
+"""Bytes by the name of a device, as a number or as a text such as "2GiB"."""
+
+SMALL = 1000
+"""A constant that several nodes read, smaller than this fraction of the limits, is counted on every limited device."""
+
+
+def limits_of(memory: Limits, devices: Sequence[Device], places: Places) -> dict[int, int]:
+    """Bytes by address space. Raises PlacementError for devices that are not there and for what is no size."""
+    found: dict[int, int] = {}
+    names = {device.name: device for device in devices}
+    for name, size in memory.items():
+        if name not in names:
+            raise PlacementError(
+                f"a memory limit names {name!r}, which is not among the devices to place on: {', '.join(names)}."
+                f"{did_you_mean(str(name), tuple(names))}"
+            )
+        try:
+            limit = parse_bytes(size)
+        except ValueError as error:
+            raise PlacementError(f"the memory limit of {name}: {error}.") from None
+        if limit < 0:
+            raise PlacementError(f"the memory limit of {name} is {limit} bytes; write a positive number.")
+        space = places.space(places.of(names[name]))
+        found[space] = min(limit, found.get(space, limit))
+    return found
+
+
+def peak_bytes(
+    graph: Graph, places: Places, home: Device, steps: Sequence[tuple[Match, Candidate]]
+) -> dict[int, tuple[int, int]]:
+    """For each address space in use the most bytes that lie there at once, and the step at which they do.
+
+    As a plan does it: a tensor is brought to a place when it is first read there, and forgotten after it was last read there.
+    """
+    at_home = places.space(places.of(home))
+    spans: dict[tuple[Value, int], list[int]] = {}
+    made_in: dict[Value, int] = dict.fromkeys(graph.inputs.values(), at_home)
+    whole: set[tuple[Value, int]] = {(v, at_home) for v in graph.inputs.values()}
+    for number, (match, candidate) in enumerate(steps):
+        here = places.space(places.of(candidate.device))
+        for value in {v for node in match.nodes for v in node.inputs if v is not None}:
+            if value in graph.constants:
+                whole.add((value, here))
+            elif value in made_in:
+                _read(spans, made_in, value, here, number)
+        for value in match.outputs:
+            made_in[value] = here
+            spans[value, here] = [number, number]
+    for value in graph.outputs.values():
+        if value in made_in:
+            _read(spans, made_in, value, at_home, len(steps))
+    changes: dict[int, Bytes] = {}
+    for (value, space), (begin, end) in {**spans, **{key: [0, len(steps)] for key in whole}}.items():
+        row = changes.setdefault(space, np.zeros(len(steps) + 2))
+        row[begin] += value.spec.nbytes
+        row[end + 1] -= value.spec.nbytes
+    usage = {space: np.cumsum(row[:-1]) for space, row in changes.items()}
+    return {space: (int(row.max()), int(row.argmax())) for space, row in sorted(usage.items())}
+
+
+def _read(
+    spans: dict[tuple[Value, int], list[int]],
+    made_in: Mapping[Value, int],
+    value: Value,
+    here: int,
+    step: int,
+) -> None:
+    """Notes that a tensor is read at a place: it lies there until then, and where it comes from until it is copied."""
+    span = spans.setdefault((value, here), [step, step])
+    span[1] = step
+    source = made_in[value]
+    if source != here and (value, source) in spans:
+        spans[value, source][1] = max(spans[value, source][1], span[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """Bytes in a capped space (by its row) from step ``begin`` to ``end``, where ``mask [first label, second label]`` says so.
+
+    ``second`` is -1 where one variable alone decides; then ``mask`` has one axis.
+    """
+
+    first: int
+    second: int
+    mask: npt.NDArray[np.bool_]
+    nbytes: int
+    row: int
+    begin: int
+    end: int
+
+    def holds(self, labels: Sequence[int]) -> bool:
+        """Whether an assignment keeps these bytes."""
+        at: Any = labels[self.first] if self.second < 0 else (labels[self.first], labels[self.second])
+        return bool(self.mask[at])
+
+
+class Residency:
+    """What a placement keeps in the limited address spaces, as a sum of terms over the variables of the problem's network.
+
+    Constants that several nodes read get variables of their own, which this adds to the network; they cost nothing.
+    """
+
+    def __init__(self, problem: Problem, limits: Mapping[int, int]) -> None:
+        self.problem = problem
+        self.rows = {space: row for row, space in enumerate(sorted(limits))}
+        self.limits = np.array([float(limits[space]) for space in sorted(limits)])
+        self.steps = len(problem.graph.nodes)
+        self.fixed: Bytes = np.zeros((len(self.rows), self.steps + 1))
+        self._ends = [self._anchors(number) for number in range(self.steps)]
+        self.terms = [term for tensor in problem.tensors for term in self._tensor_terms(tensor)]
+        self.terms += self._constant_terms()
+        self._terms_of: dict[int, list[Term]] = {}
+        for term in self.terms:
+            for variable in {term.first, term.second} - {-1}:
+                self._terms_of.setdefault(variable, []).append(term)
+
+    def usage(self, labels: Sequence[int]) -> Bytes:
+        """Bytes ``[row, step]`` of an assignment."""
+        return self.fixed + self._sum((term, 1) for term in self.terms if term.holds(labels))
+
+    def excess(self, ordered: Sequence[Choice]) -> dict[int, int]:
+        """Bytes by which the limits are exceeded when the matches run in this order, by row; empty when all is well."""
+        problem = self.problem
+        steps = [(choice.match, choice.candidate) for choice in ordered]
+        peaks = peak_bytes(problem.graph, problem.places, problem.home_device, steps)
+        over = {
+            row: peaks[space][0] - int(self.limits[row]) for space, row in self.rows.items() if space in peaks
+        }
+        return {row: nbytes for row, nbytes in over.items() if nbytes > 0}
+
+    def change(self, variables: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Bytes:
+        """What the usage of an assignment grows by when these variables, and no others, get other labels."""
+        touched = dict.fromkeys(term for v in variables for term in self._terms_of.get(v, ()))
+        signs = ((term, term.holds(after) - term.holds(before)) for term in touched)
+        return self._sum((term, sign) for term, sign in signs if sign)
+
+    def _sum(self, terms: Iterable[tuple[Term, int]]) -> Bytes:
+        changes = np.zeros((len(self.rows), self.steps + 2))
+        for term, sign in terms:
+            changes[term.row, term.begin] += sign * term.nbytes
+            changes[term.row, term.end + 1] -= sign * term.nbytes
+        found: Bytes = np.cumsum(changes, axis=1)[:, :-1]
+        return found
+
+    def charges(self, prices: Bytes) -> Iterator[tuple[Term, float]]:
+        """For each term what its bytes cost by ``prices``, nanoseconds for a byte at a step."""
+        total = np.concatenate([np.zeros((len(self.rows), 1)), np.cumsum(prices, axis=1)], axis=1)
+        for term in self.terms:
+            yield (
+                term,
+                term.nbytes * float(total[term.row, term.end + 1] - total[term.row, term.begin]),
+            )
+
+    # Terms -------------------------------------------------------------------------------------------------------
+
+    def _anchors(self, number: int) -> Numbers:
+        """For each label of a node the step at which its match runs: that of its last node."""
+        problem, options = self.problem, self.problem.options[number]
+        if (options.groups < 0).all():
+            return np.full(len(options.choices), number)
+        return np.array([problem.number[same[0].match.anchor] for same in options.choices])
+
+    def _rows(self, places: Sequence[int] | Numbers, without: int = -1) -> Numbers:
+        """Rows of the capped spaces that places are in; -1 for others, for nowhere, and for the row ``without``."""
+        known = self.problem.places
+        rows = [-1 if p == known.nowhere else self.rows.get(known.space(int(p)), -1) for p in places]
+        return np.array([-1 if row == without else row for row in rows], np.intp)
+
+    def _tensor_terms(self, tensor: Tensor) -> Iterator[Term]:
+        nbytes, producer = tensor.value.spec.nbytes, tensor.producer
+        made_in, theirs = self._rows(tensor.gives), -1
+        begins = self._ends[producer] if producer >= 0 else np.zeros(1, np.intp)
+        if producer < 0 and made_in[0] >= 0:  # the caller's, before and after
+            theirs = int(made_in[0])
+            self.fixed[theirs] += nbytes
+            made_in = np.array([-1])
+        if tensor.middle < 0:
+            reader, takes = tensor.readers[0] if tensor.readers else (-2, tensor.gives[:0])
+            yield from self._paired(tensor, made_in, begins, reader, self._rows(takes, theirs))
+            return
+        exists = (tensor.gives != self.problem.places.nowhere)[:, None]
+        last = max(self.steps if reader < 0 else reader for reader, _ in tensor.readers)
+        sets = [set(self._rows(places, theirs).tolist()) for places in tensor.sets]
+        for row in self.rows.values():
+            brought = np.array([row in rows for rows in sets])
+            mask = (made_in == row)[:, None] | brought[None, :] & exists
+            yield from self._spread(producer, tensor.middle, mask, nbytes, row, begins, last)
+        for reader, takes in dict(tensor.readers).items():
+            if reader >= 0:
+                yield from self._longer(reader, self._rows(takes, theirs), nbytes, last)
+
+    def _paired(
+        self, tensor: Tensor, made_in: Numbers, begins: Numbers, reader: int, taken_in: Numbers
+    ) -> Iterator[Term]:
+        """Terms of a tensor that one node reads, or the caller (-1), or nobody (-2): the labels of both ends decide."""
+        nbytes, producer = tensor.value.spec.nbytes, tensor.producer
+        if reader == -2:
+            for row in sorted(set(made_in.tolist()) - {-1}):
+                yield from self._spread(producer, -1, (made_in == row)[:, None], nbytes, row, begins, 0)
+            return
+        ends = self._ends[reader] if reader >= 0 else np.array([self.steps])
+        for row in sorted((set(made_in.tolist()) | set(taken_in.tolist())) - {-1}):
+            for end in sorted(set(ends.tolist())):
+                here = (made_in == row)[:, None] | (taken_in == row)[None, :]
+                mask = here & (ends == end)[None, :]
+                yield from self._spread(producer, reader, mask, nbytes, row, begins, end)
+
+    def _longer(self, reader: int, taken_in: Numbers, nbytes: int, last: int) -> Iterator[Term]:
+        """Terms for matches that run, and so read, later than the last node that reads the tensor by itself."""
+        ends = self._ends[reader]
+        for end in sorted({int(e) for e in ends if e > last}):
+            for row in sorted(set(taken_in.tolist()) - {-1}):
+                mask = (taken_in == row) & (ends == end)
+                if mask.any():
+                    yield Term(reader, -1, mask, nbytes, row, last + 1, end)
+
+    def _spread(
+        self, first: int, second: int, mask: Any, nbytes: int, row: int, begins: Numbers, end: int
+    ) -> Iterator[Term]:
+        """Terms of ``mask [label of the producer, label of the reader]``, one for each step at which the tensor is made."""
+        for begin in sorted(set(begins.tolist())):
+            part = mask & (begins == begin)[:, None]
+            if not part.any() or not nbytes:
+                continue
+            until = max(begin, end)
+            if first >= 0 and second >= 0:
+                yield Term(first, second, part, nbytes, row, begin, until)
+            elif first >= 0:
+                yield Term(first, -1, part.any(axis=1), nbytes, row, begin, until)
+            elif second >= 0:
+                yield Term(second, -1, part.any(axis=0), nbytes, row, begin, until)
+            else:
+                self.fixed[row, begin : until + 1] += nbytes
+
+    # Constants ---------------------------------------------------------------------------------------------------
+
+    def _constant_terms(self) -> Iterator[Term]:
+        problem, everywhere = self.problem, (0, self.steps)
+        readers: dict[Value, set[int]] = {}
+        for node in problem.graph.nodes:
+            for value in node.inputs:
+                if value is not None and value in problem.graph.constants:
+                    readers.setdefault(value, set()).add(problem.number[node])
+        for value, numbers in readers.items():
+            nbytes = value.spec.nbytes
+            where = {n: np.array([self.rows.get(int(s), -1) for s in problem.spaces(n)]) for n in numbers}
+            for row in sorted({int(r) for rows in where.values() for r in rows} - {-1}):
+                wanting = {n: where[n] == row for n in sorted(numbers) if (where[n] == row).any()}
+                if len(wanting) == 1:
+                    ((number, mask),) = wanting.items()
+                    yield Term(number, -1, mask, nbytes, row, *everywhere)
+                elif nbytes * SMALL < self.limits[row]:
+                    self.fixed[row] += nbytes
+                else:
+                    there = problem.network.add_variable(np.zeros(2))
+                    for number, mask in wanting.items():
+                        absent = np.where(mask, np.inf, 0.0)
+                        problem.network.add_table(there, number, np.stack([absent, np.zeros(len(mask))]))
+                    yield Term(there, -1, np.array([False, True]), nbytes, row, *everywhere)
