@@ -264,8 +264,27 @@ PATTERNS: dict[str, Callable[..., Any]] = {
 }
 
 
-def make_registry(seed: int = 0, *, patterns: bool = False) -> tuple[oy.Registry, list[oy.Device]]:
-    """Four devices with three kernels for each op they support; with ``patterns``, fused kernels of 2 to 4 ops as well."""
+def claims_elementwise(call: oy.Call, device: oy.Device) -> str | None:
+    """What a compiler of elementwise regions claims."""
+    return None if call.op.scalar is not None else "it is not elementwise"
+
+
+def claims_most(call: oy.Call, device: oy.Device) -> str | None:
+    """What a compiler of whole graphs claims: most ops."""
+    return "it is not among its ops" if chance("claims", call.op.name) < UNSUPPORTED else None
+
+
+REGION_COMPILERS = {"large": claims_elementwise, "small": claims_most}
+
+
+def make_registry(
+    seed: int = 0, *, patterns: bool = False, regions: bool = False
+) -> tuple[oy.Registry, list[oy.Device]]:
+    """Four devices with three kernels for each op they support.
+
+    patterns  fused kernels of 2 to 4 ops as well
+    regions   a compiler of elementwise regions and one of nearly whole graphs, on one device each, as well
+    """
     registry = oy.standard_registry()
     devices: list[oy.Device] = []
     for backend, capabilities in DEVICES.items():
@@ -281,6 +300,8 @@ def make_registry(seed: int = 0, *, patterns: bool = False) -> tuple[oy.Registry
         for name, function in PATTERNS.items() if patterns else ():
             if chance("fuses", seed, name, backend) < 0.6:
                 registry.pattern(function, backend=backend, name=f"fused_{name}", prepare=prepare_null)
+    for backend, claims in REGION_COMPILERS.items() if regions else ():
+        registry.region_compiler(backend=backend, name="regions", claims=claims, prepare=prepare_null)
     return registry, devices
 
 

@@ -45,6 +45,13 @@ class Contents:
     kernels: Mapping[str, tuple[Kernel, ...]]
     patterns: tuple[Kernel, ...]
     scalars: tuple[Kernel, ...]
+    region_compilers: tuple[Kernel, ...]
+
+    @property
+    def claims(self) -> tuple[tuple[Kernel, ...], ...]:
+        """The claims to kernels that compete with each other: those of each op, then the others."""
+        by_op = [self.kernels[op] for op in sorted(self.kernels)]
+        return (*by_op, self.patterns, self.scalars, self.region_compilers)
 
     @property
     def conflicts(self) -> tuple[str, ...]:
@@ -54,8 +61,7 @@ class Contents:
             for name, (winner, *losers) in sorted(self.backends.items())
             for loser in losers
         ]
-        by_op = [self.kernels[op] for op in sorted(self.kernels)]
-        return (*rows, *(s for claims in (*by_op, self.patterns, self.scalars) for s in _conflicts(claims)))
+        return (*rows, *(sentence for claims in self.claims for sentence in _conflicts(claims)))
 
 
 def with_backend(claims: tuple[BackendEntry, ...], new: BackendEntry) -> tuple[BackendEntry, ...]:

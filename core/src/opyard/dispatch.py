@@ -284,7 +284,7 @@ def _absent(op: Op, registry: Registry) -> tuple[str, ...]:
 
 def report_failure(registry: Registry, work: Work, failed: Kernel, reason: str, substitute: str) -> None:
     """Puts a kernel aside for the rest of the process and says so once."""
-    if registry.set_aside(work.title, failed, reason):
+    if registry.set_aside(failed.scope(work), failed, reason):
         runtime.emit(
             "kernel_failed",
             {"op": work.title, "kernel": failed.id, "reason": reason, "substitute": substitute},

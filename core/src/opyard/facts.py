@@ -22,6 +22,7 @@ def check_facts(kernel: Kernel, op: Op | None = None) -> None:
     _check_code(kernel)
     _check_numbers(kernel)
     _check_lists(kernel)
+    _check_region_compiler(kernel)
     if unknown := unknown_inputs(kernel, op):
         raise RegistryError(f"{kernel.title}: {unknown}")
 
@@ -61,7 +62,7 @@ def _check_code(kernel: Kernel) -> None:
         )
     if kernel.pattern is not None and not callable(kernel.pattern):
         raise RegistryError(f"{kernel.title}: a pattern is a function over ops; found {kernel.pattern!r}.")
-    for fact in ("load", "prepare", "accepts", "cost"):
+    for fact in ("load", "prepare", "accepts", "cost", "claims"):
         code = getattr(kernel, fact)
         path = isinstance(code, str) and all(code.partition(":"))
         if code is not None and not path and not callable(code):
@@ -117,4 +118,19 @@ def _check_lists(kernel: Kernel) -> None:
     ):
         raise RegistryError(
             f"{kernel.title}: layouts maps names of inputs, or 'output', to names of layouts; found {layouts!r}."
+        )
+
+
+def _check_region_compiler(kernel: Kernel) -> None:
+    """The inputs of a region have neither names nor an order that could be known before."""
+    if kernel.claims is None:
+        return
+    for fact in ("pattern", "ranks", "layouts"):
+        if getattr(kernel, fact):
+            raise RegistryError(
+                f"{kernel.title} has no {fact}: what it compiles differs from graph to graph; let claims or accepts refuse what it cannot take."
+            )
+    if isinstance(kernel.dtypes, Mapping):
+        raise RegistryError(
+            f"{kernel.title}: dtypes is a tuple of names, which all inputs of all its nodes must have; found {kernel.dtypes!r}."
         )

@@ -1,4 +1,4 @@
-"""Kernel: how one op, or a pattern of ops, runs on one backend. Declared as data, loaded on first use."""
+"""Kernel: how one op, a pattern of ops, or regions of a graph run on one backend. Declared as data, loaded on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ Loadable = str | Callable[..., Any]
 Dtypes = tuple[str, ...] | Mapping[str, tuple[str, ...]] | None
 
 Work = Call | Region
-"""What a kernel computes: a use of its op or, for a pattern kernel, a part of a graph."""
+"""What a kernel computes: a use of its op or, for a pattern kernel and a region compiler, a part of a graph."""
+
+REGIONS = "regions"
+"""What failures of a region compiler are kept under."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Kernel:
     override    replaces a kernel of the same backend and name that another distribution registered
     pattern     for a pattern kernel, the function over ops that it replaces; ``op`` is then empty, and ``prepare``,
                 ``accepts`` and ``cost`` get a Region where they would get a Call
+    claims      for a region compiler, ``claims(call, device)``: None where it can compute the call as a part of a region,
+                or the reason why not; ``op`` is empty and the rest as for a pattern
     """
 
     op: str
@@ -82,6 +87,7 @@ class Kernel:
     override: bool = False
     pattern: Callable[..., Any] | None = None
     origin: Origin = Origin()
+    claims: Loadable | None = None
 
     @property
     def id(self) -> str:
@@ -91,10 +97,20 @@ class Kernel:
     @property
     def title(self) -> str:
         """What messages call it."""
-        return f"kernel {self.id} of op {self.op!r}" if self.op else f"pattern kernel {self.id}"
+        if self.op:
+            return f"kernel {self.id} of op {self.op!r}"
+        return f"{'pattern kernel' if self.claims is None else 'region compiler'} {self.id}"
 
     def __repr__(self) -> str:
-        return f"<Kernel {self.op or 'pattern'} {self.id} from {self.origin}>"
+        kind = "pattern" if self.claims is None else "regions"
+        return f"<Kernel {self.op or kind} {self.id} from {self.origin}>"
+
+    def scope(self, work: Work) -> str:
+        """What a failure on some work is kept under: the op, the pattern, or, for a region compiler, all regions.
+
+        Regions overlap: what failed in one would fail again in the next, one attempt after the other.
+        """
+        return work.title if self.claims is None else REGIONS
 
     @property
     def looks_at_shapes(self) -> bool:
@@ -113,9 +129,13 @@ class Kernel:
     def refusal(self, work: Work, device: Device) -> str | None:
         """Why this kernel cannot take the work on the device, or None. A failing ``accepts`` is a reason, too."""
         try:
-            return self._facts_refusal(work, device) or self._accepts_refusal(work, device)
+            return self._facts_refusal(work, device) or self._answer("accepts", work, device)
         except Exception as error:  # of facts that were not checked: one bad kernel is no reason to fail
             return f"its facts cannot be read: {type(error).__name__}: {error}"
+
+    def claim_refusal(self, call: Call, device: Device) -> str | None:
+        """Why this region compiler cannot take a call as a part of a region, or None."""
+        return self._facts_refusal(call, device) or self._answer("claims", call, device)
 
     def _facts_refusal(self, work: Work, device: Device) -> str | None:
         missing = [feature for feature in self.requires if feature not in device.capabilities.features]
@@ -128,15 +148,17 @@ class Kernel:
                 return self._dtype_refusal(work) or reason
         return self._dtype_refusal(work)
 
-    def _accepts_refusal(self, work: Work, device: Device) -> str | None:
-        if self.accepts is None:
+    def _answer(self, fact: str, work: Work, device: Device) -> str | None:
+        """What ``accepts`` or ``claims`` says about the work; its failing is a refusal, too."""
+        target: Loadable | None = getattr(self, fact)
+        if target is None:
             return None
         try:
-            reason: str | None = resolve(self.accepts)(work, device)
+            reason: str | None = resolve(target)(work, device)
         except Exception as error:
-            return f"its accepts function failed: {type(error).__name__}: {error}"
+            return f"its {fact} function failed: {type(error).__name__}: {error}"
         if reason is not None and (not isinstance(reason, str) or not reason):
-            return f"its accepts function returned {reason!r}; it must return None or the reason for refusing"
+            return f"its {fact} function returned {reason!r}; it must return None or the reason for refusing"
         return reason
 
     def _dtype_refusal(self, work: Work) -> str | None:

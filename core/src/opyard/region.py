@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
+from typing import Any
 from zlib import crc32
+
+import numpy as np
 
 from .cases import Cost
 from .errors import GraphError
 from .graph import Graph, Node, Value
 from .spec import TensorSpec
+
+MOST_NAMED = 6
+"""Ops up to which a region is called by all their names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +73,13 @@ class Region:
         """Specs of the arrays that the kernel gives."""
         return tuple(value.spec for value in self.graph.outputs.values())
 
-    @property
+    @cached_property
     def title(self) -> str:
-        """What is computed, in short: the names of the ops."""
-        return " + ".join(node.op.name for node in self.graph.nodes)
+        """What is computed, in short: the names of the ops, or of some of them and how many there are."""
+        names = [node.op.name for node in self.graph.nodes]
+        if len(names) > MOST_NAMED:
+            return f"region of {len(names)} ops: {names[0]} + {names[1]} + ... + {names[-1]}"
+        return " + ".join(names)
 
     @property
     def is_tuple(self) -> bool:
@@ -83,7 +93,16 @@ class Region:
         specs = (spec for spec in (*self.inputs, *self.outputs) if spec is not None)
         return Cost(flops, float(sum(spec.nbytes for spec in specs)))
 
-    @cached_property
+    def reference(self, *arrays: Any) -> tuple[np.ndarray[Any, Any], ...]:
+        """Computes the outputs with the references of the ops."""
+        given = (array for array in arrays if array is not None)
+        known: dict[Value, Any] = dict(zip(self.graph.inputs.values(), given, strict=True))
+        known.update(self.graph.constants)
+        for node in self.graph.nodes:
+            results = node.call.reference(*(None if v is None else known[v] for v in node.inputs))
+            known.update(zip(node.outputs, results, strict=True))
+        return tuple(known[value] for value in self.graph.outputs.values())
+
     def _text(self) -> str:
         names = {value: f"v{number}" for number, value in enumerate(self.graph.values())}
         specs = (f"{names[value]}: {value.spec!r}" for value in self.graph.inputs.values())
@@ -101,6 +120,15 @@ class Region:
             [*rows, f"return {', '.join(names[value] for value in self.graph.outputs.values())}"]
         )
 
+    @cached_property
+    def _line(self) -> str:
+        if len(self.graph.nodes) <= MOST_NAMED:
+            return self._text()
+        return f"{self.title} (sha256 {sha256(self._text().encode()).hexdigest()[:16]})"
+
     def __str__(self) -> str:
-        """One line without names of the user's: equal for regions that compute the same in the same order of nodes."""
-        return self._text
+        """One line without names of the user's: equal for regions that compute the same in the same order of nodes.
+
+        Of a region of many ops it is the title and a checksum; ``graph`` prints as a program.
+        """
+        return self._line

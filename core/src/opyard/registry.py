@@ -31,7 +31,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._contents = Contents({}, {}, {}, (), ())
+        self._contents = Contents({}, {}, {}, (), (), ())
         self._origin = Origin()
         self._opened: dict[BackendEntry, BackendStatus] = {}
         self._aside: dict[str, str] = {}
@@ -63,6 +63,11 @@ class Registry:
         """All pattern kernels."""
         return winners(self._contents.patterns)
 
+    @property
+    def region_compilers(self) -> tuple[Kernel, ...]:
+        """All region compilers."""
+        return winners(self._contents.region_compilers)
+
     def get_op(self, name: str) -> Op:
         """The op called ``name``. Raises RegistryError with near names when there is none."""
         found = self._contents.ops.get(name)
@@ -87,24 +92,19 @@ class Registry:
         return found
 
     def all_kernels(self) -> Iterator[Kernel]:
-        """Every kernel, pattern kernels last."""
+        """Every kernel; pattern kernels and region compilers last."""
         for op in sorted({*self._contents.kernels, *self._contents.ops}):
             yield from self.kernels(op)
-        yield from self.patterns
+        yield from (*self.patterns, *self.region_compilers)
 
     def claims(self) -> Iterator[Kernel]:
         """Every kernel as it was registered, those included that lost a conflict."""
-        contents = self._contents
-        for claims in (
-            *(contents.kernels[op] for op in sorted(contents.kernels)),
-            contents.patterns,
-            contents.scalars,
-        ):
+        for claims in self._contents.claims:
             yield from claims
 
     def orphans(self) -> tuple[Kernel, ...]:
         """Kernels whose op nobody has registered: they are never used."""
-        return tuple(k for k in self.all_kernels() if k.pattern is None and k.op not in self._contents.ops)
+        return tuple(k for k in self.all_kernels() if k.op and k.op not in self._contents.ops)
 
     # Registration ------------------------------------------------------------------------------------------------
 
@@ -196,6 +196,19 @@ class Registry:
             Kernel("", backend, name, prepare=prepare, pattern=function, origin=self._origin, **facts)
         )
 
+    def region_compiler(
+        self, *, backend: str, name: str, claims: Loadable, prepare: Loadable, **facts: Any
+    ) -> None:
+        """Registers what compiles parts of graphs: generated code that fuses elementwise ops, or a whole-graph compiler.
+
+        ``claims(call, device)`` gives None where it can compute a call as a part of a region, or the reason why not.
+        Of connected claimed nodes placement makes regions, see placement/regions.py. ``prepare(region, device)`` gives
+        ``run(*arrays)``, as for patterns; ``facts`` are those of Kernel.
+        """
+        self._add_kernel(
+            Kernel("", backend, name, prepare=prepare, claims=claims, origin=self._origin, **facts)
+        )
+
     def _add_kernel(self, kernel: Kernel) -> None:
         op, _ = self._contents.ops.get(kernel.op, (None, None))
         check_facts(kernel, op)
@@ -208,6 +221,9 @@ class Registry:
             contents = self._contents
             if kernel.pattern is not None:
                 self._change(replace(contents, patterns=with_claim(contents.patterns, kernel)))
+            elif kernel.claims is not None:
+                claims = with_claim(contents.region_compilers, kernel)
+                self._change(replace(contents, region_compilers=claims))
             elif kernel.op == EVERY_SCALAR:
                 self._change(replace(contents, scalars=with_claim(contents.scalars, kernel)))
             else:
@@ -219,7 +235,8 @@ class Registry:
         if kernel.override:
             return
         same_op = winners(self._contents.scalars) if kernel.op == EVERY_SCALAR else self.kernels(kernel.op)
-        for rival in self.patterns if kernel.pattern is not None else same_op:
+        unnamed = self.patterns if kernel.claims is None else self.region_compilers
+        for rival in same_op if kernel.op else unnamed:
             if rival.id == kernel.id and rival.origin != PROGRAM:
                 raise RegistryError(
                     f"{kernel.title} is already registered by {rival.origin}; give yours another name, or write override=True to replace it."

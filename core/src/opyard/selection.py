@@ -68,10 +68,11 @@ class Policy:
                 hint = did_you_mean(op, tuple(registry.ops))
                 rows.append(f"{called[2]} names the op {op!r}, which does not exist.{hint}")
             own = (*(k.id for k in registry.kernels(op)), f"{REFERENCE}/{REFERENCE}")
+            of_several = {k.id for k in (*registry.patterns, *registry.region_compilers)}
             if kernel not in kernels:
                 hint = did_you_mean(kernel, tuple(kernels))
                 rows.append(f"{called[2]} names the kernel {kernel!r}, which does not exist.{hint}")
-            elif op in registry.ops and kernel not in own:
+            elif op in registry.ops and kernel not in own and kernel not in of_several:
                 rows.append(
                     f"{called[2]} names the kernel {kernel!r}, which {op} does not have. It has {', '.join(own)}."
                 )
@@ -159,7 +160,7 @@ def consider(
     """One kernel on one device, with its estimate or with the reason for refusing it."""
     refusal = (
         policy.refusal(work.title, kernel)
-        or registry.why_aside(work.title, kernel)
+        or registry.why_aside(kernel.scope(work), kernel)
         or (None if any_layout else _layout_refusal(kernel))
         or kernel.refusal(work, device)
     )

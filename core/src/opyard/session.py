@@ -350,7 +350,7 @@ class Session:
         devices = (
             self._with_reference() if failed else self.devices
         )  # a failing kernel may be the only one here
-        banned = [(failure.step.work.title, failure.step.kernel.id) for failure in failed]
+        banned = [(f.step.kernel.scope(f.step.work), f.step.kernel.id) for f in failed]
         return place(graph, devices, self.registry, costs or self.costs, home=home, unavailable=banned)
 
 

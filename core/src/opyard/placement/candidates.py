@@ -9,7 +9,7 @@ from ..costs import Costs
 from ..driver import Device
 from ..errors import PlacementError
 from ..graph import Graph, Node
-from ..kernels import Kernel, Work
+from ..kernels import REGIONS, Kernel, Work
 from ..operation import Call
 from ..ops.arithmetic import identity
 from ..registry import Registry, describe_error
@@ -18,6 +18,7 @@ from ..spec import TensorSpec
 from .match import Match
 from .matching import Index, find_matches
 from .patterns import Pattern
+from .regions import Regions
 from .wholes import Whole
 
 Ways = list[tuple[Match, Candidate]]
@@ -39,15 +40,17 @@ class Collector:
         self.policy = policy
         self.costs = costs
         self.unavailable = set(unavailable)
+        self._pins = dict(policy.pins)
         self._known: dict[object, tuple[Candidate, ...]] = {}
-        self._patterns: dict[object, Candidate] = {}
+        self._several: dict[object, Candidate] = {}
+        self._claims: dict[object, str | None] = {}
 
     def ways(self, graph: Graph, wholes: Sequence[Whole]) -> tuple[dict[Node, Ways], dict[Node, Ways]]:
         """For each node the ways to run it, and those that are refused. Raises PlacementError where there is no way."""
         self._check_scopes(graph)
         usable: dict[Node, Ways] = {node: [] for node in graph.nodes}
         refused: dict[Node, Ways] = {node: [] for node in graph.nodes}
-        pinned = dict(self.policy.pins)
+        pinned = self._pins
         closed: dict[Node, str] = {}
         for whole in wholes:
             match = Match(whole.nodes, whole.inputs, whole.outputs, whole.call)
@@ -55,7 +58,13 @@ class Collector:
             if whole.call.op.name in pinned:
                 reason = f"{whole.call.op.name} is pinned to {pinned[whole.call.op.name]}"
                 closed.update(dict.fromkeys(whole.nodes, reason))
+            for node in whole.nodes if pinned else ():
+                if node.op.name in pinned:
+                    closed.setdefault(whole.node, f"{node.op.name} is pinned to {pinned[node.op.name]}")
         for match, rows in self._pattern_matches(graph, wholes):
+            self._sort(match, rows, usable, refused)
+        rivals = dict.fromkeys(match for ways in usable.values() for match, _ in ways)
+        for match, rows in self._region_matches(Regions(graph, wholes, rivals), closed):
             self._sort(match, rows, usable, refused)
         for node in graph.nodes:
             rows = self._candidates(node.call)
@@ -73,12 +82,7 @@ class Collector:
         self, graph: Graph, wholes: Sequence[Whole]
     ) -> Iterator[tuple[Match, Sequence[Candidate]]]:
         """Every place where the pattern of a kernel occurs, with that kernel on each device of its backend."""
-        backends = {device.backend for device in self.devices}
-        kernels = [
-            k
-            for k in self.registry.patterns
-            if k.backend in backends and not self.registry.why_aside("pattern", k)
-        ]
+        kernels = self._used(self.registry.patterns, "pattern")
         if not kernels:
             return
         index = Index(graph, wholes)
@@ -91,22 +95,66 @@ class Collector:
             for match in find_matches(pattern, index):
                 yield match, self._pattern_candidates(kernel, match)
 
+    def _used(self, kernels: Iterable[Kernel], scope: str) -> list[Kernel]:
+        """Those of the devices' backends that were not put aside for all they do."""
+        backends = {device.backend for device in self.devices}
+        return [k for k in kernels if k.backend in backends and not self.registry.why_aside(scope, k)]
+
     def _pattern_candidates(self, kernel: Kernel, match: Match) -> list[Candidate]:
-        rows, likeness = [], _likeness(match.work)
-        pinned = [node.op.name for node in match.nodes if node.op.name in dict(self.policy.pins)]
-        for device in (d for d in self.devices if d.backend == kernel.backend):
-            key = (kernel, likeness, device)
-            if key not in self._patterns:
-                candidate = consider(kernel, match.work, device, self.registry, self.policy, self.costs)
-                failed = self._is_unavailable(match.work, kernel)
-                self._patterns[key] = self._failed(candidate) if failed else candidate
-            candidate = self._patterns[key]
-            if pinned:
-                candidate = replace(
-                    candidate, estimate=None, refusal=candidate.refusal or f"{pinned[0]} is pinned"
+        devices = [device for device in self.devices if device.backend == kernel.backend]
+        return [self._candidate(kernel, match, device) for device in devices]
+
+    def _candidate(self, kernel: Kernel, match: Match, device: Device) -> Candidate:
+        """A kernel of several nodes on a device. Equal regions are one object, and are asked about once."""
+        key = (kernel, match.work, device)
+        if key not in self._several:
+            candidate = consider(kernel, match.work, device, self.registry, self.policy, self.costs)
+            failed = self._is_unavailable(match.work, kernel)
+            self._several[key] = self._failed(candidate) if failed else candidate
+        candidate = self._several[key]
+        pinned = (self._pinned_away(node, kernel) for node in match.nodes) if self._pins else ()
+        if reason := next(filter(None, pinned), None):
+            candidate = replace(candidate, estimate=None, refusal=candidate.refusal or reason)
+        return candidate
+
+    def _region_matches(
+        self, regions: Regions, closed: dict[Node, str]
+    ) -> Iterator[tuple[Match, Sequence[Candidate]]]:
+        """The regions of each compiler on each device of its backend; and each node that it does not take, refused."""
+        for kernel in self._used(self.registry.region_compilers, REGIONS):
+            for device in (d for d in self.devices if d.backend == kernel.backend):
+                found, reasons = regions.find(
+                    lambda node, k=kernel, d=device: closed.get(node) or self._why_not(k, node, d)  # type: ignore[misc]
                 )
-            rows.append(candidate)
-        return rows
+                for match in found:
+                    yield match, [self._candidate(kernel, match, device)]
+                refusals: dict[str, Candidate] = {}
+                for node, reason in reasons.items():
+                    refused = refusals.setdefault(reason, Candidate(kernel, device, None, reason))
+                    yield Match.single(node), [refused]
+
+    def _why_not(self, kernel: Kernel, node: Node, device: Device) -> str | None:
+        """Why a node cannot be a part of a compiler's region on a device, or None."""
+        if elsewhere := _pinned_elsewhere((node,), device) or self._wanted_elsewhere(node, device):
+            return elsewhere
+        key = (kernel, node.call, device)
+        if key not in self._claims:
+            reason = kernel.claim_refusal(node.call, device)
+            self._claims[key] = reason and f"{kernel.id} does not claim it: {reason}"
+        return self._pinned_away(node, kernel) or self._claims[key]
+
+    def _wanted_elsewhere(self, node: Node, device: Device) -> str | None:
+        """Says that a soft scope wants a node on another device, on which some kernel takes it, or None."""
+        scope = node.mark.scope
+        if scope is None or not scope.soft or scope.admits(device.name):
+            return None
+        there = any(c.refusal is None and scope.admits(c.device.name) for c in self._candidates(node.call))
+        return f"{node.op.name} is wanted on {scope.device} (soft pin)" if there else None
+
+    def _pinned_away(self, node: Node, kernel: Kernel) -> str | None:
+        """Says that the policy pins the op of a node to another kernel, or None."""
+        pinned = self._pins.get(node.op.name)
+        return None if pinned in (None, kernel.id) else f"{node.op.name} is pinned to {pinned}"
 
     def layouts(self) -> set[tuple[str, str]]:
         """(backend, layout) pairs of all kernels of the devices' backends."""
@@ -124,7 +172,9 @@ class Collector:
         self, match: Match, rows: Iterable[Candidate], usable: dict[Node, Ways], refused: dict[Node, Ways]
     ) -> None:
         for candidate in rows:
-            elsewhere = _pinned_elsewhere(match, candidate.device) if candidate.refusal is None else None
+            elsewhere = (
+                _pinned_elsewhere(match.nodes, candidate.device) if candidate.refusal is None else None
+            )
             if elsewhere is not None:
                 candidate = replace(candidate, estimate=None, refusal=elsewhere)
             for node in match.nodes:
@@ -176,30 +226,16 @@ class Collector:
         return self._known[call]
 
     def _is_unavailable(self, work: Work, kernel: Kernel) -> bool:
-        return (work.title, kernel.id) in self.unavailable
+        return (kernel.scope(work), kernel.id) in self.unavailable
 
     @staticmethod
     def _failed(candidate: Candidate) -> Candidate:
         return replace(candidate, estimate=None, refusal=candidate.refusal or "it failed in this run")
 
 
-def _likeness(work: Work) -> object:
-    """Equal where the texts of regions are equal, and ten times as fast to make."""
-    if isinstance(work, Call):
-        return work
-    graph = work.graph
-    number = {value: position for position, value in enumerate(graph.values())}
-    return (
-        tuple(name in graph.inputs for name in work.input_names),
-        tuple((node.call, *(None if v is None else number[v] for v in node.inputs)) for node in graph.nodes),
-        tuple(array.tobytes() for array in graph.constants.values()),
-        tuple(number[value] for value in graph.outputs.values()),
-    )
-
-
-def _pinned_elsewhere(match: Match, device: Device) -> str | None:
+def _pinned_elsewhere(nodes: Iterable[Node], device: Device) -> str | None:
     """Why a match must not run on a device, by the scopes of its nodes, or None."""
-    for node in match.nodes:
+    for node in nodes:
         scope = node.mark.scope
         if scope is not None and not scope.soft and not scope.admits(device.name):
             return f"{node.op.name} is pinned to {scope.device} ({node.source})"

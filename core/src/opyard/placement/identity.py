@@ -22,7 +22,8 @@ def describe_work(work: Work) -> str:
     """A call or a region in one line, with the versions of its ops."""
     if isinstance(work, Call):
         return _call_text(work)
-    return f"{work} (version {' '.join(str(node.op.version) for node in work.graph.nodes)})"
+    versions = dict.fromkeys(f"{node.op.name} {node.op.version}" for node in work.graph.nodes)
+    return f"{work} (versions {', '.join(versions)})"
 
 
 def short(work: Work) -> str:

@@ -135,10 +135,10 @@ class Placement:
             f"predicted {format_seconds(self.seconds)}, {proof}; feeds and fetches live on {self.home.name}"
         ]
         for decision in self.decisions:
-            chosen = decision.chosen
+            chosen, several = decision.chosen, len(decision.match.nodes) > 1
+            what = f" for {decision.match.title}" if several else ""
             rows.append(
-                f"{decision.node.name}: {chosen.kernel.id} on {chosen.device.name}, {format_seconds(chosen.seconds)}: {decision.reason}"
+                f"{decision.node.name}: {chosen.kernel.id} on {chosen.device.name}{what}, {format_seconds(chosen.seconds)}: {decision.reason}"
             )
-            several = len(decision.match.nodes) > 1
             rows += [f"    {f'{a.node.name}: ' if several else ''}{a}" for a in decision.alternatives]
         return "\n".join(rows)

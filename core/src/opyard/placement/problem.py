@@ -10,7 +10,7 @@ CGO 2018, extended by shared transfers and by matches of several nodes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from itertools import combinations, groupby, pairwise
 from operator import attrgetter
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ..driver import Device
 from ..graph import Graph, Node, Value
 from ..selection import Candidate
+from .disjoint import DisjointSets
 from .match import Match
 from .network import Costs, Network
 from .places import Places, Sets, whole_nanoseconds
@@ -150,12 +151,8 @@ class Problem:
         """All nodes of a match of several have its label, or none has."""
         pairs: dict[tuple[int, int], set[int]] = {}
         for match, group in self._groups.items():
-            members = set(match.nodes)
-            for before, node in zip((match.nodes[0], *match.nodes), match.nodes, strict=False):
-                makers = {v.node for v in node.inputs if v is not None and v.node in members}
-                for linked in makers or {before}:  # a match may have parts that no tensor inside it joins
-                    if linked is not None and linked is not node:
-                        pairs.setdefault((self.number[linked], self.number[node]), set()).add(group)
+            for one, other in _links(match):
+                pairs.setdefault((self.number[one], self.number[other]), set()).add(group)
         for (first, second), groups in pairs.items():
             a, b = self.options[first], self.options[second]
             bound = np.array(sorted(groups))
@@ -281,6 +278,22 @@ def _given(match: Match, node: Node) -> Ports:
         return list(range(len(node.outputs)))
     ports = {value: port for port, value in enumerate(match.outputs)}
     return [ports.get(value) for value in node.outputs]
+
+
+def _links(match: Match) -> list[tuple[Node, Node]]:
+    """Pairs of nodes that hold a match together: those that tensors join, and one for each part that no tensor joins."""
+    members, joined = set(match.nodes), DisjointSets[Node]()
+    links = []
+    for node in match.nodes:
+        for maker in dict.fromkeys(v.node for v in node.inputs if v is not None):
+            if maker is not None and maker in members:
+                links.append((maker, node))
+                joined.join(maker, node)
+    for before, node in pairwise(match.nodes):
+        if joined.of(before) is not joined.of(node):
+            links.append((before, node))
+            joined.join(before, node)
+    return links
 
 
 def _cost(choice: Choice) -> float:
