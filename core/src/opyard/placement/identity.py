@@ -13,6 +13,7 @@ from .. import settings
 from ..driver import Device
 from ..kernels import Kernel, Work
 from ..operation import Call
+from ..region import MOST_NAMED
 
 POLICY = "batch-1"
 """How times are taken: many calls, one wait, medians of batches (measuring.py). A new way needs a new name."""
@@ -28,7 +29,9 @@ def describe_work(work: Work) -> str:
 
 def short(work: Work) -> str:
     """The work for people: a call with its specs, or the ops of a region."""
-    return str(work) if isinstance(work, Call) else f"the region {work.title}"
+    if isinstance(work, Call):
+        return str(work)
+    return f"the {'' if len(work.graph.nodes) > MOST_NAMED else 'region '}{work.title}"
 
 
 def describe_kernel(kernel: Kernel) -> str:
