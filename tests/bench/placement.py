@@ -43,16 +43,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A graph with devices and costs: ``ops`` as asked for, ``patterns`` whether there are fused kernels."""
+    """A graph with devices and costs: ``ops`` as asked for, whether there are fused kernels and region compilers."""
 
     kind: str
     ops: int
     seed: int
     patterns: bool
+    regions: bool = False
 
     def arguments(self) -> tuple[oy.Graph, Sequence[oy.Device], oy.Registry, HashedCosts]:
         """What ``place`` takes."""
-        registry, devices = make_registry(self.seed, patterns=self.patterns)
+        registry, devices = make_registry(self.seed, patterns=self.patterns, regions=self.regions)
         return make_graph(self.kind, self.ops, self.seed), devices, registry, HashedCosts(self.seed)
 
 
@@ -252,6 +253,7 @@ def main() -> None:
     parser.add_argument("--ops", nargs="+", type=int, default=[1_000, 10_000])
     parser.add_argument("--seeds", type=int, default=3, help="instances of each graph")
     parser.add_argument("--no-patterns", action="store_true", help="leave the fused kernels out")
+    parser.add_argument("--regions", action="store_true", help="add two region compilers")
     parser.add_argument("--no-devices", action="store_true", help="measure nothing on the devices here")
     parser.add_argument("--digest", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -261,7 +263,7 @@ def main() -> None:
         return
     sizes = [60] if options.quick else options.ops
     instances = [
-        Instance(kind, ops, seed, not options.no_patterns)
+        Instance(kind, ops, seed, not options.no_patterns, options.regions)
         for ops in sizes
         for kind in options.kinds
         for seed in range(options.seeds)

@@ -278,6 +278,23 @@ def limited(
     assert all(found[d] <= memory.get(d.name, 1e18) for d in judge.devices)
 
 
+@pytest.mark.parametrize("kind", ["transformer", "resnet", "inception", "unet"])
+def test_regions_are_placed_optimally_and_alike(kind: str) -> None:
+    registry, devices = make_registry(0, patterns=True, regions=True)
+    graph, costs = make_graph(kind, 200), HashedCosts()
+    placement = oy.place(graph, devices, registry, costs, policy=Policy())
+    assert placement.is_optimal
+    used = [d for d in placement.decisions if d.chosen.kernel.name == "regions"]
+    assert max(len(d.match.nodes) for d in used) >= 4
+    blocked = Policy(block=("large/regions", "small/regions"))
+    assert oy.place(graph, devices, registry, costs, policy=blocked).seconds > placement.seconds
+    again = oy.place(graph, devices[::-1], registry, costs, policy=Policy())
+    assert [d.match.nodes for d in again.decisions] == [d.match.nodes for d in placement.decisions]
+    judge = FirstPrinciples(placement.graph, devices, costs)
+    cover = [(decision.match, decision.chosen) for decision in placement.decisions]
+    assert judge.seconds(cover) == pytest.approx(placement.seconds, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rivals_make_plans_that_can_run(kind: str) -> None:
     registry, devices = make_registry(1, patterns=True)

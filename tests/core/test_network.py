@@ -113,6 +113,30 @@ def test_a_small_effort_gives_a_worse_bound_but_a_true_one() -> None:
     assert little.bound <= much.bound <= much.cost <= little.cost
 
 
+def test_moves_are_tried_as_a_whole() -> None:
+    """Forty variables have a third label that pays only where all have it; a search from elsewhere finds no part of it."""
+    network, none = Network(), Effort(sweeps=0, balls=0)
+    rng = np.random.default_rng(0)
+    for number in range(45):
+        network.add_variable([*rng.integers(1, 9, 2), -99.0 if number == 0 else 0.0])
+    for first, second in itertools.combinations(range(45), 2):
+        table = rng.integers(0, 9, (3, 3)).astype(float)
+        if second < 40:
+            table[2, :2] = table[:2, 2] = np.inf
+            table[2, 2] = 0
+        elif first < 40:
+            table[2] = 0
+        network.add_table(first, second, table)
+    move = dict.fromkeys(range(40), 2)
+    without = solve(network, none)
+    network.moves = [{44: 1}, move, {0: 0, 1: 2}]
+    found = solve(network, none)
+    assert found.labels[:40] == [2] * 40 and found.cost < without.cost
+    rests = itertools.product(range(3), repeat=5)
+    assert found.cost == min(network.cost([2] * 40 + list(rest)) for rest in rests)
+    assert solve(network, none).labels == found.labels
+
+
 def test_elimination_stops_at_the_largest_table_and_goes_on_from_fixed_labels() -> None:
     network = grid(6, 6, 3)
     part = Elimination(network, largest=3.0**4)

@@ -25,7 +25,7 @@ def improve(network: Network, labels: list[int], balls: int) -> list[int]:
             break
         centre = (centre + stride) % count
         ball = _ball(network, centre, size)
-        part = _freed(network, ball, labels)
+        part = freed(network, ball, labels)
         solved = Elimination(part, LARGEST_TABLE)
         if solved.left:
             size -= max(1, size // 8)
@@ -64,7 +64,7 @@ def _ball(network: Network, centre: int, size: int) -> list[int]:
     return sorted(found)
 
 
-def _freed(network: Network, ball: list[int], labels: list[int]) -> Network:
+def freed(network: Network, ball: list[int], labels: list[int]) -> Network:
     """The network of the ball alone, everything around it labelled as it is."""
     new = {old: number for number, old in enumerate(ball)}
     part = Network()

@@ -17,12 +17,16 @@ Labels = npt.NDArray[np.intp]
 
 
 class Network:
-    """Variables are numbered from 0; ``unary[i]`` has a cost for each label of variable i."""
+    """Variables are numbered from 0; ``unary[i]`` has a cost for each label of variable i.
+
+    ``moves`` are labels of many variables that only pay together, for a search to try as a whole.
+    """
 
     def __init__(self) -> None:
         self.unary: list[Costs] = []
         self.tables: dict[tuple[int, int], Costs] = {}
         self.neighbours: list[set[int]] = []
+        self.moves: list[dict[int, int]] = []
 
     def add_variable(self, costs: Any) -> int:
         """A new variable with these costs of its labels; gives its number."""

@@ -28,6 +28,9 @@ from .places import Places, Sets, whole_nanoseconds
 Numbers = npt.NDArray[np.intp]
 Ports = list[int | None]
 
+LEAST_MOVE = 16
+"""Nodes of a match from which on a search that frees some nodes at a time may not find it."""
+
 WIDEST_SET = 8
 """Places up to which all sets of them are labels; of more, sets of up to three places and the full set are."""
 
@@ -160,6 +163,20 @@ class Problem:
             apart |= self.spaces(first)[:, None] != self.spaces(second)[None, :]
             matters = np.isin(a.groups, bound)[:, None] | np.isin(b.groups, bound)[None, :]
             self.network.add_table(first, second, np.where(apart & matters, np.inf, 0.0))
+        self._add_moves()
+
+    def _add_moves(self) -> None:
+        """Each large match on each device, as labels of all its nodes."""
+        for match, group in self._groups.items():
+            if len(match.nodes) < LEAST_MOVE:
+                continue
+            moves: dict[int, dict[int, int]] = {}
+            for number in (self.number[node] for node in match.nodes):
+                options = self.options[number]
+                for label in np.flatnonzero(options.groups == group).tolist():
+                    device = self.places.of(options.choices[label][0].candidate.device)
+                    moves.setdefault(device, {})[number] = label
+            self.network.moves += [move for move in moves.values() if len(move) == len(match.nodes)]
 
     def _add_colocation(self) -> None:
         """Nodes of one colocation group run in one address space: each is bound to the one before it."""

@@ -14,11 +14,14 @@ from . import local_search
 from .dominance import useful_labels
 from .dual import FORBIDDEN, TreeReweighted
 from .elimination import LARGEST_TABLE, Elimination
-from .network import Costs, Network
+from .network import Costs, Labels, Network
 
 SMALL_TABLE = 2.0**16
 """Entries up to which elimination is faster than the search for dominated labels."""
 
+
+MOST_MOVES = 24
+"""Labels of many variables, those of most variables first, that are tried as a whole where the network is too wide."""
 
 PARTS = 4
 """Turns in which the bound is raised and the labels are improved, one after the other."""
@@ -84,15 +87,41 @@ def solve(network: Network, effort: Effort | None = None) -> Solution:
     if not part.left:
         labels = [int(kept[label]) for kept, label in zip(keep, part.labels(), strict=True)]
         return Solution(network, labels, part.optimum, part.optimum)
-    chosen, bound = _approximate(narrow.bounded(FORBIDDEN), effort or Effort())
+    finite = narrow.bounded(FORBIDDEN)
+    start = _moved(finite, _moves(network, keep))
+    chosen, bound = _approximate(finite, start, effort or Effort())
     labels = [int(kept[label]) for kept, label in zip(keep, chosen, strict=True)]
     cost = network.cost(labels)
     return Solution(network, labels, cost, min(bound, cost))
 
 
-def _approximate(network: Network, effort: Effort) -> tuple[list[int], float]:
+def _moved(network: Network, moves: list[dict[int, int]]) -> list[int] | None:
+    """The best labels that begin with one of the moves, the rest being optimal; None where no rest is narrow enough."""
+    best, found = np.inf, None
+    for move in moves:
+        free = [variable for variable in range(len(network.unary)) if variable not in move]
+        labels = [move.get(variable, 0) for variable in range(len(network.unary))]
+        rest = Elimination(local_search.freed(network, free, labels), SMALL_TABLE)
+        if rest.left:
+            continue
+        for variable, label in zip(free, rest.labels(), strict=True):
+            labels[variable] = label
+        if (cost := network.cost(labels)) < best:
+            best, found = cost, labels
+    return found
+
+
+def _moves(network: Network, keep: list[Labels]) -> list[dict[int, int]]:
+    """The largest moves with labels as positions in ``keep``, those left out that use a label which nothing needs."""
+    places = [{int(label): place for place, label in enumerate(kept)} for kept in keep]
+    moves = (m for m in network.moves if all(label in places[v] for v, label in m.items()))
+    largest = sorted(moves, key=len, reverse=True)[:MOST_MOVES]
+    return [{v: places[v][label] for v, label in move.items()} for move in largest]
+
+
+def _approximate(network: Network, start: list[int] | None, effort: Effort) -> tuple[list[int], float]:
     dual = TreeReweighted(network)
-    labels, cost = dual.labels, np.inf
+    labels, cost = (dual.labels, np.inf) if start is None else (start, network.cost(start))
     for part in range(PARTS):  # the bound first rises fast; labels are improved in between
         dual.run(effort.sweeps // PARTS)
         if dual.cost < cost:
