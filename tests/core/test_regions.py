@@ -526,6 +526,10 @@ def test_policies_hold_for_region_compilers() -> None:
         (Policy(pins=(("exp", "null/null"),)), ["null/regions", "null/null", "null/regions"]),
     ):
         assert kernels(place(chain, made, cheap, policy=chosen)) == expected
+    blocked = place(chain, made, cheap, policy=Policy(block=("null/regions",)))
+    assert "null/regions on null:0: refused: blocked: null/regions" in str(blocked)
+    failed = place(chain, made, cheap, unavailable=[("regions", "null/regions")])
+    assert "null/regions on null:0: refused: it failed in this run" in str(failed)
     dear = {"null/regions": 1e-3}
     assert kernels(place(chain, made, dear)) == ["null/null"] * 4
     pinned = Policy(pins=(("exp", "null/regions"),))
@@ -648,7 +652,11 @@ def test_a_compiler_that_fails_is_put_aside_whole_and_once(at: str) -> None:
         "region of 40 ops: negative + exp + ... + abs"
     ]
     assert list(made.failures) == ["regions null/regions"]
-    assert kernels(function.explain(x)) == ["null/null"] * 40
+    placement = function.explain(x)
+    assert kernels(placement) == ["null/null"] * 40
+    assert "null/regions on null:0: refused: raised RuntimeError: out of registers on region of 40" in str(
+        placement
+    )
     register(made, prepare=prepare_null)  # mended
     assert made.failures == {}
     assert kernels(function.explain(x)) == ["null/regions"]

@@ -18,7 +18,7 @@ from ..spec import TensorSpec
 from .match import Match
 from .matching import Index, find_matches
 from .patterns import Pattern
-from .regions import Regions
+from .regions import Regions, WhyNot
 from .wholes import Whole
 
 Ways = list[tuple[Match, Candidate]]
@@ -43,28 +43,27 @@ class Collector:
         self._pins = dict(policy.pins)
         self._known: dict[object, tuple[Candidate, ...]] = {}
         self._several: dict[object, Candidate] = {}
-        self._claims: dict[object, str | None] = {}
 
     def ways(self, graph: Graph, wholes: Sequence[Whole]) -> tuple[dict[Node, Ways], dict[Node, Ways]]:
         """For each node the ways to run it, and those that are refused. Raises PlacementError where there is no way."""
         self._check_scopes(graph)
         usable: dict[Node, Ways] = {node: [] for node in graph.nodes}
         refused: dict[Node, Ways] = {node: [] for node in graph.nodes}
-        pinned = self._pins
+        pins = self._pins
         closed: dict[Node, str] = {}
         for whole in wholes:
             match = Match(whole.nodes, whole.inputs, whole.outputs, whole.call)
             self._sort(match, self._candidates(whole.call), usable, refused)
-            if whole.call.op.name in pinned:
-                reason = f"{whole.call.op.name} is pinned to {pinned[whole.call.op.name]}"
+            if whole.call.op.name in pins:
+                reason = f"{whole.call.op.name} is pinned to {pins[whole.call.op.name]}"
                 closed.update(dict.fromkeys(whole.nodes, reason))
-            for node in whole.nodes if pinned else ():
-                if node.op.name in pinned:
-                    closed.setdefault(whole.node, f"{node.op.name} is pinned to {pinned[node.op.name]}")
+            for node in whole.nodes if pins else ():
+                if node.op.name in pins:
+                    closed.setdefault(whole.node, f"{node.op.name} is pinned to {pins[node.op.name]}")
         for match, rows in self._pattern_matches(graph, wholes):
             self._sort(match, rows, usable, refused)
         rivals = dict.fromkeys(match for ways in usable.values() for match, _ in ways)
-        for match, rows in self._region_matches(Regions(graph, wholes, rivals), closed):
+        for match, rows in self._region_matches(graph, wholes, rivals, closed):
             self._sort(match, rows, usable, refused)
         for node in graph.nodes:
             rows = self._candidates(node.call)
@@ -82,7 +81,12 @@ class Collector:
         self, graph: Graph, wholes: Sequence[Whole]
     ) -> Iterator[tuple[Match, Sequence[Candidate]]]:
         """Every place where the pattern of a kernel occurs, with that kernel on each device of its backend."""
-        kernels = self._used(self.registry.patterns, "pattern")
+        backends = {device.backend for device in self.devices}
+        kernels = [
+            k
+            for k in self.registry.patterns
+            if k.backend in backends and not self.registry.why_aside("pattern", k)
+        ]
         if not kernels:
             return
         index = Index(graph, wholes)
@@ -94,11 +98,6 @@ class Collector:
                 continue
             for match in find_matches(pattern, index):
                 yield match, self._pattern_candidates(kernel, match)
-
-    def _used(self, kernels: Iterable[Kernel], scope: str) -> list[Kernel]:
-        """Those of the devices' backends that were not put aside for all they do."""
-        backends = {device.backend for device in self.devices}
-        return [k for k in kernels if k.backend in backends and not self.registry.why_aside(scope, k)]
 
     def _pattern_candidates(self, kernel: Kernel, match: Match) -> list[Candidate]:
         devices = [device for device in self.devices if device.backend == kernel.backend]
@@ -118,30 +117,37 @@ class Collector:
         return candidate
 
     def _region_matches(
-        self, regions: Regions, closed: dict[Node, str]
+        self, graph: Graph, wholes: Sequence[Whole], rivals: Iterable[Match], closed: dict[Node, str]
     ) -> Iterator[tuple[Match, Sequence[Candidate]]]:
         """The regions of each compiler on each device of its backend; and each node that it does not take, refused."""
-        for kernel in self._used(self.registry.region_compilers, REGIONS):
-            for device in (d for d in self.devices if d.backend == kernel.backend):
-                found, reasons = regions.find(
-                    lambda node, k=kernel, d=device: closed.get(node) or self._why_not(k, node, d)  # type: ignore[misc]
-                )
-                for match in found:
-                    yield match, [self._candidate(kernel, match, device)]
-                refusals: dict[str, Candidate] = {}
-                for node, reason in reasons.items():
-                    refused = refusals.setdefault(reason, Candidate(kernel, device, None, reason))
-                    yield Match.single(node), [refused]
+        compilers = [
+            (k, d) for k in self.registry.region_compilers for d in self.devices if d.backend == k.backend
+        ]
+        regions = Regions(graph, wholes, rivals if compilers else ())
+        for kernel, device in compilers:
+            found, reasons = regions.find(self._why_not(kernel, device, closed))
+            for match in found:
+                yield match, [self._candidate(kernel, match, device)]
+            refusals = {reason: Candidate(kernel, device, None, reason) for reason in reasons.values()}
+            for node, reason in reasons.items():
+                yield Match.single(node), [refusals[reason]]
 
-    def _why_not(self, kernel: Kernel, node: Node, device: Device) -> str | None:
-        """Why a node cannot be a part of a compiler's region on a device, or None."""
-        if elsewhere := _pinned_elsewhere((node,), device) or self._wanted_elsewhere(node, device):
-            return elsewhere
-        key = (kernel, node.call, device)
-        if key not in self._claims:
-            reason = kernel.claim_refusal(node.call, device)
-            self._claims[key] = reason and f"{kernel.id} does not claim it: {reason}"
-        return self._pinned_away(node, kernel) or self._claims[key]
+    def _why_not(self, kernel: Kernel, device: Device, closed: dict[Node, str]) -> WhyNot:
+        """Says why a node cannot be a part of a compiler's region on a device, or None."""
+        failed = "it failed in this run" if (REGIONS, kernel.id) in self.unavailable else None
+        never = self.policy.refusal(REGIONS, kernel) or self.registry.why_aside(REGIONS, kernel) or failed
+        claims: dict[Call, str | None] = {}
+
+        def why_not(node: Node) -> str | None:
+            elsewhere = _pinned_elsewhere((node,), device) or self._wanted_elsewhere(node, device)
+            if reason := never or closed.get(node) or elsewhere or self._pinned_away(node, kernel):
+                return reason
+            if node.call not in claims:
+                reason = kernel.claim_refusal(node.call, device)
+                claims[node.call] = reason and f"{kernel.id} does not claim it: {reason}"
+            return claims[node.call]
+
+        return why_not
 
     def _wanted_elsewhere(self, node: Node, device: Device) -> str | None:
         """Says that a soft scope wants a node on another device, on which some kernel takes it, or None."""
