@@ -92,7 +92,7 @@ def timed(function: Callable[[], T]) -> tuple[T, Timing]:
 def measure(instance: Instance) -> Row:
     """Formulates, solves and places one instance, and lets all rivals plan the same problem."""
     arguments = instance.arguments()
-    (problem, _), formulating = timed(lambda: formulate(*arguments, policy=Policy()))
+    (problem, *_), formulating = timed(lambda: formulate(*arguments, policy=Policy()))
     solution, solving = timed(lambda: solve(problem.network))
     placement, placing = timed(lambda: oy.place(*arguments, policy=Policy()))
     assert math.isclose(placement.seconds, solution.cost / NANOSECONDS), "place and solve disagree"

@@ -299,7 +299,7 @@ def test_regions_are_placed_optimally_and_alike(kind: str) -> None:
 def test_rivals_make_plans_that_can_run(kind: str) -> None:
     registry, devices = make_registry(1, patterns=True)
     costs = HashedCosts(1)
-    problem, _ = formulate(make_graph(kind, 40, 1), devices, registry, costs, policy=Policy())
+    problem, *_ = formulate(make_graph(kind, 40, 1), devices, registry, costs, policy=Policy())
     judge = FirstPrinciples(problem.graph, devices, costs)
     for name, plan in PLANNERS.items():
         labels, nanoseconds = complete(problem, plan(problem))

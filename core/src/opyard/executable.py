@@ -6,7 +6,8 @@ tensors, which are set to None when nothing uses them any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,31 +15,58 @@ import numpy as np
 
 from .driver import Device, transfer
 from .errors import KernelError
+from .kernels import broken_promise
 from .plan import Copy, Free, Plan, Run, Step
 from .registry import describe_error
-from .spec import TensorSpec
 
 
 class StepFailed(Exception):
-    """A kernel raised while a plan ran, or gave another array than it promised; ``reason`` says which."""
+    """A kernel raised while a plan ran, or gave another array than it promised; ``reason`` says which.
+
+    ``arrays`` are by slots of ``plan`` what was computed before and can be relied on; ``plan`` is None where the kernel
+    could not be prepared, so that nothing ran.
+    """
 
     def __init__(self, step: Run, error: Exception, reason: str = "") -> None:
         super().__init__(f"{step.kernel.id}: {describe_error(error)}")
         self.step = step
         self.error = error
         self.reason = reason or f"raised {describe_error(error)} on {step.work}"
+        self.plan: Plan | None = None
+        self.arrays: dict[int, Any] = {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Check:
+    """A line that looks at an output of a step: whether it is what the kernel promised."""
+
+    step: Run
+    index: int
+
+
+class _Unclear(Exception):
+    """An array is wrong, but what it was made of is gone, so that its maker may be innocent."""
 
 
 class Executable:
     """A plan with its kernels bound and its constants uploaded: call it with one home array per feed.
 
-    Runs at the same time each have buffers of their own. Raises StepFailed when a kernel raises.
+    Runs at the same time each have buffers of their own. Raises StepFailed when a kernel raises, and when what is fetched
+    is not what a kernel promised; with ``checked`` the results of all kernels are looked at.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, checked: bool = False) -> None:
         self.plan = plan
+        self.checked = checked
         self._namespace: dict[str, Any] = {}
-        self.lines: list[Step] = []
+        self.lines: list[Step | Check] = []
+        self._makers = {
+            slot: (step, index)
+            for step in plan.steps
+            if isinstance(step, Run)
+            for index, slot in enumerate(step.outputs)
+        }
+        self._copied = {step.output: step.input for step in plan.steps if isinstance(step, Copy)}
         self.source = self._generate()
         self._code = compile(self.source, "<opyard plan>", "exec")
         self._idle: list[Callable[..., tuple[Any, ...]]] = []
@@ -52,12 +80,13 @@ class Executable:
             with np.errstate(all="ignore"):  # NaN and infinity are values, here as on every other device
                 result = frame(*feeds)
         except Exception as error:
-            step, tensors = self._step_of(error)
-            if step is not None and (wrong := self._wrong_input(step, tensors)) is not None:
-                raise wrong from error
-            if isinstance(step, Run):
-                raise StepFailed(step, error) from error
-            raise
+            try:
+                failure = self._failure(error)
+            except _Unclear:
+                return Executable(self.plan, checked=True)(*feeds)
+            if failure is None:
+                raise
+            raise failure from error
         self._idle.append(frame)
         return result
 
@@ -70,13 +99,15 @@ class Executable:
         return run
 
     def _generate(self) -> str:
-        """Source of the run function: the step of line n + 2 is ``lines[n]``."""
+        """Source of the run function: what line n + 2 does is ``lines[n]``."""
         plan, rows = self.plan, []
         for slot, array, device in plan.constants:
             self._namespace[f"v{slot}"] = device.upload(array)
         for conversion in plan.prologue:
             self._namespace[f"v{conversion.outputs[0]}"] = _run_once(conversion, self._namespace)
+        fetched = set(map(self._origin, plan.fetches))
         for number, step in enumerate(plan.steps):
+            self.lines.append(step)
             if isinstance(step, Free):
                 rows.append(f"    {' = '.join(f'v{slot}' for slot in step.slots)} = None")
             elif isinstance(step, Copy):
@@ -87,9 +118,9 @@ class Executable:
                 if step.fresh:
                     self._namespace[f"new{number}"] = partial(step.device.empty, step.work.outputs[0])
                 rows.append(f"    {_run_line(number, step)}")
-            self.lines.append(step)
+                rows += self._checks(step, fetched)
         new = {step.outputs[0] for step in plan.steps if isinstance(step, Run) and step.fresh}
-        fetched = [
+        results = [
             f"v{slot}"
             if slot in new and not shared
             else f"own({', '.join(f'v{name}' for name in (slot, *shared))})"
@@ -101,44 +132,102 @@ class Executable:
             [
                 f"def run({feeds}):",
                 *rows,
-                f"    return ({', '.join(fetched)}{',' if len(fetched) == 1 else ''})",
+                f"    return ({', '.join(results)}{',' if len(results) == 1 else ''})",
             ]
         )
 
-    def _step_of(self, error: Exception) -> tuple[Step | None, Mapping[str, Any]]:
-        """The step that raised, and the variables of the run."""
+    def _checks(self, step: Run, fetched: set[int]) -> Iterator[str]:
+        """The lines behind a step that look at what it made, where that is fetched."""
+        for index, slot in enumerate(step.outputs):
+            if step.kernel.output_layout(index) or not (self.checked or slot in fetched):
+                continue  # in a layout of its own an array may have any shape
+            spec = step.work.outputs[index]
+            self._namespace |= {f"s{slot}": spec.shape, f"d{slot}": spec.dtype, "check": _check}
+            self.lines.append(check := Check(step, index))
+            self._namespace[f"c{slot}"] = check
+            yield f"    if v{slot}.shape != s{slot} or v{slot}.dtype is not d{slot}: check(c{slot}, v{slot})"
+
+    def _origin(self, slot: int) -> int:
+        """The slot that this one is a copy of."""
+        while slot in self._copied:
+            slot = self._copied[slot]
+        return slot
+
+    def _failure(self, error: Exception) -> StepFailed | None:
+        """Whom to blame for an error, with what was computed before; None where it is no kernel's."""
+        step, tensors = self._step_of(error)
+        if isinstance(step, Check):
+            inputs: tuple[int | None, ...] = (step.step.outputs[step.index],)
+        elif step is None or isinstance(step, Free):
+            return None
+        else:
+            inputs = step.inputs if isinstance(step, Run) else (step.input,)
+        culprits = (self._culprit(slot, tensors) for slot in inputs if slot is not None)
+        failure = next((found for found in culprits if found is not None), None)
+        if failure is None and isinstance(step, Run):
+            failure = StepFailed(step, error)
+        if failure is not None:
+            failure.plan, failure.arrays = self.plan, self._reliable(tensors, failure.step)
+        return failure
+
+    def _step_of(self, error: Exception) -> tuple[Step | Check | None, dict[int, Any]]:
+        """The step that raised, and the arrays of the run by their slots."""
         traceback = error.__traceback__
         while traceback is not None:
             if traceback.tb_frame.f_code.co_filename == "<opyard plan>":
                 line = traceback.tb_lineno - 2
                 step = self.lines[line] if 0 <= line < len(self.lines) else None
-                return step, traceback.tb_frame.f_locals
+                found = dict(traceback.tb_frame.f_locals)
+                traceback.tb_frame.clear()  # the traceback shall not keep what nothing needs any more
+                return step, {int(name[1:]): array for name, array in found.items() if array is not None}
             traceback = traceback.tb_next
         return None, {}
 
-    def _wrong_input(self, step: Step, tensors: Mapping[str, Any]) -> StepFailed | None:
-        """The failure of a kernel that made an input of this step otherwise than promised: it is the one to blame."""
-        runs = [run for run in self.plan.steps if isinstance(run, Run)]
-        makers = {slot: (run, index) for run in runs for index, slot in enumerate(run.outputs)}
-        copied = {copy.output: copy.input for copy in self.plan.steps if isinstance(copy, Copy)}
-        inputs = step.inputs if isinstance(step, Run) else (step.input,) if isinstance(step, Copy) else ()
-        for slot in inputs:
-            maker, index = makers.get(copied.get(slot, slot), (None, 0)) if slot is not None else (None, 0)
-            if maker is None or maker.kernel.output_layout(index):
-                continue  # in a layout of its own an array may have any shape
-            if difference := _difference(tensors.get(f"v{slot}"), maker.work.outputs[index]):
-                reason = f"returned {difference[0]} where {maker.work} promises {difference[1]}"
-                return StepFailed(maker, KernelError(f"kernel {maker.kernel.id} {reason}"), reason)
-        return None
+    def _culprit(self, slot: int, tensors: Mapping[int, Any]) -> StepFailed | None:
+        """The failure of the kernel that made this array otherwise than promised, or from an array that is not.
+
+        Raises _Unclear where the kernel's own inputs are gone, and may have been wrong.
+        """
+        maker, index = self._makers.get(self._origin(slot), (None, 0))
+        if maker is None or maker.kernel.output_layout(index):
+            return None
+        reason = broken_promise(maker.work, tensors.get(slot), index)
+        if reason is None:
+            return None
+        for source in maker.inputs if not self.checked else ():
+            if source is None or self._origin(source) not in self._makers:
+                continue
+            if source not in tensors:
+                raise _Unclear
+            if (earlier := self._culprit(source, tensors)) is not None:
+                return earlier
+        return StepFailed(maker, KernelError(f"kernel {maker.kernel.id} {reason}"), reason)
+
+    def _reliable(self, tensors: dict[int, Any], blamed: Run) -> dict[int, Any]:
+        """The arrays that are as promised, and not made of any that are not."""
+        bad = set(blamed.outputs)
+        for step in self.plan.steps:
+            if isinstance(step, Free):
+                continue
+            inputs = step.inputs if isinstance(step, Run) else (step.input,)
+            outputs = step.outputs if isinstance(step, Run) else (step.output,)
+            if not bad.isdisjoint(slot for slot in inputs if slot is not None):
+                bad.update(outputs)
+            elif isinstance(step, Run):
+                bad.update(
+                    slot
+                    for index, slot in enumerate(outputs)
+                    if slot in tensors
+                    and not step.kernel.output_layout(index)
+                    and broken_promise(step.work, tensors[slot], index)
+                )
+        return {slot: array for slot, array in tensors.items() if slot not in bad}
 
 
-def _difference(array: Any, spec: TensorSpec) -> tuple[str, str] | None:
-    """What an array is and what it should be, or None if it has the spec."""
-    if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-        return f"{type(array).__name__}", f"an array {spec!r}"
-    if tuple(array.shape) != spec.shape:
-        return f"shape {tuple(array.shape)}", f"{spec.shape}"
-    return (f"{array.dtype}", spec.dtype.name) if array.dtype != spec.dtype else None
+def _check(promised: Check, array: Any) -> None:
+    """Raises KernelError for an array that is not what was promised, after a first look that may be too strict."""
+    if reason := broken_promise(promised.step.work, array, promised.index):
+        raise KernelError(f"kernel {promised.step.kernel.id} {reason}")
 
 
 def _bind(step: Run) -> Callable[..., Any]:

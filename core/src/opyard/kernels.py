@@ -181,6 +181,18 @@ class Kernel:
         return partial(function, **work.attrs) if isinstance(work, Call) and work.attributes else function
 
 
+def broken_promise(work: Work, array: Any, index: int = 0) -> str | None:
+    """How an output of a kernel differs from what the work promises, or None where shape and dtype are right."""
+    spec = work.outputs[index]
+    if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+        return f"returned {type(array).__name__} where {work} promises an array {spec!r}"
+    if tuple(array.shape) != spec.shape:
+        return f"returned shape {tuple(array.shape)} where {work} promises {spec.shape}"
+    if array.dtype != spec.dtype:
+        return f"returned {array.dtype} where {work} promises {spec.dtype.name}"
+    return None
+
+
 def resolve(target: Loadable | None) -> Callable[..., Any]:
     """The function behind a Loadable. Raises RegistryError when a "module:function" does not name one."""
     if callable(target):

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from .driver import Device
-from .graph import Value
+from .graph import Graph, Value
 from .kernels import Kernel, Work
 from .ops.arithmetic import identity
 from .placement import Placement
 from .placement.places import Hop
+from .placement.wholes import Whole
 from .spec import TensorSpec
 
 
@@ -58,12 +59,21 @@ Step = Run | Copy | Free
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """What a slot holds: a value of the placed graph, as an array of ``device`` in a layout."""
+
+    value: Value
+    device: Device
+    layout: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """Steps in order. ``constants`` are slots with arrays that are uploaded once, and then brought into other layouts by
     the steps of the ``prologue``; ``buffers`` are kept between runs.
 
     ``shared`` names for each fetch the feeds, constants and earlier fetches that it may share memory with; where it
-    does, a copy is handed out.
+    does, a copy is handed out. ``tensors`` tells what each slot holds of ``graph``, whose composite ops are ``wholes``.
     """
 
     steps: tuple[Step, ...]
@@ -74,16 +84,19 @@ class Plan:
     prologue: tuple[Run, ...]
     buffers: tuple[tuple[Device, TensorSpec], ...]
     home: Device
+    graph: Graph
+    wholes: tuple[Whole, ...]
+    tensors: tuple[Tensor, ...]
 
     @property
     def copies(self) -> int:
         """Number of copies between devices in one run."""
         return sum(isinstance(step, Copy) for step in self.steps)
 
-    def runs(self, work: Work) -> str:
-        """The kernel that computes this work, or what computes it instead."""
+    def runs(self, work: Work) -> str | None:
+        """The kernel that computes this work, or None."""
         same = (s.kernel.id for s in self.steps if isinstance(s, Run) and str(s.work) == str(work))
-        return next(same, "other kernels, for its parts,")
+        return next(same, None)
 
     def to_json(self) -> list[dict[str, Any]]:
         """The steps as plain data."""
@@ -131,8 +144,7 @@ class _Planner:
         self.steps: list[Run | Copy] = []
         self.prologue: list[Run] = []
         self.slots: dict[Value, dict[int, int]] = {}  # of each value, by the places where it is
-        self.devices: list[Device] = []
-        self.specs: list[TensorSpec] = []
+        self.tensors: list[Tensor] = []
         self.constants: list[tuple[int, np.ndarray[Any, Any], Device]] = []
         self.aliases: list[set[int]] = []  # slots whose memory this slot may share
 
@@ -162,6 +174,9 @@ class _Planner:
             tuple(self.prologue),
             buffers,
             self.home,
+            self.graph,
+            self.placement.wholes,
+            tuple(self.tensors),
         )
 
     def _run(
@@ -181,10 +196,9 @@ class _Planner:
                 self.aliases[slot] |= shared
 
     def _new(self, value: Value, device: Device, layout: str = "") -> int:
-        slot = len(self.specs)
+        slot = len(self.tensors)
         self.slots.setdefault(value, {})[self.places.of(device, layout)] = slot
-        self.devices.append(device)
-        self.specs.append(value.spec)
+        self.tensors.append(Tensor(value, device, layout))
         self.aliases.append(set())
         return slot
 
@@ -218,7 +232,7 @@ class _Planner:
             return slot
         if hop.source.memory == hop.target.memory:
             self.aliases[slot] |= self.aliases[source] | {source}
-        self.steps.append(Copy(self.devices[source], hop.target, source, slot))
+        self.steps.append(Copy(self.tensors[source].device, hop.target, source, slot))
         return slot
 
     def _shared(self, fetches: tuple[int, ...], lasting: set[int]) -> tuple[tuple[int, ...], ...]:
@@ -234,7 +248,7 @@ class _Planner:
 
     def _last_uses(self, fetches: tuple[int, ...]) -> dict[int, int]:
         """For each slot the last step that uses it, or its memory through another slot; fetched memory is never done with."""
-        last = dict.fromkeys(range(len(self.specs)), -1)
+        last = dict.fromkeys(range(len(self.tensors)), -1)
         kept = set(fetches)
         for number, step in enumerate(self.steps):
             used = (
@@ -267,12 +281,12 @@ class _Planner:
             if not isinstance(step, Run) or not step.fresh or step.outputs[0] in fetched:
                 continue
             slot = step.outputs[0]
-            key = (step.device.name, self.specs[slot])
+            key = (step.device.name, self.tensors[slot].value.spec)
             if free.get(key):
                 buffer = free[key].pop()
             else:
                 buffer = len(buffers)
-                buffers.append((step.device, self.specs[slot]))
+                buffers.append((step.device, key[1]))
             ending.setdefault(last[slot], []).append((key, buffer))
             self.steps[number] = replace(step, buffer=buffer, fresh=False)
         return tuple(buffers)

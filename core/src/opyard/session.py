@@ -22,8 +22,9 @@ from .nest import leaves, map_leaves
 from .opfunction import current_policy
 from .passes import simplify
 from .placement import MeasuredCosts, Placement, TuneReport, default_costs, place, tune
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .registry import REFERENCE, Registry, describe_error
+from .resume import remaining
 from .rewrite import bind, extract, needed_inputs
 from .selection import active_policy
 from .spec import TensorSpec, spec_of
@@ -143,9 +144,10 @@ class Session:
                     executable = self._executable(wanted, names, arrays)
                     remember(hot, key, executable, CALLABLE_LIMIT)
                 results = executable(*arrays)
-            except (StepFailed, AttributeError):  # the long way finds out what is to blame
+            except (StepFailed, AttributeError) as error:  # the long way finds out what is to blame
                 feeds = self._named(names, tuple(map(plain_array, arrays)))
-                results = self._run(wanted, feeds, self._home_of(arrays))
+                met = error if isinstance(error, StepFailed) else None
+                results = self._run(wanted, feeds, self._home_of(arrays), met)
             if single:
                 return results[0]
             rest = iter(results)
@@ -158,7 +160,7 @@ class Session:
     ) -> Callable[..., tuple[Any, ...]]:
         named = self._named(names, tuple(map(plain_array, arrays)))
         specs = {name: self._spec(name, array) for name, array in named.items()}
-        made = self._prepare(wanted, specs, self._home_of(arrays), ())
+        made = self._prepare(wanted, specs, self._home_of(arrays))
         if all(plain is given for plain, given in zip(named.values(), arrays, strict=True)):
             return made
         return lambda *given: made(*map(plain_array, given))
@@ -174,7 +176,7 @@ class Session:
         """Where everything would run, and why. Feeds may be arrays or TensorSpecs."""
         wanted = self._values(fetches)
         specs = {name: self._spec(name, feed) for name, feed in self._feeds(feeds or {}, wanted).items()}
-        return self._place(wanted, specs, self._host, ())
+        return self._place(self._graph(wanted, specs), self._host)
 
     explain = placement
 
@@ -192,8 +194,9 @@ class Session:
         given = self._feeds(feeds or {}, wanted)
         specs = {name: self._spec(name, feed) for name, feed in given.items()}
         arrays = {n: self._as_host_array(n, f) for n, f in given.items() if not isinstance(f, TensorSpec)}
+        graph = self._graph(wanted, specs)
         report = tune(
-            lambda costs: self._place(wanted, specs, self._host, (), costs),
+            lambda costs: self._place(graph, self._host, costs=costs),
             *(self.costs, self.registry),
             arrays=arrays,
             **options,
@@ -277,26 +280,54 @@ class Session:
 
     # Compiling and running ---------------------------------------------------------------------------------------
 
-    def _run(self, wanted: tuple[Value, ...], arrays: dict[str, Any], home: Device) -> tuple[Any, ...]:
-        """Runs, and runs again without a kernel that raised; only then is that kernel put aside for good."""
+    def _run(
+        self,
+        wanted: tuple[Value, ...],
+        arrays: dict[str, Any],
+        home: Device,
+        failure: StepFailed | None = None,
+    ) -> tuple[Any, ...]:
+        """Runs. When a kernel fails, what is computed stays and the rest is placed anew and run without that kernel.
+
+        Only when all is done it is put aside for good. ``failure`` is one that was met already.
+        """
         specs = {name: self._spec(name, array) for name, array in arrays.items()}
         failed: list[StepFailed] = []
+        plans: list[Plan] = []
+        graph, feeds = None, tuple(arrays.values())
         while True:
-            try:
-                executable = self._prepare(wanted, specs, home, failed)
-                results = executable(*arrays.values())
-            except StepFailed as failure:
+            if failure is not None:
                 self._note(failure, failed)
-                continue
+                if failure.plan is not None:
+                    graph, feeds = remaining(failure.plan, failure.arrays, self.registry)
+                    failure.arrays = {}  # what nothing needs any more goes
+            try:
+                if not failed:
+                    executable = self._prepare(wanted, specs, home)
+                else:
+                    graph = graph or self._graph(wanted, specs)
+                    executable = Executable(make_plan(self._place(graph, home, failed)), checked=True)
+                    plans.append(executable.plan)
+                results = executable(*feeds)
+            except StepFailed as error:
+                failure = error
             except PlacementError:
                 if not failed:
                     raise
                 raise _final(failed[-1], failed) from None
-            for past in failed:
-                step = past.step
-                substitute = executable.plan.runs(step.work)
-                report_failure(self.registry, step.work, step.kernel, past.reason, substitute)
-            return results
+            else:
+                self._put_aside(failed, plans)
+                return results
+
+    def _put_aside(self, failed: Sequence[StepFailed], plans: Sequence[Plan]) -> None:
+        """Reports kernels that failed, with what computed their work instead, in one of these plans."""
+        ids = {(past.step.work.title, past.step.kernel.id) for past in failed}
+        for past in failed:
+            work = past.step.work
+            found = (plan.runs(work) for plan in reversed(plans))
+            able = (kernel for kernel in found if kernel is not None and (work.title, kernel) not in ids)
+            substitute = next(able, "other kernels, for its parts,")
+            report_failure(self.registry, work, past.step.kernel, past.reason, substitute)
 
     def _note(self, failure: StepFailed, failed: list[StepFailed]) -> None:
         """Remembers a failure, to be placed around; raises where that is not wanted or cannot help."""
@@ -317,36 +348,25 @@ class Session:
         return tuple(dict.fromkeys((*self.devices, self.registry.device(REFERENCE))))
 
     def _prepare(
-        self,
-        wanted: tuple[Value, ...],
-        specs: Mapping[str, TensorSpec],
-        home: Device,
-        failed: Sequence[StepFailed],
+        self, wanted: tuple[Value, ...], specs: Mapping[str, TensorSpec], home: Device
     ) -> Executable:
         key = (wanted, tuple(specs.items()), home.name, self.registry.version, active_policy())
-        if not failed:
-            found = self._cache.get(key)
-            if found is not None:
-                return found
+        found = self._cache.get(key)
+        if found is not None:
+            return found
         with self._lock:
             found = self._cache.get(key)
-            if found is None or failed:
-                made = Executable(make_plan(self._place(wanted, specs, home, failed)))
-                if failed:
-                    return made
-                remember(self._cache, key, made, SESSION_LIMIT)
-                found = made
+            if found is None:
+                found = Executable(make_plan(self._place(self._graph(wanted, specs), home)))
+                remember(self._cache, key, found, SESSION_LIMIT)
             return found
 
+    def _graph(self, wanted: tuple[Value, ...], specs: Mapping[str, TensorSpec]) -> Graph:
+        return simplify(bind(extract(self.graph, wanted, specs), specs))
+
     def _place(
-        self,
-        wanted: tuple[Value, ...],
-        specs: Mapping[str, TensorSpec],
-        home: Device,
-        failed: Sequence[StepFailed],
-        costs: Costs | None = None,
+        self, graph: Graph, home: Device, failed: Sequence[StepFailed] = (), costs: Costs | None = None
     ) -> Placement:
-        graph = simplify(bind(extract(self.graph, wanted, specs), specs))
         devices = (
             self._with_reference() if failed else self.devices
         )  # a failing kernel may be the only one here

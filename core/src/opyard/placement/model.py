@@ -11,6 +11,7 @@ from ..selection import Candidate
 from ..units import format_seconds
 from .match import Match
 from .places import Places
+from .wholes import Whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +101,7 @@ class Placement:
     places   where tensors can lie, with the ways between
     seconds  predicted time of one run, transfers included
     bound    no placement can be faster than this, by the same predictions
+    wholes   the composite ops that ``graph`` has the parts of
     """
 
     graph: Graph
@@ -108,6 +110,7 @@ class Placement:
     decisions: tuple[Decision, ...]
     seconds: float
     bound: float
+    wholes: tuple[Whole, ...] = ()
 
     @property
     def is_optimal(self) -> bool:

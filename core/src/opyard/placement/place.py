@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from .ordering import solve_in_order
 from .places import NANOSECONDS, Places
 from .problem import Choice, Problem
 from .solver import Effort, Solution
-from .wholes import expand
+from .wholes import Whole, expand
 
 
 def place(
@@ -51,13 +52,13 @@ def place(
     Raises PlacementError, naming the op and every refusal, when a node has no kernel, and for no devices at all.
     """
     with _no_collection():
-        problem, refused = formulate(
+        problem, refused, wholes = formulate(
             graph, devices, registry, costs, home=home, policy=policy, unavailable=unavailable
         )
         limits = limits_of(memory or {}, devices, problem.places)
         residency = Residency(problem, limits) if limits else None
         solution, ordered, bound = solve_in_order(problem, residency, effort)
-        return _Reader(problem, solution, refused).placement(ordered, bound)
+        return replace(_Reader(problem, solution, refused).placement(ordered, bound), wholes=tuple(wholes))
 
 
 @contextmanager
@@ -81,8 +82,8 @@ def formulate(
     home: Device | None = None,
     policy: Policy | None = None,
     unavailable: Iterable[tuple[str, str]] = (),
-) -> tuple[Problem, dict[Node, Ways]]:
-    """What ``place`` solves: the network of costs, and for each node the ways to run it that are refused."""
+) -> tuple[Problem, dict[Node, Ways], list[Whole]]:
+    """What ``place`` solves: the network of costs, for each node the ways to run it that are refused, and the composites."""
     if not devices:
         raise PlacementError("no device was given to place on; pass for example registry.devices().")
     where = home or next((d for d in devices if d.memory == "host"), devices[0])
@@ -92,7 +93,7 @@ def formulate(
     named = sorted(devices, key=lambda d: d.name)  # in any order, the same plan
     places = Places([where, *named], costs, collector.layouts(), collector.conversions)
     choices = {node: _choices(node, ways) for node, ways in usable.items()}
-    return Problem(expanded, places, where, choices), refused
+    return Problem(expanded, places, where, choices), refused, wholes
 
 
 def _choices(node: Node, ways: Ways) -> list[Choice]:

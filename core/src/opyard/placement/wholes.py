@@ -9,7 +9,7 @@ each composite can be taken as a whole whatever becomes of the others. Within on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..graph import Graph, Node, Value
 from ..nest import leaves
 from ..operation import Call
 from ..passes import simplify
+from ..rewrite import Rewrite
 from ..scope import Mark
 
 
@@ -61,6 +62,37 @@ def expand(graph: Graph) -> tuple[Graph, list[Whole]]:
     for name, value in graph.outputs.items():
         expansion.graph.output(name, new[value])
     return expansion.graph, expansion.wholes
+
+
+def remainder(
+    graph: Graph, wholes: Sequence[Whole], known: Container[Value]
+) -> tuple[Graph, tuple[Value, ...]]:
+    """What of an expanded graph remains to be computed when some of its values are known: they become its inputs.
+
+    Gives the graph, with the same outputs, and the known values in the order of its inputs. A composite of whose parts none
+    is known is a composite again; so its own kernels may compute it, and pins of its op hold.
+    """
+    part, nodes = Graph(), list[Node]()
+    needed = set(graph.outputs.values())
+    ending: dict[Node, Whole] = {}
+    for whole in wholes:  # outer ones come last, so they win
+        if not any(value in known for node in whole.nodes for value in node.outputs):
+            ending[whole.nodes[-1]] = whole
+    number = len(graph.nodes)
+    while number:
+        found = ending.get(graph.nodes[number - 1])
+        node, size = (found.node, len(found.nodes)) if found else (graph.nodes[number - 1], 1)
+        number -= size
+        if any(value in needed and value not in known for value in node.outputs):
+            nodes.append(node)
+            needed.update(value for value in node.inputs if value is not None)
+    remade = {value for node in nodes for value in node.outputs}
+    part.inputs = {v.name: v for v in graph.values() if v in needed and v in known and v not in remade}
+    part.constants, part.nodes, part.outputs = graph.constants, nodes[::-1], graph.outputs
+    rewrite = Rewrite(part)
+    for node in part.nodes:
+        rewrite.copy(node)
+    return rewrite.finish(), tuple(part.inputs.values())
 
 
 class _Expansion:
