@@ -62,3 +62,39 @@ def raising(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return kernel
+
+
+class Counter:
+    """A kernel that runs the reference, counts how often it is prepared and run, and raises when told so.
+
+    ``result``, where given, changes what it returns.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        op: str,
+        *,
+        backend: str = "toy",
+        name: str = "counter",
+        result: Callable[[Any], Any] | None = None,
+        **facts: Any,
+    ) -> None:
+        self.prepared = self.run = 0
+        self.error: BaseException | None = None
+        self.result = result
+        registry.kernel(op, backend=backend, name=name, prepare=self.prepare, **facts)
+
+    def prepare(self, call: oy.Call, device: oy.Device) -> Callable[..., Any]:
+        self.prepared += 1
+
+        def run(*arrays: Any) -> Any:
+            self.run += 1
+            if self.error is not None:
+                raise self.error
+            found = call.reference(*(None if a is None else device.download(a) for a in arrays))
+            made = tuple(device.upload(np.asarray(array)) for array in found)
+            whole = made if call.is_tuple else made[0]
+            return whole if self.result is None else self.result(whole)
+
+        return run

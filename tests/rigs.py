@@ -117,24 +117,28 @@ def prepare_null_out(call: Any, device: Any) -> Callable[..., Any]:
     return run
 
 
-def rig_registry(*, null_devices: int = 2) -> oy.Registry:
-    """The standard ops on the reference and on all devices of this module."""
+def rig_registry(
+    *,
+    null_devices: int = 2,
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda prepare: prepare,
+) -> oy.Registry:
+    """The standard ops on the reference and on all devices of this module. ``wrap`` changes how kernels are prepared."""
     registry = oy.standard_registry()
     add_host(registry, "vector")
     lazy = LazyDevice()
     registry.backend("lazy", load=lambda: Devices(lazy), arrays=(f"{__name__}:LazyArray",))
     add_null_backend(registry, *(NullDevice(f"null:{number}") for number in range(null_devices)))
     for op in ARITHMETIC:
-        registry.kernel(op, backend="vector", name="out", prepare=prepare_vector, out=True)
-        registry.kernel(op, backend="lazy", name="out", prepare=prepare_lazy, out=True)
-        registry.kernel(op, backend="null", name="out", prepare=prepare_null_out, out=True)
-        registry.kernel(op, backend="null", name="null", prepare=prepare_null)
+        registry.kernel(op, backend="vector", name="out", prepare=wrap(prepare_vector), out=True)
+        registry.kernel(op, backend="lazy", name="out", prepare=wrap(prepare_lazy), out=True)
+        registry.kernel(op, backend="null", name="out", prepare=wrap(prepare_null_out), out=True)
+        registry.kernel(op, backend="null", name="null", prepare=wrap(prepare_null))
     for op in VIEWS:
-        registry.kernel(op, backend="vector", name="view", prepare=prepare_view)
-        registry.kernel(op, backend="lazy", name="view", prepare=prepare_lazy_view)
-        registry.kernel(op, backend="null", name="null", prepare=prepare_null)
+        registry.kernel(op, backend="vector", name="view", prepare=wrap(prepare_view))
+        registry.kernel(op, backend="lazy", name="view", prepare=wrap(prepare_lazy_view))
+        registry.kernel(op, backend="null", name="null", prepare=wrap(prepare_null))
     for op in ("reshape", "concat"):
-        registry.kernel(op, backend="vector", name="view", prepare=prepare_view)
-        registry.kernel(op, backend="lazy", name="out", prepare=prepare_lazy, out=True)
-        registry.kernel(op, backend="null", name="null", prepare=prepare_null)
+        registry.kernel(op, backend="vector", name="view", prepare=wrap(prepare_view))
+        registry.kernel(op, backend="lazy", name="out", prepare=wrap(prepare_lazy), out=True)
+        registry.kernel(op, backend="null", name="null", prepare=wrap(prepare_null))
     return registry

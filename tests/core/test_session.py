@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import opyard as oy
-from hosts import add_host
+from hosts import Counter, add_host
 from opyard.errors import DeviceError, DeviceUnavailable, GraphError, KernelError, PlacementError, SpecError
 from opyard.session import choose_devices
 from opyard.testing import NullArray, NullDevice, ScriptedCosts, add_null_backend
@@ -49,28 +49,6 @@ def small_graph() -> oy.Graph:
 
 def session(graph: oy.Graph | None = None, **more: Any) -> oy.Session:
     return oy.Session(graph or small_graph(), **{"registry": oy.standard_registry(), **more})
-
-
-class Counter:
-    """A kernel on NumPy arrays that counts how often it is prepared and run, and raises when told so."""
-
-    def __init__(
-        self, registry: oy.Registry, op: str, *, backend: str = "toy", name: str = "counter"
-    ) -> None:
-        self.prepared = self.run = 0
-        self.error: Exception | None = None
-        registry.kernel(op, backend=backend, name=name, prepare=self.prepare)
-
-    def prepare(self, call: oy.Call, device: oy.Device) -> Callable[..., Any]:
-        self.prepared += 1
-
-        def run(*arrays: Any) -> Any:
-            self.run += 1
-            if self.error is not None:
-                raise self.error
-            return call.reference(*arrays)[0]
-
-        return run
 
 
 def counted(op: str = "add") -> tuple[oy.Registry, Counter]:
