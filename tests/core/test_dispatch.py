@@ -30,6 +30,18 @@ def tagged(x: Any, *, tag: Any) -> Any:
     return np.array(x)
 
 
+def telling(registry: Registry) -> list[Any]:
+    """The tags that the kernel which it registers is given."""
+    seen: list[Any] = []
+
+    def kernel(x: Any, *, tag: Any) -> Any:
+        seen.append(tag)
+        return x
+
+    registry.kernel("acme.tagged", backend="toy", name="k", load=kernel)
+    return seen
+
+
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """The standard ops, and a backend "toy" on NumPy arrays that has no kernel yet; eager calls use it."""
@@ -74,6 +86,7 @@ def test_a_single_kernel_that_looks_at_no_shape_is_called_without_anything_betwe
         return x1
 
     registry.kernel("add", backend="toy", name="k", load=kernel)
+    oy.add(X, X)  # the first result is looked at
     for _ in range(2):
         oy.add(X, X)
         assert frames[-2:] == ["generated", "kernel"]
@@ -99,17 +112,17 @@ def test_dtypes_decide(registry: Registry) -> None:
 
 
 def test_what_is_registered_later_is_used(registry: Registry) -> None:
-    assert oy.exp(np.zeros(1)).item() == 1.0
+    assert oy.exp(X[0, :1]).item() == 1.0
     with pytest.raises(ZeroDivisionError), registry.transaction(Origin("bad")):
         registry.kernel("exp", backend="toy", name="k", load=constant(3))
-        assert oy.exp(np.zeros(1)).item() == 3.0
+        assert oy.exp(X[0, :1]).item() == 3.0
         raise ZeroDivisionError
-    assert oy.exp(np.zeros(1)).item() == 1.0
+    assert oy.exp(X[0, :1]).item() == 1.0
     registry.kernel("exp", backend="toy", name="k", load=constant(4))
-    assert oy.exp(np.zeros(1)).item() == 4.0
+    assert oy.exp(X[0, :1]).item() == 4.0
     with registry.transaction(Origin("other", "opyard-other", "1")):
         registry.kernel("exp", backend="toy", name="k", load=constant(5), override=True)
-    assert oy.exp(np.zeros(1)).item() == 5.0
+    assert oy.exp(X[0, :1]).item() == 5.0
 
 
 def test_a_choice_made_from_what_was_registered_before_serves_one_call_only(
@@ -261,19 +274,22 @@ def test_optional_and_variadic_inputs(registry: Registry) -> None:
 
 
 def test_attributes_of_equal_value_and_other_type_are_not_confused(registry: Registry) -> None:
-    registry.kernel("acme.tagged", backend="toy", name="k", load=lambda x, *, tag: tag)
+    seen = telling(registry)
     tags = (1, 1.0, True, 0, 0.0, False, None, "1", (1, 2), float("nan"))
     for _ in range(2):
-        results = [tagged(X, tag=tag) for tag in tags]
-        assert [(type(r), repr(r)) for r in results] == [(type(t), repr(t)) for t in tags]
+        seen.clear()
+        for tag in tags:
+            tagged(X, tag=tag)
+        assert [(type(r), repr(r)) for r in seen] == [(type(t), repr(t)) for t in tags]
 
 
 def test_attributes_that_cannot_be_remembered_arrive_in_canonical_form(registry: Registry) -> None:
-    registry.kernel("acme.tagged", backend="toy", name="k", load=lambda x, *, tag: tag)
+    seen = telling(registry)
     for _ in range(2):
-        assert tagged(X, tag=[1, [2.0]]) == (1, (2.0,))
-        assert tagged(X, tag=np.array(3)) == 3 and type(tagged(X, tag=np.int8(3))) is int
-        assert tagged(X, tag=np.float32) == "float32"
+        seen.clear()
+        for tag in ([1, [2.0]], np.array(3), np.int8(3), np.float32):
+            tagged(X, tag=tag)
+        assert seen == [(1, (2.0,)), 3, 3, "float32"] and type(seen[2]) is int
     with pytest.raises(
         SpecError, match="an attribute is a number, a string, a dtype or a tuple of those; found ndarray"
     ):
@@ -281,13 +297,14 @@ def test_attributes_that_cannot_be_remembered_arrive_in_canonical_form(registry:
 
 
 def test_attributes_that_change_on_every_call_do_not_fill_the_memory(registry: Registry) -> None:
-    registry.kernel("acme.tagged", backend="toy", name="k", load=lambda x, *, tag: tag)
+    seen = telling(registry)
 
     def entries(level: Any) -> int:
         return sum(map(entries, level.values())) if isinstance(level, dict) else 1
 
     for number in range(CACHE_LIMIT + 10):
-        assert tagged(X, tag=number) == number
+        tagged(X, tag=number)
+        assert seen[-1] == number
     assert 0 < entries(tagged.__globals__["_cache"]) <= CACHE_LIMIT  # type: ignore[attr-defined]
 
 

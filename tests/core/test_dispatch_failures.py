@@ -70,6 +70,84 @@ def test_a_kernel_that_raises_on_converted_arguments(registry: Registry, number:
         assert np.allclose(oy.exp(number), np.exp(number))
 
 
+WRONG: dict[str, tuple[Any, str]] = {
+    "shape": (
+        lambda x: x[0],
+        r"returned shape \(3,\) where exp\(float32\[2, 3\]\) -> float32\[2, 3\] promises \(2, 3\)",
+    ),
+    "dtype": (lambda x: x.astype("float64"), r"returned float64 where exp\(.*promises float32"),
+    "number": (lambda x: 1.5, r"returned float where exp\(.*promises an array float32\[2, 3\]"),
+    "nothing": (lambda x: None, r"returned NoneType where exp\(.*promises an array float32\[2, 3\]"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("form", ["load", "prepare", "rival", "list", "subclass"])
+def test_a_wrong_result_is_noticed_the_first_time(registry: Registry, kind: str, form: str) -> None:
+    function, reason = WRONG[kind]
+    facts: Any = {"prepare": lambda call, device: function} if form == "prepare" else {"load": function}
+    registry.kernel("exp", backend="toy", name="bad", **facts)
+    if form == "rival":  # as wrong, and never chosen
+        registry.kernel("exp", backend="toy", name="slow", load=function, efficiency=0.1)
+    given: Any = {"list": X.tolist(), "subclass": X.view(np.matrix)}.get(form, X)
+    if form == "list":
+        given = [np.float32(1), np.float32(2)]
+        reason = reason.replace("2, 3", "2").replace(r"\(3,\)", r"\(\)").replace(r"\(2\)", r"\(2,\)")
+    with pytest.warns(oy.KernelWarning, match=f"kernel toy/bad of exp {reason}; .* takes over") as caught:
+        found = oy.exp(given)
+    assert caught[0].filename == __file__ and type(found) is np.ndarray and found.dtype == "float32"
+    np.testing.assert_allclose(found, np.exp(np.asarray(given)), rtol=1e-6)
+    assert oy.failures()["exp toy/bad"].startswith("returned ")
+
+
+def test_wrong_tuples_are_noticed(registry: Registry) -> None:
+    promised = r"split\(float32\[2, 3\], sections=2, axis=0\) -> float32\[1, 3\], float32\[1, 3\] promises"
+    wrong = {
+        "one": (lambda x, **_: x[:1], f"returned ndarray where {promised} 2 arrays"),
+        "three": (lambda x, **_: (x[:1],) * 3, f"returned 3 arrays where {promised} 2 arrays"),
+        "second": (lambda x, **_: (x[:1], x), rf"returned shape \(2, 3\) where {promised} \(1, 3\)"),
+    }
+    for name, (function, reason) in wrong.items():
+        registry.kernel("split", backend="toy", name=name, load=function)
+        with pytest.warns(oy.KernelWarning, match=f"toy/{name} of split {reason}"):
+            first, second = oy.split(X, sections=2)
+        np.testing.assert_array_equal([first, second], X.reshape(2, 1, 3))
+    registry.kernel("split", backend="toy", name="list", load=lambda x, **_: [x[:1], x[1:]])
+    assert len(oy.split(X, sections=2)) == 2 and "split toy/list" not in oy.failures()
+
+
+def test_each_combination_of_shapes_is_looked_at_where_shapes_matter(registry: Registry) -> None:
+    registry.kernel("exp", backend="toy", name="k", prepare=lambda call, device: lambda x: np.exp(x[:2]))
+    assert oy.exp(X[0, :2]).shape == (2,)
+    with pytest.warns(oy.KernelWarning, match=r"returned shape \(2,\) where exp\(float32\[3\]\)"):
+        assert oy.exp(X[0]).shape == (3,)
+
+
+def test_a_wrong_result_that_nobody_else_can_compute_is_an_error_each_time(registry: Registry) -> None:
+    (null,) = add_null_backend(registry)
+    array = null.upload(X)
+    for name, facts in (("exp", {"load": lambda x: 3}), ("log", {"prepare": lambda *_: lambda x: 3})):
+        registry.kernel(name, backend="null", name="k", **facts)
+        text = rf"^kernel null/k returned int where {name}\(.*promises an array"
+        for _ in range(2):  # it was not remembered as a good one
+            with pytest.raises(KernelError, match=text) as raised:
+                getattr(oy, name)(array)
+            assert raised.value.__notes__[0].endswith("no other kernel can compute it either")
+    assert not oy.failures()
+    with (
+        oy.using(strict=True),
+        pytest.raises(KernelError, match=r"KernelError: kernel null/k returned .*STRICT=1"),
+    ):
+        oy.exp(array)
+
+
+def test_a_substitute_whose_result_is_wrong_takes_nothing_over(registry: Registry) -> None:
+    registry.kernel("exp", backend="toy", name="bad", load=raising(RuntimeError("no")))
+    registry.kernel("exp", backend="toy", name="worse", load=lambda x: x[0], efficiency=0.5)
+    with pytest.warns(oy.KernelWarning, match="toy/bad of exp .*reference/reference takes over"):
+        np.testing.assert_allclose(oy.exp(X), np.exp(X), rtol=1e-6)
+
+
 def test_a_kernel_of_another_op_stays_in_use(registry: Registry) -> None:
     function = raising(RuntimeError("no"))
     registry.kernel("exp", backend="toy", name="k", load=function)

@@ -182,8 +182,10 @@ def test_whichever_kernels_fail_results_are_right_and_nothing_is_computed_twice(
         np.testing.assert_array_equal(result, wanted[fetch])
         result += 1000
     np.testing.assert_equal(feeds, fresh_feeds())
-    assert any(call is None for call in calls) == bool(session.registry.failures)
-    if how == "raise":  # what is wrong may be met late, after others computed with it
+    if (
+        how == "raise"
+    ):  # what is wrong may be met late, after others computed with it, and be right the next time
+        assert any(call is None for call in calls) == bool(session.registry.failures)
         nodes = [node.call for node in graph.nodes]
         assert all(calls.count(call) <= nodes.count(call) for call in calls if call is not None)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -123,6 +127,87 @@ def test_impossible_pins_are_explained() -> None:
         oy.device(3),
     ):  # type: ignore[arg-type]
         pass
+
+
+def test_a_scope_can_be_opened_again_and_within_itself() -> None:
+    null, other = oy.device("null:1"), oy.device("other")
+
+    def function(x: Any) -> Any:
+        with null:
+            y = oy.exp(x)
+            with other, null:
+                y = oy.exp(y)
+                with other:
+                    y = oy.exp(y)
+            y = oy.exp(y)
+        with null:
+            y = oy.exp(y)
+        return oy.exp(y)
+
+    places = ["null:1", "null:1", "other:0", "null:1", "null:1", "reference"]
+    for _ in range(2):
+        assert [device for _, device in where(function)] == places
+
+
+def test_a_scope_is_left_when_the_block_raises() -> None:
+    null = oy.device("null:0")
+
+    def function(x: Any) -> Any:
+        with suppress(ZeroDivisionError), null:
+            raise ZeroDivisionError
+        return oy.exp(x)
+
+    assert where(function) == [("exp", "reference")]
+
+
+def test_a_scope_decorates_functions() -> None:
+    @oy.device("null:1")
+    def inner(x: Any, depth: int = 1) -> Any:
+        """Inner."""
+        return oy.exp(inner(x, depth - 1) if depth else x)
+
+    assert where(lambda x: oy.exp(inner(x))) == [("exp", "null:1"), ("exp", "null:1"), ("exp", "reference")]
+    assert inner.__name__ == "inner" and inner.__doc__ == "Inner."
+
+
+def test_threads_and_tasks_share_a_scope_object_but_not_what_is_open() -> None:
+    null = oy.device("null:1")
+    met = threading.Barrier(2)
+
+    def inside(x: Any) -> Any:
+        met.wait(10)
+        with null:
+            met.wait(10)
+            y = oy.exp(x)
+            met.wait(10)
+        return y
+
+    def outside(x: Any) -> Any:
+        met.wait(10)
+        met.wait(10)
+        y = oy.exp(x)
+        met.wait(10)
+        return y
+
+    spec = oy.TensorSpec.of(X)
+    with ThreadPoolExecutor(2) as pool:
+        graphs = list(pool.map(lambda function: oy.trace(function, spec), (inside, outside)))
+    assert [graph.nodes[0].mark.scope for graph in graphs] == [null, None]
+
+    async def task(turns: int) -> list[Any]:
+        found = []
+        for _ in range(turns):
+            with null:
+                await asyncio.sleep(0)
+                found.append(oy.trace(oy.exp, spec).nodes[0].mark.scope)
+            await asyncio.sleep(0)
+            found.append(oy.trace(oy.exp, spec).nodes[0].mark.scope)
+        return found
+
+    async def both() -> list[list[Any]]:
+        return list(await asyncio.gather(task(2), task(3)))
+
+    assert asyncio.run(both()) == [[null, None] * 2, [null, None] * 3]
 
 
 def test_eager_calls_do_not_mind() -> None:

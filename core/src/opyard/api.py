@@ -7,7 +7,6 @@ from .cases import Case, Cost, Draw, Tolerance, case
 from .colocation import colocate_with
 from .compiled import compile
 from .costs import Costs, Estimate, Roofline
-from .dispatch import KernelWarning
 from .driver import Backend, Capabilities, Device
 from .eager import (
     default_registry,
@@ -91,6 +90,7 @@ from .scope import device
 from .selection import Candidate, candidates
 from .session import Session
 from .spec import TensorSpec
+from .takeover import KernelWarning
 
 __all__ = [
     "API_LEVEL",

@@ -5,14 +5,10 @@ For arrays of one device, the candidates are the kernels of all devices that can
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,32 +17,29 @@ from . import runtime
 from .dim import symbols
 from .driver import Device, plain_array, shares_arrays
 from .errors import DeviceError, KernelError, OpyardError
+from .explanation import Explanation, absent, elsewhere
 from .graph import record, weak_scalar
-from .kernels import Kernel, Work
+from .kernels import Kernel, broken_promise
 from .operation import Call, Op, check_dtypes
 from .opfunction import cache_path, current_policy
 from .registry import REFERENCE, Registry, describe_error
 from .selection import Candidate, Policy, active_policy, candidates
 from .spec import TensorSpec
+from .takeover import report_failure
 
 CACHE_LIMIT = 4096
 """Entries of one op's cache; it is emptied when it is full, as by attributes that change on every call."""
 
 Run = Callable[..., Any]
 
-_PACKAGE = f"{Path(__file__).parent}{os.sep}"
-
-
-class KernelWarning(RuntimeWarning):
-    """A kernel failed, another took over."""
-
 
 class _StepFailed(Exception):
-    """Carries which kernel failed out of a cached function."""
+    """Carries which kernel failed out of a cached function; ``reason`` is how, where it did not raise."""
 
-    def __init__(self, kernel: Kernel, error: Exception) -> None:
+    def __init__(self, kernel: Kernel, error: Exception, reason: str = "") -> None:
         self.kernel = kernel
         self.error = error
+        self.reason = reason
 
 
 class EagerDispatcher:
@@ -83,11 +76,30 @@ class EagerDispatcher:
         run = self._choose(op, plain, attributes, registry)
         if any(new is not old for new, old in zip(plain, given, strict=True)):
             # a number or a list: nothing worth remembering
+            run = self._checked(op, run, attributes)
             return lambda *_: self._guarded(op, run, plain, attributes)
         if any(new is not old for new, old in zip(given, arrays, strict=True)):
             run = self._converting(op, run)
-        self._store((registry, version), cache, op, arrays, attributes, run)
-        return run
+        store = partial(self._store, (registry, version), cache, op, arrays, attributes, run)
+        return self._checked(op, run, attributes, store)
+
+    def _checked(
+        self, op: Op, run: Run, attributes: dict[str, Any], store: Callable[[], None] = lambda: None
+    ) -> Run:
+        """The function for the first use: it looks at the result, and stores the function itself where that is right."""
+        found = self._direct.get((op.name, id(run)))
+        if found is None:  # it looks for itself, at the first result for each combination of shapes
+            store()
+            return run
+        kernel = found[1]
+
+        def first(*arrays: Any) -> Any:
+            call = op.call(*_specs(map(plain_array, arrays)), **attributes)
+            result = _first_use(run, kernel, call, arrays)
+            store()
+            return result
+
+        return first
 
     def _converting(self, op: Op, run: Run) -> Run:
         """The same for subclasses of NumPy's array, which are among the types that it is stored for."""
@@ -175,10 +187,12 @@ class EagerDispatcher:
             found = chosen.get(key)
             if found is None:
                 call = op.call(*_specs(arrays), **attributes)
-                found = _first_that_loads(candidates(call, devices, registry, policy), call)
+                run, kernel = _first_that_loads(candidates(call, devices, registry, policy), call)
+                result = _first_use(run, kernel, call, arrays)
                 if len(chosen) >= CACHE_LIMIT:
                     chosen.clear()
-                chosen[key] = found
+                chosen[key] = run, kernel
+                return result
             try:
                 return found[0](*arrays)
             except Exception as error:
@@ -191,8 +205,9 @@ class EagerDispatcher:
     ) -> Any:
         """See Dispatcher.failed: the user's mistakes are explained, a kernel's failure is survived."""
         kernel: Kernel | None = None
+        reason = ""
         if isinstance(error, _StepFailed):
-            kernel, error = error.kernel, error.error
+            kernel, reason, error = error.kernel, error.reason, error.error
         elif (op.name, id(run)) in self._direct:
             kernel = self._direct[(op.name, id(run))][1]
         if kernel is None or isinstance(error, Warning):  # a filter of the user's made it an error
@@ -205,19 +220,22 @@ class EagerDispatcher:
             raise KernelError(
                 f"kernel {kernel.id} failed on {call}: {describe_error(error)} (OPYARD_STRICT=1)."
             ) from error
-        return self._take_over(call, kernel, error, arrays)
+        reason = reason or f"raised {describe_error(error)} on {call}"
+        return self._take_over(call, kernel, error, reason, arrays)
 
-    def _take_over(self, call: Call, failed: Kernel, error: Exception, arrays: tuple[Any, ...]) -> Any:
+    def _take_over(
+        self, call: Call, failed: Kernel, error: Exception, reason: str, arrays: tuple[Any, ...]
+    ) -> Any:
         registry, policy = _registry(), active_policy()
         devices = _devices_for(call.op, arrays, registry)
         for candidate in candidates(call, devices, registry, policy):
             if candidate.refusal is not None or candidate.kernel.id == failed.id:
                 continue
             try:
-                result = candidate.kernel.bind(call, candidate.device)(*arrays)
+                run = candidate.kernel.bind(call, candidate.device)
+                result = _first_use(run, candidate.kernel, call, arrays)
             except Exception:  # it will be met again, with its own reason, when its turn comes
                 continue
-            reason = f"raised {describe_error(error)} on {call}"
             report_failure(registry, call, failed, reason, candidate.kernel.id)
             return result
         error.add_note(f"raised by kernel {failed.id} in {call}; no other kernel can compute it either")
@@ -238,69 +256,7 @@ class EagerDispatcher:
         call = op.call(*_specs(arrays), **attributes)
         devices = _devices_for(op, arrays, registry)
         rows = candidates(call, devices, registry, active_policy())
-        return Explanation(call, (*rows, *_elsewhere(call, devices, registry)), _absent(op, registry))
-
-
-class Explanation(tuple[Candidate, ...]):
-    """Candidates for a call, best first; prints as a table of one line each.
-
-    ``absent`` has a sentence for each kernel whose backend has no device here.
-    """
-
-    call: Call
-    absent: tuple[str, ...]
-
-    def __new__(cls, call: Call, rows: Iterable[Candidate], absent: tuple[str, ...] = ()) -> Explanation:
-        made = super().__new__(cls, rows)
-        made.call, made.absent = call, absent
-        return made
-
-    def __str__(self) -> str:
-        marks = [
-            "chosen " if number == 0 and row.refusal is None else "refused" if row.refusal else "       "
-            for number, row in enumerate(self)
-        ]
-        rows = [f"  {mark} {row}" for mark, row in zip(marks, self, strict=True)]
-        return "\n".join([str(self.call), *rows, *(f"  absent  {sentence}" for sentence in self.absent)])
-
-
-def _elsewhere(call: Call, devices: tuple[Device, ...], registry: Registry) -> list[Candidate]:
-    """The kernels on devices that cannot use the arrays where they are."""
-    return [
-        Candidate(
-            kernel, device, None, f"the arrays are not there; opyard.to_device(x, {device.name!r}) copies one"
-        )
-        for device in registry.devices()
-        if device not in devices
-        for kernel in registry.kernels(call.op.name)
-        if kernel.backend == device.backend
-    ]
-
-
-def _absent(op: Op, registry: Registry) -> tuple[str, ...]:
-    kernels = [(kernel, registry.open(kernel.backend)) for kernel in registry.kernels(op.name)]
-    return tuple(f"{kernel.id}: {status.reason}" for kernel, status in kernels if not status.devices)
-
-
-def report_failure(registry: Registry, work: Work, failed: Kernel, reason: str, substitute: str) -> None:
-    """Puts a kernel aside for the rest of the process and says so once."""
-    if registry.set_aside(failed.scope(work), failed, reason):
-        runtime.emit(
-            "kernel_failed",
-            {"op": work.title, "kernel": failed.id, "reason": reason, "substitute": substitute},
-        )
-        message = f"kernel {failed.id} of {work.title} {reason}; {substitute} takes over. `opyard doctor` lists such kernels; OPYARD_STRICT=1 raises."
-        warnings.warn(message, KernelWarning, stacklevel=_stack_level())
-
-
-def _stack_level() -> int:
-    """The stack level, seen from the caller, of the nearest code that is neither this package's nor generated."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and (
-        frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == "<string>"
-    ):
-        frame, level = frame.f_back, level + 1
-    return level
+        return Explanation(call, (*rows, *elsewhere(call, devices, registry)), absent(op, registry))
 
 
 def _record(op: Op, attributes: dict[str, Any], *values: Any) -> Any:
@@ -332,7 +288,7 @@ def _native(op: Op, arguments: tuple[Any, ...], registry: Registry) -> tuple[Any
     return tuple(home.upload(np.asarray(a)) if moves else a for a, moves in zip(arrays, loose, strict=True))
 
 
-def _specs(arrays: tuple[Any, ...]) -> list[TensorSpec | None]:
+def _specs(arrays: Iterable[Any]) -> list[TensorSpec | None]:
     return [None if a is None else TensorSpec(a.shape, a.dtype) for a in arrays]
 
 
@@ -365,6 +321,26 @@ def _possible(kernel: Kernel, call: Call, device: Device, registry: Registry, po
     if kernel.layouts:
         return False
     return kernel.looks_at_shapes or kernel.refusal(call, device) is None
+
+
+def _first_use(run: Run, kernel: Kernel, call: Call, arrays: tuple[Any, ...]) -> Any:
+    """The kernel's result. Raises _StepFailed when it raises, and for other shapes and dtypes than the op infers."""
+    try:
+        result = run(*arrays)
+    except Exception as error:
+        raise _StepFailed(kernel, error) from error
+    count = len(result) if isinstance(result, (tuple, list)) else None
+    if not call.is_tuple:
+        reason = broken_promise(call, result)
+    elif count != len(call.outputs):
+        found = type(result).__name__ if count is None else f"{count} arrays"
+        reason = f"returned {found} where {call} promises {len(call.outputs)} arrays"
+    else:
+        reasons = (broken_promise(call, array, index) for index, array in enumerate(result))
+        reason = next(filter(None, reasons), None)
+    if reason is not None:
+        raise _StepFailed(kernel, KernelError(f"kernel {kernel.id} {reason}"), reason)
+    return result
 
 
 def _first_that_loads(rows: tuple[Candidate, ...], call: Call) -> tuple[Run, Kernel]:

@@ -209,7 +209,7 @@ class Graph:
             call = op.call(*(None if v is None else v.spec for v in inputs), **attributes)
         except SpecError as error:
             raise SpecError(f"{error} (at {_user_line()})") from None
-        outputs = self.append(call, inputs, Mark(_user_line(), current_scope.get(), current_group.get()))
+        outputs = self.append(call, inputs, Mark(_user_line(), current_scope(), current_group.get()))
         return outputs if call.is_tuple else outputs[0]
 
     def append(self, call: Call, inputs: tuple[Value | None, ...], mark: Mark) -> tuple[Value, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,9 +10,12 @@ from typing import NamedTuple
 from .errors import GraphError
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """The device that ops are pinned to: by its name, or by its backend's. A soft pin gives way where no kernel is there."""
+@dataclass(frozen=True)
+class Scope(ContextDecorator):
+    """The device that ops are pinned to: by its name, or by its backend's. A soft pin gives way where no kernel is there.
+
+    ``with scope:`` opens it, as often as one likes; as a decorator it is opened for each call of the function.
+    """
 
     device: str
     soft: bool = False
@@ -21,6 +23,13 @@ class Scope:
     def admits(self, name: str) -> bool:
         """Whether a device of this name is meant."""
         return self.device in (name, name.partition(":")[0])
+
+    def __enter__(self) -> Scope:
+        _open.set((*_open.get(), self))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _open.set(_open.get()[:-1])
 
 
 class Mark(NamedTuple):
@@ -34,24 +43,24 @@ class Mark(NamedTuple):
     group: int | None = None
 
 
-current_scope: ContextVar[Scope | None] = ContextVar("opyard_scope", default=None)
+_open: ContextVar[tuple[Scope, ...]] = ContextVar("opyard_scopes", default=())
 current_group: ContextVar[int | None] = ContextVar("opyard_group", default=None)
 
 
-@contextmanager
-def device(name: str, *, soft: bool = False) -> Iterator[Scope]:
+def current_scope() -> Scope | None:
+    """The innermost scope that is open in this thread or task."""
+    return next(reversed(_open.get()), None)
+
+
+def device(name: str, *, soft: bool = False) -> Scope:
     """Within the block, ops that are recorded in graphs are pinned to the device ``name``, such as "opencl:0" or "cpu".
 
     Placement puts them there and nowhere else; with ``soft`` it does so only where a kernel accepts them. The innermost
-    scope counts. Eager calls run where their arrays live, whatever the scope.
+    scope counts. Eager calls run where their arrays live, whatever the scope. The scope may be kept and opened again, also
+    within itself, and it decorates functions.
     """
     if not isinstance(name, str) or not name:
         raise GraphError(
             f"a device scope takes a device's name, such as 'cpu:0'; found {name!r}. `opyard devices` lists them."
         )
-    scope = Scope(name, soft)
-    token = current_scope.set(scope)
-    try:
-        yield scope
-    finally:
-        current_scope.reset(token)
+    return Scope(name, soft)

@@ -13,7 +13,6 @@ import numpy as np
 
 from . import runtime
 from .costs import Costs
-from .dispatch import report_failure
 from .driver import Device, plain_array, shares_arrays
 from .errors import DeviceError, DeviceUnavailable, GraphError, KernelError, PlacementError, did_you_mean
 from .executable import Executable, StepFailed
@@ -28,6 +27,7 @@ from .resume import remaining
 from .rewrite import bind, extract, needed_inputs
 from .selection import active_policy
 from .spec import TensorSpec, spec_of
+from .takeover import report_failure
 
 Devices = str | Device | Sequence[str | Device]
 """A device name, several, or "auto" for all devices of this machine."""
