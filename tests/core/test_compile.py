@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -184,6 +186,105 @@ def test_with_options_and_as_a_method() -> None:
     assert list(two.scale.graph(X).inputs) == ["x"] and two.scale.explain(X).decisions
     assert Layer.scale.__name__ == "scale" and Layer.scale.__doc__ == "Scales."
     assert repr(Layer.scale).startswith("<compiled ") and repr(Layer.scale).endswith("Layer.scale>")
+
+
+class Dense:
+    """A layer whose instances are all equal, and cannot be hashed; ``traced`` counts."""
+
+    def __init__(self, weights: Any) -> None:
+        self.weights = weights
+        self.traced = []  # type: list[Any]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dense)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @oy.compile
+    def scale(self, x: Any) -> Any:
+        self.traced.append(x)
+        return x * self.weights
+
+    both = oy.compile(lambda x: x + x)
+
+
+def test_each_instance_has_its_own_traces() -> None:
+    one, two = Dense(X), Dense(X + 1)
+    for _ in range(3):
+        np.testing.assert_array_equal(one.scale(X), X * X)
+        np.testing.assert_array_equal(two.scale(X), X * (X + 1))
+        np.testing.assert_array_equal(Dense.scale(two, X), X * (X + 1))
+    assert len(one.traced) == len(two.traced) == 1
+    assert one.scale.explain(X).decisions
+    assert list(two.scale.graph(X).inputs) == ["x"]
+
+
+@pytest.mark.parametrize(("old", "new"), [(X, X + 1), (2.0, 3.0), (1, True), (0.0, -0.0), (X, 2)])
+def test_an_attribute_that_is_replaced_is_noticed(old: Any, new: Any) -> None:
+    layer = Dense(old)
+    kept = layer.scale
+    for attribute in (old, new, old):
+        layer.weights = attribute
+        for call in (layer.scale, kept, layer.scale):
+            found = call(X)
+            np.testing.assert_array_equal(found, X * attribute)
+            np.testing.assert_array_equal(np.signbit(found), np.signbit(X * attribute))
+    assert len(layer.traced) == 3
+
+
+def test_attributes_that_are_made_while_tracing_or_equal_are_no_change() -> None:
+    layer = Dense(2.0)
+    layer.scale(X)
+    layer.weights = float("2.0")
+    layer.name = ["anything", {}]  # type: ignore[attr-defined]
+    layer.scale(X)
+    assert len(layer.traced) == 1
+    layer.bias = X  # type: ignore[attr-defined]  # it may be looked for
+    layer.scale(X)
+    assert len(layer.traced) == 2
+
+    class Lazy:
+        traced = 0
+
+        @oy.compile
+        def scale(self, x: Any) -> Any:
+            self.traced += 1
+            return x * self.traced
+
+    lazy = Lazy()
+    for _ in range(3):
+        np.testing.assert_array_equal(lazy.scale(X), X)
+    assert lazy.traced == 1
+
+
+def test_instances_are_not_kept_alive() -> None:
+    method = vars(Dense)["scale"]
+    layer = Dense(X)
+    layer.scale(X)
+    known = len(method._instances)
+    gone = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert gone() is None and len(method._instances) == known - 1
+
+
+def test_instances_without_weak_references() -> None:
+    class Pair(tuple[float, float]):
+        __slots__ = ()
+
+        @oy.compile
+        def scale(self, x: Any) -> Any:
+            return x * self[0] + self[1]
+
+    for _ in range(3):
+        for pair in (Pair((1.0, 2.0)), Pair((3.0, 4.0))):
+            np.testing.assert_array_equal(pair.scale(X), X * pair[0] + pair[1])
+
+
+def test_functions_that_lie_in_a_class_are_no_methods() -> None:
+    np.testing.assert_array_equal(Dense.both(X), 2 * X)
+    np.testing.assert_array_equal(Dense.both(X + 1), 2 * X + 2)
+    assert list(Dense.both.graph(X).inputs) == ["x"]
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial, update_wrapper
 from typing import Any, overload
@@ -30,14 +31,20 @@ class Arguments:
 
     Arrays are traced wherever they are in tuples, lists and dicts, and so are numbers given by position, and lists of
     numbers alone. Everything else is static: None, strings, and numbers given by keyword.
+
+    leading  parameters of the function before those that the arguments are for: ``self`` of a method
     """
 
     def __init__(
-        self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        keywords: Mapping[str, Any],
+        leading: int = 0,
     ) -> None:
         self.title = getattr(function, "__name__", repr(function))
         self.arrays: dict[str, Any] = {}
-        names = parameter_names(function)
+        names = parameter_names(function)[leading:]
         named = [
             (names[number] if number < len(names) else f"input_{number}", argument)
             for number, argument in enumerate(arguments)
@@ -105,10 +112,46 @@ def _frozen(tree: Any) -> Any:
     return (type(tree), repr(tree) if isinstance(tree, _NUMBERS) else tree)
 
 
+class _Instance:
+    """What was traced for one instance of a class, and the arrays and numbers that were among its attributes then.
+
+    ``made`` is emptied when one of these is replaced by another. The instance is held weakly where that can be done.
+    """
+
+    def __init__(self, instance: Any, forget: Callable[[Any], object]) -> None:
+        self.made: dict[Any, Callable[..., Any]] = {}
+        self._seen: dict[str, Any] = {}
+        self.refer: Callable[[], Any]
+        try:
+            self.refer = weakref.ref(instance, forget)
+        except TypeError:
+            self.refer = lambda: instance
+
+    def look(self) -> None:
+        """Remembers the attributes, as after tracing with them."""
+        self._seen = self._attributes()
+
+    def forget_what_changed(self) -> None:
+        """Forgets all traces if an attribute was replaced."""
+        found, seen = self._attributes(), self._seen
+        if self.made and (found.keys() != seen.keys() or not all(_same(found[k], seen[k]) for k in found)):
+            self.made.clear()
+
+    def _attributes(self) -> dict[str, Any]:
+        attributes = list(getattr(self.refer(), "__dict__", {}).items())
+        return {name: v for name, v in attributes if isinstance(v, _NUMBERS) or hasattr(v, "dtype")}
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, _NUMBERS) and _frozen(one) == _frozen(other))
+
+
 class Compiled:
     """A Python function over arrays, traced, placed and planned once for each combination of specs and static arguments.
 
-    What the function reads beside its arguments, as attributes of ``self`` in a method, is fixed when it is traced.
+    What the function reads beside its arguments is fixed when it is traced. A method is traced for each instance by itself,
+    and anew when an attribute of the instance that is an array or a number was replaced; what lies deeper, or was written
+    into an array, is not noticed.
     """
 
     def __init__(
@@ -128,6 +171,9 @@ class Compiled:
         self.costs = costs
         self._made: dict[Any, Callable[..., Any]] = {}
         self._leading: tuple[Any, ...] = ()
+        self._instance: _Instance | None = None
+        self._instances: dict[int, _Instance] = {}
+        self._owner: type | None = None
         update_wrapper(
             self, function, updated=()
         )  # the attributes of an op's function would hide those of this class
@@ -135,14 +181,27 @@ class Compiled:
     def __repr__(self) -> str:
         return f"<compiled {getattr(self, '__qualname__', repr(self.function))}>"
 
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner = owner
+
     def __get__(self, instance: Any, owner: type | None = None) -> Compiled:
-        """The compiled method of an instance, which is a static argument: it must be hashable."""
+        """The compiled method of an instance, with traces of its own."""
         if instance is None:
             return self
         bound = object.__new__(Compiled)
         bound.__dict__.update(self.__dict__)
         bound._leading = (instance,)
+        bound._instance = self._traces_of(instance)
+        bound._made = bound._instance.made
         return bound
+
+    def _traces_of(self, instance: Any) -> _Instance:
+        instances, number = self._instances, id(instance)
+        found = instances.get(number)
+        if found is None or found.refer() is not instance:
+            found = _Instance(instance, lambda _: instances.pop(number, None))
+            remember(instances, number, found, LIMIT)
+        return found
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """The function's result for these arguments, on the device that their arrays live on.
@@ -158,25 +217,34 @@ class Compiled:
                 found = None
             if found is not None:
                 return found(*arguments)
-        return self._slowly(self._leading + arguments, keywords)
+        if not self._leading and self._owner and arguments and isinstance(arguments[0], self._owner):
+            return self.__get__(arguments[0])(*arguments[1:], **keywords)
+        return self._slowly(arguments, keywords)
 
     def _slowly(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        taken = Arguments(self.function, arguments, keywords)
+        taken = self._take(arguments, keywords)
         if any(isinstance(array, Value) for array in taken.arrays.values()):
-            return self.function(*arguments, **keywords)
+            return self.function(*self._leading, *arguments, **keywords)
+        if self._instance is not None:
+            self._instance.forget_what_changed()
         key = (current_policy.get(), *taken.key)
         found = self._made.get(key)
         if found is None:
             session = self._session(taken)
             found = session.callable(session.graph.result, list(session.graph.inputs))
+            if self._instance is not None:
+                self._instance.look()
             remember(self._made, key, found, LIMIT)
         return found(*taken.arrays.values())
+
+    def _take(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Arguments:
+        return Arguments(self.function, arguments, keywords, len(self._leading))
 
     def _trace(self, taken: Arguments) -> Graph:
         def call(*values: Any) -> Any:
             rest = iter(values)
             positional, keywords = map_leaves(lambda leaf: next(rest) if leaf is _SLOT else leaf, taken.tree)
-            return self.function(*positional, **keywords)
+            return self.function(*self._leading, *positional, **keywords)
 
         return trace_named(call, taken.specs(), taken.title)
 
@@ -185,17 +253,17 @@ class Compiled:
 
     def graph(self, *arguments: Any, **keywords: Any) -> Graph:
         """The traced graph for these arguments, in which TensorSpecs may stand for arrays."""
-        return self._trace(Arguments(self.function, self._leading + arguments, keywords))
+        return self._trace(self._take(arguments, keywords))
 
     def explain(self, *arguments: Any, **keywords: Any) -> Placement:
         """Where everything would run for these arguments, in which TensorSpecs may stand for arrays, and why."""
-        taken = Arguments(self.function, self._leading + arguments, keywords)
+        taken = self._take(arguments, keywords)
         session = self._session(taken)
         return session.explain(session.graph.result, taken.arrays)
 
     def tune(self, *arguments: Any, **options: Any) -> TuneReport:
         """Measures what can change the placement for these arguments or TensorSpecs; for options see Session.tune."""
-        taken = Arguments(self.function, self._leading + arguments, {})
+        taken = self._take(arguments, {})
         session = self._session(taken)
         return session.tune(session.graph.result, taken.arrays, **options)
 
