@@ -65,6 +65,33 @@ def test_a_cheaper_pattern_replaces_its_ops() -> None:
         assert found[op, "reference/reference"] > 0.9
 
 
+def test_rows_are_named_by_all_that_is_computed() -> None:
+    def function(x: Any, w: Any, b: Any) -> Any:
+        return oy.exp(dense(x, w, b))
+
+    rows = [row for row in str(placed(function, X, W, B)).splitlines() if not row.startswith(" ")]
+    assert [row.partition(":")[0] for row in rows[1:]] == ["matmul + add + relu (relu)", "exp"]
+
+
+def test_long_names_of_rows_are_shortened() -> None:
+    made = oy.standard_registry()
+    add_null_backend(made)
+
+    def long(x: Any) -> Any:
+        for op in (oy.exp, oy.negative, oy.tanh, oy.abs, oy.sqrt, oy.negative):
+            x = op(x)
+        return x
+
+    made.pattern(long, backend="null", name="dense", prepare=prepare_dense)
+    placement = placed(long, X, made=made)
+    title = "exp + negative + 3 more + negative"
+    assert (
+        str(placement).splitlines()[1].startswith(f"{title} ({placement.decisions[0].node.name}): null/dense")
+    )
+    dear = placed(long, X, made=made, **{"null/dense": 99.0})
+    assert f"null/dense on null:0 for {title}: +" in str(dear)
+
+
 def test_a_dearer_pattern_does_not() -> None:
     placement = placed(dense, X, W, B, **{"null/dense": 5e-6})
     assert kernels(placement) == ["null/null"] * 3

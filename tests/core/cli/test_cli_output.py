@@ -120,6 +120,24 @@ def test_sentences_wrap(capsys, monkeypatch):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 30
 
 
+def test_text_wraps_below_its_line_and_nowhere_but_in_a_terminal(capsys, monkeypatch):
+    text = "row: one two three four five six\n    lower: one two three four five six\n\nlast"
+    monkeypatch.setenv("COLUMNS", "24")
+    print_text(text, hanging=6)
+    assert capsys.readouterr().out.splitlines() == [
+        "row: one two three",
+        "      four five six",
+        "    lower: one two",
+        "          three four",
+        "          five six",
+        "",
+        "last",
+    ]
+    monkeypatch.delenv("COLUMNS")
+    print_text(text, hanging=6)
+    assert capsys.readouterr().out == f"{text}\n"
+
+
 def test_json_is_plain(capsys):
     print_json({"a": [1, None, "é"]})
     assert json.loads(capsys.readouterr().out) == {"a": [1, None, "é"]}

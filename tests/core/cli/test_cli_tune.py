@@ -137,6 +137,21 @@ def test_explain_of_programs_that_are_none(opyard: Any, arguments: list[str], te
     assert text in outcome.err
 
 
+def test_explanations_wrap_below_their_rows(opyard: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("explain", f"{FILE}:block", "float32[3,4]")
+    piped = opyard(*arguments).out.splitlines()
+    assert max(map(len, piped)) > 80
+    monkeypatch.setenv("COLUMNS", "80")
+    wrapped = opyard(*arguments).out.splitlines()
+    assert max(map(len, wrapped)) <= 80 and len(wrapped) > len(piped)
+    starts = {len(line) - len(line.lstrip()) for line in wrapped}
+    assert starts <= {0, 4, 6, 10}
+    assert [line.split()[0] for line in wrapped if line[0] != " "] == [
+        line.split()[0] for line in piped if line[0] != " "
+    ]
+    assert " ".join(" ".join(wrapped).split()) == " ".join(" ".join(piped).split())
+
+
 def test_explain_of_an_op_shows_what_was_measured(opyard: Any) -> None:
     opyard("tune", f"{FILE}:add", "f32[64]", "f32[64]", *QUICK)
     rows = opyard("explain", "add", "f32[64]", "f32[64]", "--json").json["candidates"]

@@ -140,7 +140,7 @@ def _explain_program(
     elif as_json:
         print_json(placement.to_json())
     else:
-        print_text(str(placement))
+        print_text(str(placement), hanging=6)
 
 
 def _verdict(position: int, row: Candidate) -> str:

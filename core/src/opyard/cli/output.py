@@ -46,9 +46,13 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def print_text(text: str) -> None:
-    """Prints a sentence, wrapped in a terminal."""
-    _print_lines(console(), Text(text))
+def print_text(text: str, *, hanging: int = 0) -> None:
+    """Prints lines of text, wrapped in a terminal: what wraps stays ``hanging`` columns to the right of its line's start."""
+    screen = console()
+    for line in text.split("\n"):
+        body = line.lstrip(" ")
+        start = len(line) - len(body)
+        _print_lines(screen, Text(body), Text(" " * start), start + hanging)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:

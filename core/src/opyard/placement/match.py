@@ -31,3 +31,9 @@ class Match:
     def title(self) -> str:
         """The op, or the ops, that the match computes."""
         return self.work.title
+
+    @property
+    def short_title(self) -> str:
+        """The title, with no more than four of the ops."""
+        ops = self.title.split(" + ")
+        return " + ".join(ops if len(ops) <= 4 else [*ops[:2], f"{len(ops) - 3} more", ops[-1]])

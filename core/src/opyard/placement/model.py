@@ -27,7 +27,7 @@ class Alternative:
     def __str__(self) -> str:
         where = f"{self.candidate.kernel.id} on {self.candidate.device.name}"
         if len(self.match.nodes) > 1:
-            where += f" for {self.match.title}"
+            where += f" for {self.match.short_title}"
         if self.extra_seconds is None:
             return f"{where}: refused: {self.refusal}"
         return f"{where}: {format_seconds(self.extra_seconds, sign=True)}"
@@ -46,6 +46,12 @@ class Decision:
     def node(self) -> Node:
         """The last node of the match."""
         return self.match.anchor
+
+    @property
+    def title(self) -> str:
+        """The name of the node; for several nodes what they compute, with the name of the last."""
+        name = self.node.name
+        return name if len(self.match.nodes) == 1 else f"{self.match.short_title} ({name})"
 
     @property
     def runner_up(self) -> Alternative | None:
@@ -139,9 +145,8 @@ class Placement:
         ]
         for decision in self.decisions:
             chosen, several = decision.chosen, len(decision.match.nodes) > 1
-            what = f" for {decision.match.title}" if several else ""
             rows.append(
-                f"{decision.node.name}: {chosen.kernel.id} on {chosen.device.name}{what}, {format_seconds(chosen.seconds)}: {decision.reason}"
+                f"{decision.title}: {chosen.kernel.id} on {chosen.device.name}, {format_seconds(chosen.seconds)}: {decision.reason}"
             )
             rows += [f"    {f'{a.node.name}: ' if several else ''}{a}" for a in decision.alternatives]
         return "\n".join(rows)
