@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 
 import opyard as oy
 from environments import run_python
-from hosts import add_host
+from hosts import add_host, constant
 from opyard.kernels import Kernel
-from opyard.placement import CostStore, MeasuredCosts, default_costs
+from opyard.placement import CostStore, MeasuredCosts, default_costs, measured
 from opyard.placement.identity import describe_kernel, describe_work
 from opyard.placement.measured import transfer_key
 from opyard.placement.store import Measurement
@@ -153,3 +154,93 @@ def test_sqlite_is_not_imported_without_a_file(tmp_path: Path) -> None:
         OPYARD_CACHE_DIR=str(tmp_path),
     )
     assert done.returncode == 0, done.stderr
+
+
+# Eager calls ---------------------------------------------------------------------------------------------------------
+
+ARRAY = np.ones(4, np.float32)
+
+
+@pytest.fixture
+def default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MeasuredCosts:
+    """The costs that sessions and eager calls use by default, empty."""
+    monkeypatch.setenv("OPYARD_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(measured, "_default", {})
+    return default_costs()
+
+
+def rivals(**efficiencies: float) -> tuple[oy.Registry, oy.Device, dict[str, Kernel]]:
+    """A host backend with kernels for add that give their number, in this order."""
+    registry = oy.standard_registry()
+    device = add_host(registry)
+    for number, (name, efficiency) in enumerate(efficiencies.items()):
+        registry.kernel("add", backend="toy", name=name, load=constant(number), efficiency=efficiency)
+    return registry, device, {kernel.name: kernel for kernel in registry.kernels("add")}
+
+
+def test_eager_calls_go_by_what_was_measured(default: MeasuredCosts) -> None:
+    registry, device, kernels = rivals(believed=0.9, measured=0.1)
+    with oy.using(registry=registry):
+        assert oy.add(ARRAY, ARRAY).max() == 0
+        record(default, kernels["believed"], device, Measurement(1.0))
+        record(default, kernels["measured"], device, Measurement(1e-9))
+        registry.changed()  # as tuning does
+        assert oy.add(ARRAY, ARRAY).max() == 1
+        assert oy.add.resolve(ARRAY, ARRAY)(ARRAY, ARRAY).max() == 1
+        best = oy.add.explain(ARRAY, ARRAY)[0]
+        assert (best.kernel.name, best.estimate and best.estimate.source) == ("measured", "measured")
+        assert oy.add(ARRAY[:2], ARRAY[:2]).max() == 0, "of other sizes nothing is known"
+
+
+def test_tuning_changes_what_eager_calls_use(default: MeasuredCosts) -> None:
+    registry = oy.standard_registry()
+    add_host(registry)
+    used: list[str] = []
+
+    def kernel(name: str, seconds: float) -> None:
+        def add(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            used.append(name)
+            time.sleep(seconds)
+            return np.add(x, y)
+
+        registry.kernel("add", backend="toy", name=name, load=add, efficiency=0.9 if seconds else 0.5)
+
+    kernel("slow", 0.002)
+    kernel("fast", 0.0)
+    graph = oy.trace(oy.add, SPEC, SPEC)
+    with oy.using(registry=registry):
+        oy.add(ARRAY, ARRAY)
+        assert used[-1] == "slow"
+        oy.Session(graph, registry=registry).tune(graph.result, {"x1": SPEC, "x2": SPEC}, budget_seconds=0.5)
+        oy.add(ARRAY, ARRAY)
+        assert used[-1] == "fast"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_eager_calls_leave_out_kernels_that_are_wrong_here(default: MeasuredCosts, alone: bool) -> None:
+    registry, device, kernels = rivals(bad=0.9) if alone else rivals(bad=0.9, good=0.5)
+    record(default, kernels["bad"], device, Measurement(1e-9, verdict="wrong", reason="off by 3"))
+    with oy.using(registry=registry):
+        assert oy.add(ARRAY, ARRAY).max() == (2 if alone else 1)
+        assert "wrong on this machine: off by 3" in str(oy.add.explain(ARRAY, ARRAY)[-1].refusal)
+        assert oy.add(ARRAY[:2], ARRAY[:2]).max() == 0, "it is wrong for that size alone"
+
+
+def test_a_kernel_of_the_same_name_for_another_op_is_not_doubted(default: MeasuredCosts) -> None:
+    registry, device, kernels = rivals(k=1.0)
+    registry.kernel("multiply", backend="toy", name="k", load="numpy:multiply")
+    assert not default.doubts(kernels["k"])
+    record(default, kernels["k"], device, Measurement(1e-9, verdict="wrong", reason="off by 3"))
+    assert default.doubts(kernels["k"]) and not default.doubts(registry.kernels("multiply")[0])
+
+
+def test_eager_calls_open_no_file_that_is_not_there(tmp_path: Path) -> None:
+    code = """
+import sys, numpy, opyard
+with opyard.using(registry=opyard.standard_registry()):
+    opyard.add(numpy.ones(3), numpy.ones(3))
+assert "sqlite3" not in sys.modules
+"""
+    done = run_python(code, OPYARD_CACHE_DIR=str(tmp_path / "none"))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "none" / "costs.sqlite").exists()

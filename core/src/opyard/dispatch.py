@@ -22,6 +22,7 @@ from .graph import record, weak_scalar
 from .kernels import Kernel, broken_promise
 from .operation import Call, Op, check_dtypes
 from .opfunction import cache_path, current_policy
+from .placement import default_costs
 from .registry import REFERENCE, Registry, describe_error
 from .selection import Candidate, Policy, active_policy, candidates
 from .spec import TensorSpec
@@ -153,7 +154,8 @@ class EagerDispatcher:
             for k in registry.kernels(op.name)
             if k.backend == d.backend and _possible(k, call, d, registry, policy)
         ]
-        if len(possible) == 1 and not possible[0][0].looks_at_shapes and by_name:
+        alone = len(possible) == 1 and not possible[0][0].looks_at_shapes and by_name
+        if alone and not default_costs().doubts(possible[0][0]):
             kernel, device = possible[0]
             try:
                 run = kernel.bind(call, device)
@@ -187,7 +189,7 @@ class EagerDispatcher:
             found = chosen.get(key)
             if found is None:
                 call = op.call(*_specs(arrays), **attributes)
-                run, kernel = _first_that_loads(candidates(call, devices, registry, policy), call)
+                run, kernel = _first_that_loads(_rows(call, devices, registry, policy), call)
                 result = _first_use(run, kernel, call, arrays)
                 if len(chosen) >= CACHE_LIMIT:
                     chosen.clear()
@@ -228,7 +230,7 @@ class EagerDispatcher:
     ) -> Any:
         registry, policy = _registry(), active_policy()
         devices = _devices_for(call.op, arrays, registry)
-        for candidate in candidates(call, devices, registry, policy):
+        for candidate in _rows(call, devices, registry, policy):
             if candidate.refusal is not None or candidate.kernel.id == failed.id:
                 continue
             try:
@@ -247,7 +249,7 @@ class EagerDispatcher:
         arrays = _native(op, arrays, registry)
         call = op.call(*_specs(arrays), **attributes)
         devices = _devices_for(op, arrays, registry)
-        return _first_that_loads(candidates(call, devices, registry, active_policy()), call)[0]
+        return _first_that_loads(_rows(call, devices, registry, active_policy()), call)[0]
 
     def explain(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Explanation:
         """See OpFunction.explain."""
@@ -255,7 +257,7 @@ class EagerDispatcher:
         arrays = _native(op, arrays, registry)
         call = op.call(*_specs(arrays), **attributes)
         devices = _devices_for(op, arrays, registry)
-        rows = candidates(call, devices, registry, active_policy())
+        rows = _rows(call, devices, registry, active_policy())
         return Explanation(call, (*rows, *elsewhere(call, devices, registry)), absent(op, registry))
 
 
@@ -312,6 +314,13 @@ def _devices_for(op: Op, arrays: tuple[Any, ...], registry: Registry) -> tuple[D
             f"{op.name}: its arrays live on different devices ({names}); move them to one first: opyard.to_device(x, {first.name!r})."
         )
     return tuple(d for d in registry.devices() if shares_arrays(d, first))
+
+
+def _rows(
+    call: Call, devices: tuple[Device, ...], registry: Registry, policy: Policy
+) -> tuple[Candidate, ...]:
+    """The candidates by what was measured on this machine, as in sessions."""
+    return candidates(call, devices, registry, policy, default_costs())
 
 
 def _possible(kernel: Kernel, call: Call, device: Device, registry: Registry, policy: Policy) -> bool:

@@ -63,6 +63,16 @@ class MeasuredCosts:
         )
         return found
 
+    def doubts(self, kernel: Kernel) -> bool:
+        """Whether a kernel of an op was recorded as wrong for any work, so that it must be looked at call by call."""
+        if not self.store.is_there:
+            return False
+
+        def look() -> set[tuple[str, str]]:
+            return {(name, work.partition("(")[0]) for name, work, _ in self.store.wrong()}
+
+        return (describe_kernel(kernel), kernel.op) in self._remembered(("wrong",), look)
+
     def _capabilities(self, device: Device) -> Capabilities:
         found: Capabilities = self._remembered(
             (device,), lambda: self.store.capabilities(device) or device.capabilities
