@@ -1,4 +1,4 @@
-"""Eager dispatch: what the generated op functions do when their cache misses, and when a kernel raises.
+"""Eager dispatch: what the generated op functions do when their cache misses, and when a kernel fails.
 
 For arrays of one device, the candidates are the kernels of all devices that can use these arrays as they are.
 """

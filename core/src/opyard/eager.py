@@ -37,7 +37,7 @@ def plugins() -> list[Plugin]:
 
 
 def failures() -> Mapping[str, str]:
-    """Kernels that raised and are not used again in this process, with the reasons."""
+    """Kernels that failed and are not used again in this process, with the reasons."""
     return default_registry().failures
 
 

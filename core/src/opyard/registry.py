@@ -277,7 +277,7 @@ class Registry:
 
     @property
     def failures(self) -> Mapping[str, str]:
-        """Kernels that raised at run time and are not used again in this process: "op backend/name" -> reason."""
+        """Kernels that failed at run time and are not used again in this process: "op backend/name" -> reason."""
         return MappingProxyType(self._aside)
 
     def set_aside(self, op: str, kernel: Kernel, reason: str) -> bool:
