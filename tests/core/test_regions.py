@@ -667,7 +667,7 @@ def test_many_ops_have_a_short_name_everywhere() -> None:
     title = "region of 40 ops: negative + exp + ... + abs"
     (decision,) = placement.decisions
     assert decision.match.title == title
-    assert f" null/regions on null:0 for {title}, 1 ns: " in str(placement)
+    assert f"\n{title} ({decision.node.name}): null/regions on null:0, 1 ns: " in str(placement)
     assert f'"{title}<br/>null/regions on null:0' in drawing.mermaid(placement)
     assert f'"{title}\\nnull/regions on null:0' in drawing.dot(placement)
     data = json.loads(json.dumps(placement.to_json()))
