@@ -31,7 +31,7 @@ from opyard.placement.solver import Effort  # noqa: E402
 from opyard.scope import Scope  # noqa: E402
 
 TINY = 500
-EXACT = Effort(memory_gap=0.0)
+EXACT = Effort(memory_gap=0.0, parts=100_000)
 CHUNKS = 10
 
 

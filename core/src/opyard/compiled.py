@@ -14,7 +14,7 @@ from .errors import SpecError
 from .graph import Graph, Value, parameter_names, trace_named, weak_scalar
 from .nest import leaves, map_leaves
 from .opfunction import current_policy
-from .placement import Placement, TuneReport
+from .placement import Limits, Placement, TuneReport
 from .registry import Registry
 from .session import Devices, Session, remember
 from .spec import TensorSpec, spec_of
@@ -160,6 +160,7 @@ class Compiled:
         devices: Devices = "auto",
         registry: Registry | None = None,
         costs: Costs | None = None,
+        memory: Limits | None = None,
     ) -> None:
         if not callable(function):
             raise SpecError(
@@ -169,6 +170,7 @@ class Compiled:
         self.devices = devices
         self.registry = registry
         self.costs = costs
+        self.memory = memory
         self._made: dict[Any, Callable[..., Any]] = {}
         self._leading: tuple[Any, ...] = ()
         self._instance: _Instance | None = None
@@ -249,7 +251,13 @@ class Compiled:
         return trace_named(call, taken.specs(), taken.title)
 
     def _session(self, taken: Arguments) -> Session:
-        return Session(self._trace(taken), devices=self.devices, registry=self.registry, costs=self.costs)
+        return Session(
+            self._trace(taken),
+            devices=self.devices,
+            registry=self.registry,
+            costs=self.costs,
+            memory=self.memory,
+        )
 
     def graph(self, *arguments: Any, **keywords: Any) -> Graph:
         """The traced graph for these arguments, in which TensorSpecs may stand for arrays."""
@@ -275,12 +283,17 @@ def compile(
     devices: Devices = "auto",
     registry: Registry | None = None,
     costs: Costs | None = None,
+    memory: Limits | None = None,
 ) -> Compiled: ...
 
 
 @overload
 def compile(
-    *, devices: Devices = "auto", registry: Registry | None = None, costs: Costs | None = None
+    *,
+    devices: Devices = "auto",
+    registry: Registry | None = None,
+    costs: Costs | None = None,
+    memory: Limits | None = None,
 ) -> Callable[[Callable[..., Any]], Compiled]: ...
 
 
@@ -290,8 +303,9 @@ def compile(
     devices: Devices = "auto",
     registry: Registry | None = None,
     costs: Costs | None = None,
+    memory: Limits | None = None,
 ) -> Any:
-    """Makes a function over arrays run as one placed graph; a decorator with or without options. See Compiled."""
+    """Makes a function over arrays run as one placed graph; a decorator with or without options. See Compiled and Session."""
     if function is None:
-        return partial(Compiled, devices=devices, registry=registry, costs=costs)
-    return Compiled(function, devices, registry, costs)
+        return partial(Compiled, devices=devices, registry=registry, costs=costs, memory=memory)
+    return Compiled(function, devices, registry, costs, memory)

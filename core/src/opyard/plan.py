@@ -164,9 +164,10 @@ class _Planner:
         lasting = {*feeds, *(slot for slot, _, _ in self.constants)}
         lasting.update(slot for step in self.prologue for slot in step.outputs)
         last = self._last_uses(fetches)
-        buffers = self._assign_buffers(fetches, last)
+        views = self._last_views(last)
+        buffers = self._assign_buffers(fetches, views)
         return Plan(
-            self._with_frees(last, lasting),
+            self._with_frees(last if self.placement.limits else views, lasting),
             feeds,
             fetches,
             self._shared(fetches, lasting),
@@ -247,7 +248,7 @@ class _Planner:
         )
 
     def _last_uses(self, fetches: tuple[int, ...]) -> dict[int, int]:
-        """For each slot the last step that uses it, or its memory through another slot; fetched memory is never done with."""
+        """For each slot the last step that uses it; what is fetched is never done with."""
         last = dict.fromkeys(range(len(self.tensors)), -1)
         kept = set(fetches)
         for number, step in enumerate(self.steps):
@@ -260,12 +261,19 @@ class _Planner:
             if isinstance(step, Copy) and step.source.memory == step.target.memory:
                 kept.add(step.input)  # the other device may read this memory later, on a queue of its own
         last.update(dict.fromkeys(kept, len(self.steps)))
-        for slot, memory in enumerate(
-            self.aliases
-        ):  # memory is in use as long as anything that may be a view of it
-            for shared in memory:
-                last[shared] = max(last[shared], last[slot])
         return last
+
+    def _last_views(self, last: dict[int, int]) -> dict[int, int]:
+        """For each slot the last step that uses its memory, through whatever slot may be a view of it.
+
+        A view keeps the array that it shows alive by itself, but not the contents of a buffer that is used again. Where
+        memory is not limited, tensors are kept as long, too: if a kernel fails, there is more to go on from.
+        """
+        views = dict(last)
+        for slot, memory in enumerate(self.aliases):
+            for shared in memory:
+                views[shared] = max(views[shared], last[slot])
+        return views
 
     def _assign_buffers(
         self, fetches: tuple[int, ...], last: dict[int, int]
@@ -280,6 +288,8 @@ class _Planner:
                 free.setdefault(key, []).append(buffer)
             if not isinstance(step, Run) or not step.fresh or step.outputs[0] in fetched:
                 continue
+            if self.places.space(self.places.of(step.device)) in self.placement.limits:
+                continue  # a buffer lasts beyond its tensor, and would count against the limit
             slot = step.outputs[0]
             key = (step.device.name, self.tensors[slot].value.spec)
             if free.get(key):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,30 @@ import numpy as np
 from . import runtime
 from .costs import Costs
 from .driver import Device, plain_array, shares_arrays
-from .errors import DeviceError, DeviceUnavailable, GraphError, KernelError, PlacementError, did_you_mean
+from .errors import DeviceError, DeviceUnavailable, GraphError, PlacementError, did_you_mean
 from .executable import Executable, StepFailed
 from .graph import Graph, Value
 from .nest import leaves, map_leaves
 from .opfunction import current_policy
 from .passes import simplify
-from .placement import MeasuredCosts, Placement, TuneReport, default_costs, place, tune
-from .plan import Plan, make_plan
-from .registry import REFERENCE, Registry, describe_error
+from .placement import (
+    Limits,
+    MeasuredCosts,
+    Placement,
+    TuneReport,
+    bindings,
+    check_limits,
+    default_costs,
+    place,
+    tune,
+)
+from .plan import make_plan
+from .registry import REFERENCE, Registry
+from .rescue import Failures
 from .resume import remaining
 from .rewrite import bind, extract, needed_inputs
 from .selection import active_policy
 from .spec import TensorSpec, spec_of
-from .takeover import report_failure
 
 Devices = str | Device | Sequence[str | Device]
 """A device name, several, or "auto" for all devices of this machine."""
@@ -70,6 +81,7 @@ class Session:
     devices   "auto", a device name, or several; the placement uses these alone
     registry  the default one unless given
     costs     times for the placement; what ``tune`` measured here, else the roofline, unless given
+    memory    the most bytes that a run may keep on a device, by its name: a number, or a text such as "2GiB"
     """
 
     def __init__(
@@ -79,6 +91,7 @@ class Session:
         devices: Devices = "auto",
         registry: Registry | None = None,
         costs: Costs | None = None,
+        memory: Limits | None = None,
     ) -> None:
         if not isinstance(graph, Graph):
             raise GraphError(
@@ -88,6 +101,7 @@ class Session:
         self.registry = registry or active_policy().registry or runtime.registry()
         self.devices = choose_devices(devices, self.registry)
         self.costs: Costs = default_costs() if costs is None else costs
+        self.memory = check_limits(memory or {}, self.devices)
         self._cache: dict[Any, Executable] = {}
         self._lock = threading.Lock()
         self._host = next(
@@ -173,10 +187,16 @@ class Session:
         return dict(zip(names, arrays, strict=True))
 
     def placement(self, fetches: Any, feeds: Mapping[Any, Any] | None = None) -> Placement:
-        """Where everything would run, and why. Feeds may be arrays or TensorSpecs."""
+        """Where everything would run, why, and what pins, colocation and memory limits cost. Feeds may be TensorSpecs."""
         wanted = self._values(fetches)
         specs = {name: self._spec(name, feed) for name, feed in self._feeds(feeds or {}, wanted).items()}
-        return self._place(self._graph(wanted, specs), self._host)
+        graph = self._graph(wanted, specs)
+        found = self._place(graph, self._host)
+
+        def seconds(other: Graph, memory: Limits) -> float:
+            return self._place(other, self._host, memory=memory).seconds
+
+        return replace(found, bindings=bindings(found, graph, self.memory, seconds))
 
     explain = placement
 
@@ -292,12 +312,11 @@ class Session:
         Only when all is done it is put aside for good. ``failure`` is one that was met already.
         """
         specs = {name: self._spec(name, array) for name, array in arrays.items()}
-        failed: list[StepFailed] = []
-        plans: list[Plan] = []
+        failed = Failures()
         graph, feeds = None, tuple(arrays.values())
         while True:
             if failure is not None:
-                self._note(failure, failed)
+                failed.note(failure)
                 if failure.plan is not None:
                     graph, feeds = remaining(failure.plan, failure.arrays, self.registry)
                     failure.arrays = {}  # what nothing needs any more goes
@@ -307,42 +326,17 @@ class Session:
                 else:
                     graph = graph or self._graph(wanted, specs)
                     executable = Executable(make_plan(self._place(graph, home, failed)), checked=True)
-                    plans.append(executable.plan)
+                    failed.plans.append(executable.plan)
                 results = executable(*feeds)
             except StepFailed as error:
                 failure = error
             except PlacementError:
                 if not failed:
                     raise
-                raise _final(failed[-1], failed) from None
+                raise failed.final() from None
             else:
-                self._put_aside(failed, plans)
+                failed.report(self.registry)
                 return results
-
-    def _put_aside(self, failed: Sequence[StepFailed], plans: Sequence[Plan]) -> None:
-        """Reports kernels that failed, with what computed their work instead, in one of these plans."""
-        ids = {(past.step.work.title, past.step.kernel.id) for past in failed}
-        for past in failed:
-            work = past.step.work
-            found = (plan.runs(work) for plan in reversed(plans))
-            able = (kernel for kernel in found if kernel is not None and (work.title, kernel) not in ids)
-            substitute = next(able, "other kernels, for its parts,")
-            report_failure(self.registry, work, past.step.kernel, past.reason, substitute)
-
-    def _note(self, failure: StepFailed, failed: list[StepFailed]) -> None:
-        """Remembers a failure, to be placed around; raises where that is not wanted or cannot help."""
-        step, error = failure.step, failure.error
-        if isinstance(
-            error, Warning
-        ):  # the user's warning filter made an error of it: no fault of the kernel
-            raise error
-        if active_policy().strict:
-            raise KernelError(
-                f"kernel {step.kernel.id} failed on {step.work}: {describe_error(error)} (OPYARD_STRICT=1)."
-            ) from error
-        if step.kernel.backend == REFERENCE:
-            raise _final(failure, failed)
-        failed.append(failure)
 
     def _with_reference(self) -> tuple[Device, ...]:
         return tuple(dict.fromkeys((*self.devices, self.registry.device(REFERENCE))))
@@ -365,19 +359,19 @@ class Session:
         return simplify(bind(extract(self.graph, wanted, specs), specs))
 
     def _place(
-        self, graph: Graph, home: Device, failed: Sequence[StepFailed] = (), costs: Costs | None = None
+        self,
+        graph: Graph,
+        home: Device,
+        failed: Failures | None = None,
+        costs: Costs | None = None,
+        memory: Limits | None = None,
     ) -> Placement:
         devices = (
             self._with_reference() if failed else self.devices
         )  # a failing kernel may be the only one here
-        banned = [(f.step.kernel.scope(f.step.work), f.step.kernel.id) for f in failed]
-        return place(graph, devices, self.registry, costs or self.costs, home=home, unavailable=banned)
-
-
-def _final(failure: StepFailed, failed: Sequence[StepFailed]) -> Exception:
-    """The error to show when nothing can compute a step: that of the kernel which was chosen for it first."""
-    first = next((past for past in failed if past.step.work.title == failure.step.work.title), failure)
-    first.error.add_note(
-        f"raised by kernel {first.step.kernel.id} in {first.step.work}; no other kernel can compute it either"
-    )
-    return first.error
+        return place(
+            *(graph, devices, self.registry, costs or self.costs),
+            home=home,
+            unavailable=failed.unavailable if failed else (),
+            memory=self.memory if memory is None else memory,
+        )

@@ -12,7 +12,7 @@ from ..placement import TuneReport, default_costs
 from ..units import format_seconds
 from .kernels import parse_spec
 from .output import console, json_option, print_json, print_table, print_text
-from .program import load
+from .program import load, memory_option, parse_limits
 
 
 @click.command()
@@ -25,9 +25,16 @@ from .program import load
     "--seed", type=int, default=0, show_default=True, help="For drawn arrays and the order of turns."
 )
 @click.option("--no-calibration", is_flag=True, help="Leave out the measurement of the devices as such.")
+@memory_option
 @json_option
 def tune(
-    target: str, inputs: tuple[str, ...], seconds: float, seed: int, no_calibration: bool, as_json: bool
+    target: str,
+    inputs: tuple[str, ...],
+    seconds: float,
+    seed: int,
+    no_calibration: bool,
+    memory: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Measure kernels where it can change what TARGET runs.
 
@@ -40,7 +47,7 @@ def tune(
 
     Kernels are compared with the reference first; a wrong one is recorded and not used again on this machine.
     """
-    program = load(target, tuple(map(parse_spec, inputs)))
+    program = load(target, tuple(map(parse_spec, inputs)), parse_limits(memory))
     screen = console(stderr=True)
     status = screen.status("placing") if screen.is_terminal else None
 

@@ -16,7 +16,7 @@ from ..selection import Candidate, active_policy, candidates
 from ..spec import TensorSpec
 from ..units import format_seconds
 from .output import json_option, print_json, print_table, print_text
-from .program import is_program, load
+from .program import Program, is_program, load, memory_option, parse_limits
 
 _SHORT = {
     "f16": "float16",
@@ -85,9 +85,15 @@ def _dtypes_text(dtypes: Any) -> str:
 @click.option(
     "--draw", type=click.Choice(["mermaid", "dot"]), help="Print the placement of a program as a drawing."
 )
+@memory_option
 @json_option
 def explain(
-    target: str, inputs: tuple[str, ...], settings: tuple[str, ...], draw: str | None, as_json: bool
+    target: str,
+    inputs: tuple[str, ...],
+    settings: tuple[str, ...],
+    draw: str | None,
+    memory: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Explain which kernels TARGET would use, and why.
 
@@ -103,8 +109,13 @@ def explain(
     if draw is not None and as_json:
         raise SpecError("--draw prints a drawing and --json prints data; choose one of them.")
     if is_program(target):
-        _explain_program(target, inputs, settings, draw, as_json)
+        if settings:
+            raise SpecError(f"--set is for the attributes of an op; {target!r} is a program, which has none.")
+        program = load(target, tuple(map(parse_spec, inputs)), parse_limits(memory))
+        _explain_program(program, draw, as_json)
         return
+    if memory:
+        raise SpecError(f"--memory is for programs, such as model.py:function; {target!r} is an op.")
     if draw is not None:
         raise SpecError(f"--draw is for programs, such as model.py:function; {target!r} is an op.")
     registry = runtime.registry()
@@ -129,12 +140,8 @@ def explain(
     )
 
 
-def _explain_program(
-    target: str, inputs: tuple[str, ...], settings: tuple[str, ...], draw: str | None, as_json: bool
-) -> None:
-    if settings:
-        raise SpecError(f"--set is for the attributes of an op; {target!r} is a program, which has none.")
-    placement = load(target, tuple(map(parse_spec, inputs))).placement()
+def _explain_program(program: Program, draw: str | None, as_json: bool) -> None:
+    placement = program.placement()
     if draw is not None:
         click.echo({"mermaid": drawing.mermaid, "dot": drawing.dot}[draw](placement), nl=False)
     elif as_json:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from ..compiled import Compiled
 from ..errors import GraphError, OpyardError, RegistryError, SpecError, did_you_mean
 from ..graph import Graph, trace
-from ..placement import Placement, TuneReport
+from ..placement import Limits, Placement, TuneReport
 from ..registry import describe_error
 from ..session import Session
 from ..spec import TensorSpec
@@ -45,8 +47,8 @@ def is_program(target: str) -> bool:
     return ":" in target
 
 
-def load(target: str, specs: Specs) -> Program:
-    """The program that a command line names.
+def load(target: str, specs: Specs, memory: Limits | None = None) -> Program:
+    """The program that a command line names, with these memory limits in place of its own, if there are any.
 
     The name may belong to a function over arrays, to a Graph, a Session or a compiled function, or to a function without
     parameters that gives one of these. Raises RegistryError for a name that is not there, and SpecError for specs that
@@ -62,16 +64,43 @@ def load(target: str, specs: Specs) -> Program:
         found = _call(target, found)
     devices: Any = "auto"
     if isinstance(found, Compiled):
-        devices, found = found.devices, found.function
+        devices, memory, found = found.devices, memory or found.memory, found.function
     if isinstance(found, Session):
+        if memory:
+            found = Session(
+                found.graph,
+                devices=found.devices,
+                registry=found.registry,
+                costs=found.costs,
+                memory=memory,
+            )
         return _program(target, found, given)
     if isinstance(found, Graph):
-        return _program(target, Session(found), given)
+        return _program(target, Session(found, memory=memory), given)
     if not callable(found):
         raise RegistryError(
             f"{target!r} is {type(found).__name__}; name a function over arrays, or something that gives a Graph or a Session."
         )
-    return _program(target, Session(_trace(target, found, given), devices=devices), given)
+    graph = _trace(target, found, given)
+    return _program(target, Session(graph, devices=devices, memory=memory), given)
+
+
+memory_option = click.option(
+    "--memory",
+    multiple=True,
+    metavar="DEVICE=SIZE",
+    help="The most that a run may keep on a device, such as opencl:0=2GiB; may be repeated. For programs.",
+)
+
+
+def parse_limits(texts: tuple[str, ...]) -> dict[str, str]:
+    """``--memory`` as given, "opencl:0=2GiB", by device. Raises SpecError for what has no equals sign."""
+    for text in texts:
+        if "=" not in text:
+            raise SpecError(
+                f"--memory {text!r} is no limit; write a device and a size, such as 'cpu:0=2GiB'."
+            )
+    return {device: size for device, _, size in (text.partition("=") for text in texts)}
 
 
 def _call(target: str, function: Callable[[], Any]) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from .binding import bindings
 from .calibration import calibrate, calibrated
 from .measured import MeasuredCosts, default_costs
-from .model import Alternative, Decision, Placement
+from .memory import Limits, check_limits
+from .model import Alternative, Binding, Decision, MemoryUse, Placement
 from .place import place
 from .report import TuneReport
 from .store import CostStore, CostsWarning
@@ -12,14 +14,19 @@ from .tuning import tune
 
 __all__ = [
     "Alternative",
+    "Binding",
     "CostStore",
     "CostsWarning",
     "Decision",
+    "Limits",
     "MeasuredCosts",
+    "MemoryUse",
     "Placement",
     "TuneReport",
+    "bindings",
     "calibrate",
     "calibrated",
+    "check_limits",
     "default_costs",
     "place",
     "tune",

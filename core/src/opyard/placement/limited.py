@@ -164,8 +164,9 @@ class _Search:
                 made += 1
 
     def _is_enough(self, bound: float) -> bool:
-        cost = self.found.cost
-        return bound >= cost or cost - bound < self.effort.memory_gap * cost
+        """Whether a bound proves the best labels, or, where the problem is too large to be divided, nearly does."""
+        cost, gap = self.found.cost, 0.0 if self._parts > 0 else self.effort.memory_gap
+        return bound >= cost or cost - bound < gap * cost
 
     def _breed(self, bound: float) -> None:
         """Solutions at prices that are a little off, each term by its own, have other parts to choose from."""

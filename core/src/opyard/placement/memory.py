@@ -17,10 +17,9 @@ import numpy.typing as npt
 
 from ..driver import Device
 from ..errors import PlacementError, did_you_mean
-from ..graph import Graph, Value
-from ..selection import Candidate
+from ..graph import Value
 from ..units import parse_bytes
-from .match import Match
+from .peaks import peak_bytes
 from .places import Places
 from .problem import Choice, Numbers, Problem, Tensor
 
@@ -34,73 +33,35 @@ SMALL = 1000
 """A constant that several nodes read, smaller than this fraction of the limits, is counted on every limited device."""
 
 
-def limits_of(memory: Limits, devices: Sequence[Device], places: Places) -> dict[int, int]:
-    """Bytes by address space. Raises PlacementError for devices that are not there and for what is no size."""
-    found: dict[int, int] = {}
-    names = {device.name: device for device in devices}
+def check_limits(memory: Limits, devices: Sequence[Device]) -> dict[str, int]:
+    """The limits in bytes. Raises PlacementError for devices that are not there and for what is no size."""
+    found: dict[str, int] = {}
+    names = tuple(device.name for device in devices)
     for name, size in memory.items():
         if name not in names:
             raise PlacementError(
                 f"a memory limit names {name!r}, which is not among the devices to place on: {', '.join(names)}."
-                f"{did_you_mean(str(name), tuple(names))}"
+                f"{did_you_mean(str(name), names)}"
             )
         try:
-            limit = parse_bytes(size)
+            found[name] = parse_bytes(size)
         except ValueError as error:
             raise PlacementError(f"the memory limit of {name}: {error}.") from None
-        if limit < 0:
-            raise PlacementError(f"the memory limit of {name} is {limit} bytes; write a positive number.")
-        space = places.space(places.of(names[name]))
-        found[space] = min(limit, found.get(space, limit))
+        if found[name] < 0:
+            raise PlacementError(
+                f"the memory limit of {name} is {found[name]} bytes; write a positive number."
+            )
     return found
 
 
-def peak_bytes(
-    graph: Graph, places: Places, home: Device, steps: Sequence[tuple[Match, Candidate]]
-) -> dict[int, tuple[int, int]]:
-    """For each address space in use the most bytes that lie there at once, and the step at which they do.
-
-    As a plan does it: a tensor is brought to a place when it is first read there, and forgotten after it was last read there.
-    """
-    at_home = places.space(places.of(home))
-    spans: dict[tuple[Value, int], list[int]] = {}
-    made_in: dict[Value, int] = dict.fromkeys(graph.inputs.values(), at_home)
-    whole: set[tuple[Value, int]] = {(v, at_home) for v in graph.inputs.values()}
-    for number, (match, candidate) in enumerate(steps):
-        here = places.space(places.of(candidate.device))
-        for value in {v for node in match.nodes for v in node.inputs if v is not None}:
-            if value in graph.constants:
-                whole.add((value, here))
-            elif value in made_in:
-                _read(spans, made_in, value, here, number)
-        for value in match.outputs:
-            made_in[value] = here
-            spans[value, here] = [number, number]
-    for value in graph.outputs.values():
-        if value in made_in:
-            _read(spans, made_in, value, at_home, len(steps))
-    changes: dict[int, Bytes] = {}
-    for (value, space), (begin, end) in {**spans, **{key: [0, len(steps)] for key in whole}}.items():
-        row = changes.setdefault(space, np.zeros(len(steps) + 2))
-        row[begin] += value.spec.nbytes
-        row[end + 1] -= value.spec.nbytes
-    usage = {space: np.cumsum(row[:-1]) for space, row in changes.items()}
-    return {space: (int(row.max()), int(row.argmax())) for space, row in sorted(usage.items())}
-
-
-def _read(
-    spans: dict[tuple[Value, int], list[int]],
-    made_in: Mapping[Value, int],
-    value: Value,
-    here: int,
-    step: int,
-) -> None:
-    """Notes that a tensor is read at a place: it lies there until then, and where it comes from until it is copied."""
-    span = spans.setdefault((value, here), [step, step])
-    span[1] = step
-    source = made_in[value]
-    if source != here and (value, source) in spans:
-        spans[value, source][1] = max(spans[value, source][1], span[0])
+def limits_of(memory: Limits, devices: Sequence[Device], places: Places) -> dict[int, int]:
+    """The limits by address space; of two for one space the smaller. Raises what ``check_limits`` raises."""
+    known = {device.name: device for device in devices}
+    found: dict[int, int] = {}
+    for name, limit in check_limits(memory, devices).items():
+        space = places.space(places.of(known[name]))
+        found[space] = min(limit, found.get(space, limit))
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..driver import Device
 from ..graph import Graph, Node
 from ..selection import Candidate
-from ..units import format_seconds
+from ..units import format_bytes, format_seconds
 from .match import Match
+from .peaks import peak_bytes
 from .places import Places
 from .wholes import Whole
 
@@ -100,6 +102,41 @@ class Decision:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A kind of constraint, "pins", "colocation" or "memory limits", and how much faster a run could be without it."""
+
+    constraint: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"the {self.constraint} cost {format_seconds(self.seconds) if self.seconds else 'nothing'}"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """The most bytes that a run keeps in the memory of a device, and the node at which it does.
+
+    limit_bytes       what was allowed, or None
+    seconds_per_byte  about how much faster a run would be for each byte more; 0 where the limit does not bind
+    """
+
+    device: str
+    peak_bytes: int
+    node: str
+    limit_bytes: int | None
+    seconds_per_byte: float
+
+    def __str__(self) -> str:
+        text = f"memory of {self.device}: {format_bytes(self.peak_bytes)}"
+        if self.limit_bytes is not None:
+            text += f" of {format_bytes(self.limit_bytes)}"
+        text += f", at {self.node}"
+        if self.seconds_per_byte:
+            text += f"; a megabyte more would save about {format_seconds(self.seconds_per_byte * 1e6)}"
+        return text
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
     """Decisions that cover all nodes of ``graph``, in an order that can run.
@@ -108,6 +145,9 @@ class Placement:
     seconds  predicted time of one run, transfers included
     bound    no placement can be faster than this, by the same predictions
     wholes   the composite ops that ``graph`` has the parts of
+    limits   for each address space with a memory limit, its bytes and the seconds that a byte more would save
+    exact    whether extra seconds of alternatives are exact; where a memory limit binds they are estimates
+    bindings what constraints cost; ``Session.explain`` finds out
     """
 
     graph: Graph
@@ -117,6 +157,9 @@ class Placement:
     seconds: float
     bound: float
     wholes: tuple[Whole, ...] = ()
+    limits: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    exact: bool = True
+    bindings: tuple[Binding, ...] = ()
 
     @property
     def is_optimal(self) -> bool:
@@ -128,13 +171,27 @@ class Placement:
         """How much faster another placement could be at most, as a fraction of this one's time."""
         return max(0.0, (self.seconds - self.bound) / self.seconds) if self.seconds else 0.0
 
+    @property
+    def memory(self) -> tuple[MemoryUse, ...]:
+        """What lies in each memory in use at most; workspaces of kernels and buffers of drivers are not known."""
+        steps = [(decision.match, decision.chosen) for decision in self.decisions]
+        names = [*(decision.node.name for decision in self.decisions), "the end of the run"]
+        found = []
+        for space, (peak, step) in peak_bytes(self.graph, self.places, self.home, steps).items():
+            limit, worth = self.limits.get(space, (None, 0.0))
+            found.append(MemoryUse(self.places.spaces[space].name, peak, names[step], limit, worth))
+        return tuple(found)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
         return {
             "seconds": self.seconds,
             "bound": self.bound,
             "optimal": self.is_optimal,
+            "exact": self.exact,
             "home": self.home.name,
+            "memory": [asdict(use) for use in self.memory],
+            "bindings": [asdict(binding) for binding in self.bindings],
             "nodes": [decision.to_json() for decision in self.decisions],
         }
 
@@ -143,6 +200,10 @@ class Placement:
         rows = [
             f"predicted {format_seconds(self.seconds)}, {proof}; feeds and fetches live on {self.home.name}"
         ]
+        rows += [str(use) for use in self.memory if use.limit_bytes is not None]
+        rows += [str(binding) for binding in self.bindings]
+        if not self.exact:
+            rows.append("a memory limit binds: the times of alternatives are estimates")
         for decision in self.decisions:
             chosen, several = decision.chosen, len(decision.match.nodes) > 1
             rows.append(

@@ -58,7 +58,12 @@ def place(
         limits = limits_of(memory or {}, devices, problem.places)
         residency = Residency(problem, limits) if limits else None
         solution, ordered, bound = solve_in_order(problem, residency, effort)
-        return replace(_Reader(problem, solution, refused).placement(ordered, bound), wholes=tuple(wholes))
+        found = _Reader(problem, solution, refused).placement(ordered, bound)
+        if isinstance(solution, Fit) and residency is not None:
+            worth = solution.prices_of_bytes.sum(axis=1) / NANOSECONDS
+            priced = {space: (limit, float(worth[residency.rows[space]])) for space, limit in limits.items()}
+            found = replace(found, limits=priced, exact=solution.are_prices_exact)
+        return replace(found, wholes=tuple(wholes))
 
 
 @contextmanager

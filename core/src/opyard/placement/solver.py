@@ -39,7 +39,7 @@ class Effort:
     balls: int = 6000
     gap: float = 5e-4
     offspring: int = 160
-    parts: int = 20_000
+    parts: int = 5_000
     memory_gap: float = 1e-3
 
 

@@ -1,0 +1,296 @@
+"""Memory limits: what a run keeps on each device, and placements that stay within what is allowed.
+
+That the best of all placements within limits is found is checked by brute force in tests/bench/test_placement_runs.py.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+
+import opyard as oy
+from opyard.errors import PlacementError
+from opyard.placement.bundle import Bundle
+from opyard.selection import Policy
+from opyard.testing import NullDevice, ScriptedCosts, add_null_backend, prepare_null
+from opyard.units import format_bytes, parse_bytes
+
+KB = 1000
+SPEC = oy.TensorSpec((250,), "float32")  # 1 kB
+WEIGHT = np.ones((250, 250), np.float32)  # 250 kB
+COSTS = ScriptedCosts(
+    {"null/null": 1e-6, "reference/reference": 1e-3},
+    {("reference", "null:0"): 1e-5, ("null:0", "reference"): 1e-5},
+)
+
+
+def place(graph: oy.Graph, memory: Any, **options: Any) -> oy.Placement:
+    registry = oy.standard_registry()
+    add_null_backend(registry, NullDevice("null:0"), ops=["exp", "abs", "sin", "add", "matmul"])
+    return oy.place(graph, registry.devices(), registry, COSTS, policy=Policy(), memory=memory, **options)
+
+
+def layers(count: int) -> oy.Graph:
+    """Products with weights of their own: two tensors of 1 kB at a time, 250 kB more for each layer."""
+    with oy.Graph() as graph:
+        x: Any = graph.input("x", SPEC)
+        for _ in range(count):
+            x = oy.matmul(x, graph.constant(WEIGHT.copy()))
+        graph.output("y", x)
+    return graph
+
+
+def peak(placement: oy.Placement, device: str) -> int:
+    return next((use.peak_bytes for use in placement.memory if use.device == device), 0)
+
+
+def where(placement: oy.Placement) -> list[str]:
+    return [decision.chosen.device.name for decision in placement.decisions]
+
+
+# What is counted -------------------------------------------------------------------------------------------------
+
+
+def test_weights_last_and_tensors_live_until_they_are_read() -> None:
+    found = place(layers(4), None)
+    assert where(found) == ["null:0"] * 4
+    assert peak(found, "null:0") == 4 * 250 * KB + 2 * KB
+    assert peak(found, "reference") == 2 * KB  # the feed and the fetch
+    assert found.exact
+
+
+def test_an_input_that_is_read_late_stays() -> None:
+    with oy.Graph() as graph:
+        x: Any = graph.input("x", SPEC)
+        y = oy.exp(x)
+        z = oy.sin(oy.abs(y))
+        graph.output("z", oy.add(z, y))
+    found = place(graph, None)
+    assert where(found) == ["null:0"] * 4
+    assert peak(found, "null:0") == 3 * KB
+
+
+def test_memory_that_is_shared_is_counted_once() -> None:
+    registry = oy.standard_registry()
+    add_null_backend(registry, NullDevice("null:0", memory="a"), ops=["exp"])
+    add_null_backend(registry, NullDevice("other:0", memory="a"), ops=["abs"])
+    costs = ScriptedCosts({"null/null": 1e-6, "other/null": 1e-6, "reference/reference": 1.0})
+    with oy.Graph() as graph:
+        graph.output("y", oy.abs(oy.exp(graph.input("x", SPEC))))
+    found = oy.place(graph, registry.devices(), registry, costs, policy=Policy(), memory={"other:0": 3 * KB})
+    assert where(found) == ["null:0", "other:0"]
+    (use,) = (use for use in found.memory if use.device != "reference")
+    assert (use.device, use.peak_bytes, use.limit_bytes) == ("null:0", 2 * KB, 3 * KB)
+
+
+# Limits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fitting", range(5))
+def test_as_many_layers_as_fit_are_placed(fitting: int) -> None:
+    found = place(layers(4), {"null:0": fitting * 250 * KB + 2 * KB})
+    assert where(found).count("null:0") == fitting
+    assert peak(found, "null:0") <= fitting * 250 * KB + 2 * KB
+    assert found.is_optimal
+    assert found.exact == (fitting == 4)
+
+
+def test_a_limit_that_does_not_bind_changes_nothing() -> None:
+    free, found = place(layers(4), None), place(layers(4), {"null:0": "1GB"})
+    assert found.seconds == free.seconds
+    assert [d.to_json() for d in found.decisions] == [d.to_json() for d in free.decisions]
+    (use,) = (use for use in found.memory if use.limit_bytes is not None)
+    assert str(use) == "memory of null:0: 1 MB of 1 GB, at matmul"
+    assert use.seconds_per_byte == 0
+
+
+def test_what_a_byte_more_is_worth() -> None:
+    found = place(layers(8), {"null:0": 3 * 250 * KB + 2 * KB})
+    (use,) = (use for use in found.memory if use.limit_bytes is not None)
+    assert 0 < use.seconds_per_byte * 250 * KB < 2e-3
+    assert "; a megabyte more would save about " in str(found)
+    assert "a memory limit binds: the times of alternatives are estimates" in str(found)
+    assert found.bound <= found.seconds
+
+
+def test_the_same_limits_give_the_same_placement() -> None:
+    first, second = (place(layers(7), {"null:0": "1.1MB"}).to_json() for _ in range(2))
+    assert json.dumps(first) == json.dumps(second)
+
+
+@limits(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=9), st.floats(0.0, 1.2))
+def test_limits_are_kept_and_the_bound_is_one(widths: list[int], part: float) -> None:
+    with oy.Graph() as graph:
+        x: Any = graph.input("x", SPEC)
+        for width in widths:
+            tall = oy.matmul(x, graph.constant(np.ones((250, 250 * width), np.float32)))
+            x = oy.matmul(tall, graph.constant(np.ones((250 * width, 250), np.float32)))
+        graph.output("y", x)
+    free = place(graph, None)
+    limit = int(part * peak(free, "null:0"))
+    found = place(graph, {"null:0": limit})
+    assert peak(found, "null:0") <= limit
+    assert free.seconds <= found.bound <= found.seconds
+
+
+# Running ---------------------------------------------------------------------------------------------------------
+
+
+class CountingDevice(NullDevice):
+    """Counts the bytes of its arrays that are alive."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.alive = self.most = 0
+
+    def upload(self, array: np.ndarray[Any, Any]) -> Any:
+        made = super().upload(array)
+        self.alive += array.nbytes
+        self.most = max(self.most, self.alive)
+        weakref.finalize(made, self._gone, array.nbytes)
+        return made
+
+    def _gone(self, nbytes: int) -> None:
+        self.alive -= nbytes
+
+
+def test_a_run_keeps_no_more_than_was_allowed() -> None:
+    registry = oy.standard_registry()
+    (device,) = add_null_backend(registry, CountingDevice("null:0"))
+    registry.kernel("matmul", backend="null", name="null", prepare=prepare_null)
+    graph = layers(5)
+    limit = 3 * 250 * KB + 2 * KB
+    session = oy.Session(graph, registry=registry, costs=COSTS, memory={"null:0": limit})
+    placement = session.explain("y", {"x": SPEC})
+    assert where(placement).count("null:0") == 3
+    assert session.run("y", {"x": np.full(250, 1e-9, np.float32)})[0] == pytest.approx(1e-9 * 250**5)
+    assert isinstance(device, CountingDevice)
+    assert 3 * 250 * KB < device.most <= limit
+
+
+def test_the_session_and_compiled_functions_take_limits() -> None:
+    registry = oy.standard_registry()
+    add_null_backend(registry, NullDevice("null:0"), ops=["matmul"])
+    options: Any = {"registry": registry, "costs": COSTS, "memory": {"null:0": "400kB"}}
+    function = oy.compile(lambda x: oy.matmul(oy.matmul(x, WEIGHT), WEIGHT + 1), **options)
+    found = function.explain(np.ones(250, np.float32))
+    assert sorted(where(found)) == ["null:0", "reference"]
+    assert [binding.constraint for binding in found.bindings] == ["memory limits"]
+    assert found.bindings[0].seconds == pytest.approx(1e-3, rel=0.1)
+    assert oy.compile(**options)(lambda x: oy.exp(x)).memory == {"null:0": "400kB"}
+
+
+# Errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_below_the_least_is_explained() -> None:
+    with oy.Graph() as graph, oy.device("null:0"):
+        graph.output("y", oy.matmul(graph.input("x", SPEC), graph.constant(WEIGHT)))
+    text = (
+        r"^no placement keeps within the memory limits: the nearest needs 252 kB on null:0 at matmul "
+        r"\(test_memory.py:\d+\), and the limit is 100 kB. Raise the limit of null:0, or add a device that can take a part "
+        r"of the graph \(devices='auto' takes all\)\.$"
+    )
+    with pytest.raises(PlacementError, match=text):
+        place(graph, {"null:0": "100kB"})
+
+
+def test_home_can_be_limited_too() -> None:
+    with pytest.raises(PlacementError, match=r"no placement keeps .* needs 2 kB on reference at matmul"):
+        place(layers(2), {"reference": 1999, "null:0": "1MB"})
+    assert where(place(layers(2), {"reference": 2000, "null:0": "1MB"})) == ["null:0", "null:0"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "text"),
+    [
+        (
+            {"cuda:0": 1},
+            r"a memory limit names 'cuda:0', which is not among the devices to place on: null:0, reference\.",
+        ),
+        ({"nul:0": 1}, r"Did you mean null:0\?"),
+        (
+            {"null:0": "much"},
+            r"the memory limit of null:0: 'much' is no size in bytes; write a whole number, or for example '512MB'",
+        ),
+        ({"null:0": True}, r"the memory limit of null:0: True is no size in bytes"),
+        ({"null:0": -1}, r"the memory limit of null:0 is -1 bytes; write a positive number"),
+    ],
+)
+def test_limits_that_cannot_be_meant(memory: Any, text: str) -> None:
+    with pytest.raises(PlacementError, match=text):
+        place(layers(1), memory)
+    registry = oy.standard_registry()
+    add_null_backend(registry, NullDevice("null:0"))
+    with pytest.raises(PlacementError, match=text):
+        oy.Session(layers(1), registry=registry, memory=memory)
+
+
+# Numbers for people ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("0", 0),
+        ("12", 12),
+        (7, 7),
+        ("1.5kB", 1500),
+        ("2 MB", 2 * 10**6),
+        ("3GiB", 3 * 2**30),
+        ("1tb", 10**12),
+        ("9B", 9),
+    ],
+)
+def test_sizes(text: Any, count: int) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "MB", "1 potato", "-3", "1e9", "1 KiBB", None, 1.5j])
+def test_what_is_no_size(text: Any) -> None:
+    with pytest.raises(ValueError, match="is no size in bytes"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2e6, "2 MB"), (3.21e12, "3.21 TB")]
+)
+def test_bytes_for_people(count: float, text: str) -> None:
+    assert format_bytes(count) == text
+
+
+# The bundle method -----------------------------------------------------------------------------------------------
+
+
+@limits(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 100), st.integers(-20, 20), st.integers(-20, 20)), min_size=1, max_size=6
+    )
+)
+def test_the_bundle_finds_the_maximum_of_the_lowest_plane(planes: list[tuple[int, int, int]]) -> None:
+    """Against a fine grid of prices; a plane that slopes downwards bounds the function."""
+    planes = [*planes, (120, -10, -10)]
+    grid = np.linspace(0.0, 12.0, 121)
+    first, second = np.meshgrid(grid, grid)
+    best = min(c + a * first + b * second for c, a, b in planes[:1])
+    for c, a, b in planes[1:]:
+        best = np.minimum(best, c + a * first + b * second)
+    bundle = Bundle(np.zeros((2, 1)))
+    for _ in range(200):
+        x, y = bundle.trial.ravel()
+        values = [c + a * x + b * y for c, a, b in planes]
+        lowest = int(np.argmin(values))
+        c, a, b = planes[lowest]
+        bundle.add(values[lowest], [lowest], float(c), np.array([[float(a)], [float(b)]]))
+        if bundle.is_done:
+            break
+    assert bundle.bound >= best.max() - 0.05 * max(1.0, abs(best.max()))
