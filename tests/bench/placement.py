@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from graphs import KINDS, HashedCosts, make_graph, make_registry
+from graphs import DEVICES, KINDS, HashedCosts, make_graph, make_registry
 from planners import PLANNERS, complete
 
 import opyard as oy
@@ -43,17 +43,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A graph with devices and costs: ``ops`` as asked for, whether there are fused kernels and region compilers."""
+    """A graph with devices and costs: ``ops`` as asked for, whether there are fused kernels and region compilers.
+
+    ``backends`` is the number of devices, each of a backend of its own: the host and the first of the others.
+    """
 
     kind: str
     ops: int
     seed: int
     patterns: bool
     regions: bool = False
+    backends: int = len(DEVICES)
 
     def arguments(self) -> tuple[oy.Graph, Sequence[oy.Device], oy.Registry, HashedCosts]:
         """What ``place`` takes."""
-        registry, devices = make_registry(self.seed, patterns=self.patterns, regions=self.regions)
+        registry, devices = make_registry(
+            self.seed, patterns=self.patterns, regions=self.regions, backends=self.backends
+        )
         return make_graph(self.kind, self.ops, self.seed), devices, registry, HashedCosts(self.seed)
 
 
@@ -254,6 +260,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="instances of each graph")
     parser.add_argument("--no-patterns", action="store_true", help="leave the fused kernels out")
     parser.add_argument("--regions", action="store_true", help="add two region compilers")
+    parser.add_argument(
+        "--backends", type=int, default=len(DEVICES), help="how many of the devices there are"
+    )
     parser.add_argument("--no-devices", action="store_true", help="measure nothing on the devices here")
     parser.add_argument("--digest", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -263,7 +272,7 @@ def main() -> None:
         return
     sizes = [60] if options.quick else options.ops
     instances = [
-        Instance(kind, ops, seed, not options.no_patterns, options.regions)
+        Instance(kind, ops, seed, not options.no_patterns, options.regions, options.backends)
         for ops in sizes
         for kind in options.kinds
         for seed in range(options.seeds)

@@ -37,7 +37,7 @@ def useful_labels(network: Network, rounds: int = ROUNDS) -> list[Labels]:
 
 def _possible(costs: Costs) -> Labels:
     finite = np.flatnonzero(np.isfinite(costs))
-    return finite if len(finite) else np.arange(len(costs))
+    return finite if len(finite) else np.arange(1)  # all are forbidden: one is as good as the others
 
 
 def _undominated(

@@ -6,6 +6,9 @@ Analysis and Machine Intelligence 28 (2006): the sequential algorithm TRW-S. Its
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
 from .network import Costs, Network
@@ -15,6 +18,18 @@ FORBIDDEN = 1e12
 
 DECODE_EVERY = 8
 """Sweeps between two decodings."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """The part of the total cost that a variable adds to those before it: never below ``least``, whatever their labels.
+
+    ``costs`` are those of its labels, ``tables`` are ``[label of an earlier variable, label]``.
+    """
+
+    least: float
+    costs: Costs
+    tables: list[tuple[int, Costs]]
 
 
 class TreeReweighted:
@@ -90,3 +105,15 @@ class TreeReweighted:
                 bound += least
             bound += float(belief.min()) * (1 - len(self.backward[variable]) * self.weights[variable])
         return bound
+
+    def terms(self) -> Iterator[Term]:
+        """The network's costs with the messages moved in: for any labels they sum to the same, and the least to the bound."""
+        for variable, weight in enumerate(self.weights):
+            belief = self._belief(variable)
+            least = float(belief.min()) * (1 - len(self.backward[variable]) * weight)
+            tables = []
+            for other, table in self.backward[variable]:
+                moved = table - self.messages[other, variable] - self.messages[variable, other][:, None]
+                least += float((weight * belief + moved).min())
+                tables.append((other, moved))
+            yield Term(least, belief, tables)

@@ -6,12 +6,12 @@ second pass G. Shafer and P. Shenoy, "Probability propagation", Annals of Mathem
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 
 import numpy as np
 
 from .network import Costs, Network
+from .orders import Order, smallest_first
 
 Scope = tuple[int, ...]
 Factor = tuple[Scope, Costs]
@@ -32,63 +32,37 @@ class Bucket:
 
 
 class Elimination:
-    """Eliminates the variables of a network, those with the smallest tables first, as far as ``largest`` allows.
+    """Eliminates the variables of a network in an order; by default those with the smallest tables first, as far as possible.
 
     ``left`` are the variables that remain; when none does, ``optimum`` is the minimum.
     """
 
-    def __init__(self, network: Network, largest: float = LARGEST_TABLE) -> None:
-        self.largest = largest
+    def __init__(self, network: Network, order: Order | None = None) -> None:
         self.unary = list(network.unary)
         self.sizes = [len(costs) for costs in self.unary]
-        self.neighbours = [set(others) for others in network.neighbours]
         self.left = set(range(len(self.unary)))
         self.buckets: list[Bucket] = []
         self.optimum = 0.0
-        self._factors: dict[int, Factor] = {}
+        self.factors: dict[int, Factor] = {}
         self._touching: list[list[int]] = [[] for _ in self.unary]
         self._made = 0
         for pair, table in network.tables.items():
             self._add(pair, table)
-        self._run()
+        for variable, scope in smallest_first(network, LARGEST_TABLE) if order is None else order:
+            self._eliminate(variable, scope)
 
     def _add(self, scope: Scope, table: Costs) -> None:
-        self._factors[self._made] = (scope, table)
+        self.factors[self._made] = (scope, table)
         for variable in scope:
             self._touching[variable].append(self._made)
         self._made += 1
 
-    def _weight(self, variable: int) -> float:
-        weight = float(self.sizes[variable])
-        for other in self.neighbours[variable]:
-            weight *= self.sizes[other]
-        return weight
-
-    def _run(self) -> None:
-        weights = [self._weight(variable) for variable in range(len(self.sizes))]
-        heap = [(weight, variable) for variable, weight in enumerate(weights)]
-        heapq.heapify(heap)
-        while heap:
-            weight, variable = heapq.heappop(heap)
-            if variable not in self.left or weights[variable] != weight:
-                continue
-            if weight > self.largest:
-                return
-            scope = tuple(sorted(self.neighbours[variable]))
-            self._eliminate(variable, scope)
-            for other in scope:
-                weights[other] = self._weight(other)
-                heapq.heappush(heap, (weights[other], other))
-
     def _eliminate(self, variable: int, scope: Scope) -> None:
-        numbers = [n for n in self._touching[variable] if n in self._factors]
-        factors = tuple(self._factors.pop(number) for number in numbers)
+        numbers = [n for n in self._touching[variable] if n in self.factors]
+        factors = tuple(self.factors.pop(number) for number in numbers)
         message = self._joint((*scope, variable), self.unary[variable], factors).min(axis=-1)
         self.buckets.append(Bucket(variable, scope, self.unary[variable], factors, message))
         self.left.discard(variable)
-        for other in scope:
-            self.neighbours[other].update(scope)
-            self.neighbours[other] -= {variable, other}
         if not scope:
             self.optimum += float(message)
         elif len(scope) == 1:

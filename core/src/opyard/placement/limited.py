@@ -22,8 +22,8 @@ from .network import Costs, Network
 from .repair import Breeding
 from .solver import Effort, Solution, solve
 
-GRAIN = 1024.0
-"""Prices of terms are rounded down to this part of a nanosecond, so that sums are exact and a bound stays a bound."""
+GRAIN = 64.0
+"""Networks with prices count in this part of a nanosecond. Prices of terms are rounded down to it: a bound stays a bound."""
 
 FIRST_STEPS, BRANCH_STEPS = 150, 12
 """Changes of the prices for the whole problem, and for each part of it."""
@@ -65,7 +65,7 @@ class Fit:
         rows = self.relaxed.prices()
         if self.are_prices_exact:
             return rows
-        return [np.maximum(row, 0.0) for row in rows]
+        return [np.maximum(row / GRAIN, 0.0) for row in rows]
 
 
 class Unfit(Exception):
@@ -88,8 +88,21 @@ def solve_within(network: Network, residency: Residency, effort: Effort | None) 
     if search.found.cost == np.inf:
         raise Unfit(residency.usage(search.found.nearest), search.is_complete)
     labels, cost = search.found.labels, search.found.cost
-    relaxed = solve(_priced(network, residency, search.prices), effort)
+    relaxed = solve(_priced(_in_grains(network), residency, search.prices), effort)
     return Fit(network, labels, cost, min(search.bound, cost), search.prices, relaxed)
+
+
+def _in_grains(network: Network) -> Network:
+    """The network with all costs in grains, which are whole numbers as nanoseconds are."""
+    result = Network()
+    for costs in network.unary:
+        result.add_variable(costs * GRAIN)
+    known: dict[int, Costs] = {}
+    for (first, second), table in network.tables.items():
+        if id(table) not in known:
+            known[id(table)] = table * GRAIN
+        result.add_table(first, second, known[id(table)])
+    return result
 
 
 def _fits(residency: Residency, usage: Bytes) -> bool:
@@ -102,13 +115,16 @@ def _priced(
     prices: Bytes,
     noise: tuple[np.random.Generator, float] | None = None,
 ) -> Network:
-    """The network with the bytes of each term charged to the labels that keep them; ``noise`` changes each charge a little."""
+    """A network in grains with the bytes of each term charged to the labels that keep them.
+
+    noise  a source of randomness, and by which part of itself each charge may be off
+    """
     unary = list(network.unary)
     tables = dict(network.tables)
     for term, charge in residency.charges(prices):
         if noise is not None:
             charge *= 1 + noise[1] * (2 * noise[0].random() - 1)
-        cost = np.floor(charge * GRAIN) / GRAIN
+        cost = np.floor(charge * GRAIN)
         if not cost:
             continue
         if term.second < 0:
@@ -132,6 +148,7 @@ class _Search:
 
     def __init__(self, network: Network, residency: Residency, effort: Effort) -> None:
         self.network = network
+        self.grains = _in_grains(network)
         self.residency = residency
         self.effort = effort
         self.found = Breeding(network, residency)
@@ -144,10 +161,10 @@ class _Search:
 
     def run(self) -> None:
         """The whole first, then its parts, those of the least bound first, as long as the effort allows."""
-        root, self.prices, splitting = self._ascend(self.network, self.prices, FIRST_STEPS)
+        root, self.prices, splitting = self._ascend(self.grains, self.prices, FIRST_STEPS)
         if root < np.inf and not self._is_enough(root):
             self._breed(root)
-        open_parts = [(root, 0, self.network, self.prices, splitting)]
+        open_parts = [(root, 0, self.grains, self.prices, splitting)]
         made = 1
         while open_parts:
             open_parts.sort(key=lambda part: part[:2])
@@ -173,7 +190,7 @@ class _Search:
         for number in range(self.effort.offspring):
             random = np.random.default_rng(number)
             scale, noise = SCALES[number % len(SCALES)], NOISES[number % len(NOISES)]
-            priced = _priced(self.network, self.residency, self.prices * scale, (random, noise))
+            priced = _priced(self.grains, self.residency, self.prices * scale, (random, noise))
             self.found.add(solve(priced, self.effort).labels, self.prices)
             if self._is_enough(bound):
                 return
@@ -191,7 +208,7 @@ class _Search:
                 return np.inf, prices, None
             usage = residency.usage(solution.labels)
             slack = 0.0 if solution.is_optimal else 1.0  # what bounds are rounded up by
-            value = solution.bound - slack + float((bundle.trial * (residency.fixed - limits)).sum())
+            value = solution.bound / GRAIN - slack + float((bundle.trial * (residency.fixed - limits)).sum())
             cost = self.network.cost(solution.labels)
             if bundle.add(value, solution.labels, cost, usage - limits):
                 split = self._heaviest(network, solution.labels, usage, bundle.centre)
@@ -200,7 +217,7 @@ class _Search:
                 return np.inf, prices, None  # not even the dearest labels cost so much, or no others are left
             if self._is_enough(_whole(bundle.bound)) or bundle.is_done:
                 break
-        for labels in bundle.solutions()[:DECIDING] if network is self.network else ():
+        for labels in bundle.solutions()[:DECIDING] if network is self.grains else ():
             self.found.add(labels, bundle.centre)
         return _whole(bundle.bound), bundle.centre, split
 

@@ -126,6 +126,8 @@ def _solve(index: Index, goals: Goals, bound: Bound) -> Iterator[Bound]:
         if isinstance(term, PatternValue) and term.step is not None:
             rest = goals[number + 1 :]
             for maker in index.makers.get(value, ()):
+                if maker.op is not term.step.op:
+                    continue
                 place = next(i for i, output in enumerate(maker.outputs) if output is value)
                 if place == (term.index or 0):
                     yield from _bind_step(index, term.step, maker, rest, dict(bound))

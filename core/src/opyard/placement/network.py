@@ -39,9 +39,18 @@ class Network:
         self.unary[variable] = self.unary[variable] + costs
 
     def add_table(self, first: int, second: int, table: Costs) -> None:
-        """Costs ``[labels of first, labels of second]`` of two variables; tables of one pair add up."""
+        """Costs ``[labels of first, labels of second]`` of two variables; tables of one pair add up.
+
+        With a variable that has a single label they are costs of the other's, and the two do not become neighbours.
+        """
         if first > second:
             first, second, table = second, first, table.T
+        if table.shape[0] == 1:
+            self.add_unary(second, table[0])
+            return
+        if table.shape[1] == 1:
+            self.add_unary(first, table[:, 0])
+            return
         known = self.tables.get((first, second))
         self.tables[first, second] = table if known is None else known + table
         self.neighbours[first].add(second)
@@ -71,6 +80,19 @@ class Network:
             else:
                 costs = costs + self.tables[other, variable][labels[other], :]
         return costs
+
+    def freed(self, variables: list[int], labels: list[int]) -> Network:
+        """The network of some variables alone, in their order, everything around them labelled as it is."""
+        new = {old: number for number, old in enumerate(variables)}
+        part = Network()
+        for variable in variables:
+            outside = [other for other in self.neighbours[variable] if other not in new]
+            part.add_variable(self.costs_towards(variable, outside, labels))
+        for variable in variables:
+            for other in self.neighbours[variable]:
+                if variable < other and other in new:
+                    part.add_table(new[variable], new[other], self.tables[variable, other])
+        return part
 
     def restricted(self, keep: list[Labels]) -> Network:
         """The network over the labels that are kept of each variable."""

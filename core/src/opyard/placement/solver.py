@@ -1,43 +1,46 @@
 """The minimum of a network: exact where the network is narrow, else within a proven gap.
 
-Tiers: eliminate; drop dominated labels and eliminate again; message passing for a bound and labels, then local search.
-Budgets are counted in tables, sweeps and balls, never in seconds: the same network gives the same answer on any machine.
+Tiers: eliminate; reduce and eliminate again; a minimum cut where all tables are submodular; else on what remains message passing for a bound and sweeps for labels, in turns.
+Budgets are counted in sweeps and states, never in seconds: the same network gives the same answer on any machine.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from . import local_search
-from .dominance import useful_labels
+from . import frontier
 from .dual import FORBIDDEN, TreeReweighted
 from .elimination import LARGEST_TABLE, Elimination
-from .network import Costs, Labels, Network
+from .mincut import submodular_labels
+from .network import Costs, Network
+from .orders import least_fill_first, smallest_first
+from .reduction import Reduction
 
 SMALL_TABLE = 2.0**16
-"""Entries up to which elimination is faster than the search for dominated labels."""
+"""Entries of a table up to which the order that is found fastest is good enough."""
 
+ALL_TABLES = 2 * LARGEST_TABLE
+"""Entries of all tables together up to which a network is eliminated."""
 
 MOST_MOVES = 24
 """Labels of many variables, those of most variables first, that are tried as a whole where the network is too wide."""
 
-PARTS = 4
-"""Turns in which the bound is raised and the labels are improved, one after the other."""
+FIRST_SWEEPS, FIRST_STATES = 16, 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How much work the solver may do on a network that is too wide to eliminate, and the gap with which it is content.
 
+    turns  of raising the bound and sweeping for labels, each with twice as many sweeps and states as the one before
     offspring, parts, memory_gap  the same for memory limits: solutions to breed from; variables, of all parts that the
-        problem is divided into, together
+        problem is divided into, together; and the gap
     """
 
-    sweeps: int = 960
-    balls: int = 6000
-    gap: float = 5e-4
+    turns: int = 5
+    gap: float = 1e-5
     offspring: int = 160
     parts: int = 5_000
     memory_gap: float = 1e-3
@@ -51,7 +54,7 @@ class Solution:
     labels: list[int]
     cost: float
     bound: float
-    _elimination: list[Elimination] = field(default_factory=list)
+    _elimination: Elimination | None = None
 
     @property
     def is_optimal(self) -> bool:
@@ -63,12 +66,8 @@ class Solution:
 
         Exact where the network could be eliminated; else with all other labels as they are, an upper bound.
         """
-        if self.is_optimal and not self._elimination:
-            whole = Elimination(self.network)
-            if not whole.left:
-                self._elimination.append(whole)
-        if self._elimination:
-            return [costs - self.cost for costs in self._elimination[0].marginals()]
+        if self._elimination is not None:
+            return [costs - self.cost for costs in self._elimination.marginals()]
         rows = []
         for variable, label in enumerate(self.labels):
             costs = self.network.costs_towards(variable, self.network.neighbours[variable], self.labels)
@@ -78,59 +77,75 @@ class Solution:
 
 def solve(network: Network, effort: Effort | None = None) -> Solution:
     """The best labels of a network. The cost is infinite when every assignment is forbidden."""
-    whole = Elimination(network, SMALL_TABLE)
-    if not whole.left:
-        return Solution(network, whole.labels(), whole.optimum, whole.optimum, [whole])
-    keep = useful_labels(network)
-    narrow = network.restricted(keep)
-    part = Elimination(narrow, LARGEST_TABLE)
-    if not part.left:
-        labels = [int(kept[label]) for kept, label in zip(keep, part.labels(), strict=True)]
-        return Solution(network, labels, part.optimum, part.optimum)
-    finite = narrow.bounded(FORBIDDEN)
-    start = _moved(finite, _moves(network, keep))
-    chosen, bound = _approximate(finite, start, effort or Effort())
-    labels = [int(kept[label]) for kept, label in zip(keep, chosen, strict=True)]
+    whole = _eliminated(network)
+    if whole is not None:
+        return Solution(network, whole.labels(), whole.optimum, whole.optimum, whole)
+    reduction = Reduction(network)
+    core = _eliminated(reduction.core)
+    if core is not None:
+        labels = reduction.labels(core.labels())
+        optimum = core.optimum + reduction.constant
+        return Solution(network, labels, optimum, optimum)
+    best = submodular_labels(reduction.core)
+    if best is not None:
+        labels = reduction.labels(best)
+        optimum = network.cost(labels)
+        return Solution(network, labels, optimum, optimum)
+    start = _moved(network)
+    below = np.inf if start is None else network.cost(start) - reduction.constant
+    chosen, bound = _approximate(reduction.core.bounded(FORBIDDEN), effort or Effort(), below)
+    labels = start if chosen is None and start is not None else reduction.labels(chosen or [])
     cost = network.cost(labels)
-    return Solution(network, labels, cost, min(bound, cost))
+    return Solution(network, labels, cost, min(bound + reduction.constant, cost))
 
 
-def _moved(network: Network, moves: list[dict[int, int]]) -> list[int] | None:
-    """The best labels that begin with one of the moves, the rest being optimal; None where no rest is narrow enough."""
+def _eliminated(network: Network) -> Elimination | None:
+    """The network with every variable eliminated, or None where no order is found whose tables are small enough."""
+    order = smallest_first(network, SMALL_TABLE)
+    if len(order) < len(network.unary):
+        wider = least_fill_first(network, LARGEST_TABLE, ALL_TABLES)
+        if wider is None:
+            return None
+        order = wider
+    return Elimination(network, order)
+
+
+def _moved(network: Network) -> list[int] | None:
+    """The best labels that begin with one of the largest moves, the rest being optimal; None where no rest is narrow."""
     best, found = np.inf, None
-    for move in moves:
+    for move in sorted(network.moves, key=len, reverse=True)[:MOST_MOVES]:
         free = [variable for variable in range(len(network.unary)) if variable not in move]
         labels = [move.get(variable, 0) for variable in range(len(network.unary))]
-        rest = Elimination(local_search.freed(network, free, labels), SMALL_TABLE)
-        if rest.left:
+        rest = network.freed(free, labels)
+        order = smallest_first(rest, SMALL_TABLE)
+        if len(order) < len(free):
             continue
-        for variable, label in zip(free, rest.labels(), strict=True):
+        for variable, label in zip(free, Elimination(rest, order).labels(), strict=True):
             labels[variable] = label
         if (cost := network.cost(labels)) < best:
             best, found = cost, labels
     return found
 
 
-def _moves(network: Network, keep: list[Labels]) -> list[dict[int, int]]:
-    """The largest moves with labels as positions in ``keep``, those left out that use a label which nothing needs."""
-    places = [{int(label): place for place, label in enumerate(kept)} for kept in keep]
-    moves = (m for m in network.moves if all(label in places[v] for v, label in m.items()))
-    largest = sorted(moves, key=len, reverse=True)[:MOST_MOVES]
-    return [{v: places[v][label] for v, label in move.items()} for move in largest]
+def _approximate(network: Network, effort: Effort, below: float) -> tuple[list[int] | None, float]:
+    """Labels that cost less than ``below``, and a lower bound, which meets their cost, or ``below``, where it is proven.
 
-
-def _approximate(network: Network, start: list[int] | None, effort: Effort) -> tuple[list[int], float]:
+    None where nothing cheaper was found.
+    """
     dual = TreeReweighted(network)
-    labels, cost = (dual.labels, np.inf) if start is None else (start, network.cost(start))
-    for part in range(PARTS):  # the bound first rises fast; labels are improved in between
-        dual.run(effort.sweeps // PARTS)
+    labels, cost, bound = None, below, -np.inf
+    for turn in range(effort.turns):
+        dual.run(FIRST_SWEEPS << turn)
         if dual.cost < cost:
             labels, cost = dual.labels, dual.cost
-        if part == 0 or dual.cost <= cost:
-            labels = local_search.improve(network, labels, effort.balls // PARTS)
-            cost = network.cost(labels)
-        if cost - dual.bound < 0.5:
-            return labels, cost
-        if cost - dual.bound < effort.gap * cost:
+        bound = max(bound, dual.bound)
+        if cost - bound >= 0.5:
+            found, proven = frontier.sweep(dual, cost, FIRST_STATES << turn)
+            if found is not None:
+                labels, cost = found, network.cost(found)
+            bound = max(bound, proven)
+        if cost - bound < max(0.5, effort.gap * cost):
             break
-    return labels, float(np.ceil(dual.bound - 1e-3))
+    if labels is None and below == np.inf:
+        labels = dual.labels
+    return labels, cost if cost - bound < 0.5 else float(np.ceil(bound - 1e-3))
