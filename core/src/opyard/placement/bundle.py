@@ -9,14 +9,16 @@ Programming 46 (1990).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from .memory import Bytes
 from .network import Costs
 
 MOST_PLANES = 80
-ROUNDS = 1000
+ROUNDS = 400
 """Steps of the inner problem, the weights of the planes."""
 
 ACCEPT = 0.1
@@ -26,13 +28,21 @@ CLOSE = 1e-7
 """The planes promise less than this fraction of the bound: nothing is left to gain."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Plane:
     """One solution: ``cost + (prices * excess).sum()`` is nowhere below the function."""
 
     labels: list[int]
     cost: float
     excess: Bytes
+
+    @cached_property
+    def peaks(self) -> npt.NDArray[np.bool_]:
+        """The steps at which a limit is exceeded, and no less than at those before and after."""
+        around = np.pad(self.excess, ((0, 0), (1, 1)), constant_values=-np.inf)
+        least = np.maximum(around[:, :-2], around[:, 2:])
+        found: npt.NDArray[np.bool_] = (self.excess > 0) & (self.excess >= least)
+        return found
 
 
 class Bundle:
@@ -58,7 +68,7 @@ class Bundle:
             self._idle = 0
         else:
             self._idle += 1
-            if self._idle >= 3:
+            if self._idle >= 3 and self.bound - value > self._promise:  # it went much too far
                 self._reach, self._idle = self._reach / 2, 0
         if better:
             self.bound, self.centre = value, self.trial
@@ -86,16 +96,16 @@ class Bundle:
     def _move(self) -> None:
         """The next prices, by the best weights of the planes: minimised over the simplex by accelerated gradient steps.
 
-        Prices are looked for at steps where some plane has its peak, and where there are prices already.
+        Prices are looked for at steps where some plane has a peak, and where there are prices already.
         """
         shape, reach = self.centre.shape, self._reach
         if not reach:
             self.is_done = True
             return
-        peaks = np.zeros(shape, bool)
+        peaks = self.centre > 0
         for plane in self._planes:
-            peaks[np.arange(shape[0]), plane.excess.argmax(axis=1)] = True
-        columns = np.flatnonzero(peaks | (self.centre > 0))
+            peaks |= plane.peaks
+        columns = np.flatnonzero(peaks)
         slopes = np.stack([plane.excess.ravel()[columns] for plane in self._planes])
         costs = np.array([plane.cost for plane in self._planes])
         centre = self.centre.ravel()[columns]
@@ -116,7 +126,7 @@ def _best_weights(weights: Costs, costs: Costs, slopes: Costs, centre: Costs, re
     Source: A. Beck, M. Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIAM Journal on Imaging Sciences 2
     (2009), with restarts.
     """
-    steep = max(reach * float(np.linalg.norm(slopes @ slopes.T, 2)), 1e-30)
+    steep = max(reach * _largest(slopes @ slopes.T), 1e-30)
     weights = point = _on_simplex(weights)
     momentum = 1.0
     for _ in range(ROUNDS):
@@ -131,6 +141,19 @@ def _best_weights(weights: Costs, costs: Costs, slopes: Costs, centre: Costs, re
         if moved < 1e-10:
             break
     return weights
+
+
+def _largest(square: Costs) -> float:
+    """A number hardly above the largest eigenvalue of a symmetric matrix that has no negative one, by power iteration."""
+    vector = np.ones(len(square))
+    value = 0.0
+    for _ in range(20):
+        vector = square @ vector
+        value = float(np.sqrt(vector @ vector))
+        if not value:
+            return 0.0
+        vector = vector / value
+    return 1.05 * value
 
 
 def _on_simplex(weights: Costs) -> Costs:
