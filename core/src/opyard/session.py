@@ -34,6 +34,7 @@ from .placement import (
 )
 from .plan import make_plan
 from .registry import REFERENCE, Registry
+from .rehearsal import rehearse
 from .rescue import Failures
 from .resume import remaining
 from .rewrite import bind, extract, needed_inputs
@@ -219,6 +220,7 @@ class Session:
             lambda costs: self._place(graph, self._host, costs=costs),
             *(self.costs, self.registry),
             arrays=arrays,
+            rehearse=lambda placement, seconds: rehearse(placement, arrays, seconds),
             **options,
         )
         self.registry.changed()  # so that what was chosen by older knowledge is chosen anew

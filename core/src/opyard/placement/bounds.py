@@ -52,6 +52,7 @@ class Bounds:
     slow     arms that are given at their upper bound, and all others at their lower; None: everything as believed
     only     arms that may be used, and no others; None: all
     without  arms that may not be used, with the reason
+    device   the name of the only device that may be used; None: all
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Bounds:
         slow: Collection[Key] | None = None,
         only: Collection[Key] | None = None,
         without: dict[Key, str] | None = None,
+        device: str | None = None,
     ) -> None:
         self._costs = costs
         self._slow = slow
         self._only = only
         self._without = without or {}
+        self._device = device
         self.arms: dict[Key, Arm] = {}
         self.conversions: dict[Key, Arm] = {}
         self.pairs: set[tuple[Device, Device]] = set()
@@ -82,6 +85,8 @@ class Bounds:
             return believed
         if key in self._without:
             return Estimate(float("inf"), believed.source, self._without[key])
+        if self._device not in (None, device.name):
+            return Estimate(float("inf"), believed.source, f"only {self._device} is looked at")
         if self._only is not None and key not in self._only:
             return Estimate(float("inf"), believed.source, "not a part of the plan that is priced")
         seconds = believed.seconds

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..costs import Estimate
 from ..units import format_seconds
+from .inplace import PlanTime
 from .model import Placement
 from .store import Measurement
 
@@ -65,12 +66,14 @@ class TuneReport:
     seconds_unchanged  what the placement before would take by what is known now; None where a kernel of it is wrong
     stable             whether nothing that can be measured could change the placement; else the time was up
     failed             sentences about what could not be measured
+    plans              the whole plans that were run, in order
     """
 
     measured: tuple[Measured, ...]
     wrong: tuple[str, ...]
     failed: tuple[str, ...]
     calibrated: tuple[str, ...]
+    plans: tuple[PlanTime, ...]
     changes: tuple[Change, ...]
     before: Placement
     after: Placement
@@ -98,6 +101,7 @@ class TuneReport:
             "seconds_after": self.after.seconds,
             "calibrated": list(self.calibrated),
             "measured": [row.to_json() for row in self.measured],
+            "plans": [asdict(plan) for plan in self.plans],
             "wrong": list(self.wrong),
             "failed": list(self.failed),
             "changes": [{"node": c.node, "before": c.before, "after": c.after} for c in self.changes],
@@ -111,6 +115,7 @@ class TuneReport:
         """All but the measurements, a line each; the last says what was won."""
         rows = [f"{self.outcome} after {format_seconds(self.elapsed_seconds)}"]
         rows += [f"calibrated {name}" for name in self.calibrated]
+        rows += [f"run as a plan on {plan}" for plan in self.plans]
         rows += [f"wrong: {sentence}" for sentence in self.wrong]
         rows += [f"not measured: {sentence}" for sentence in self.failed]
         rows += [f"changed {change}" for change in self.changes]

@@ -17,6 +17,7 @@ from ..registry import REFERENCE, Registry, describe_error
 from .bounds import Arm, Bounds, Key
 from .calibration import calibrated
 from .identity import short
+from .inplace import MOST_PLANS, PlanTime, Rehearse, Trials
 from .measured import TRANSFER_BYTES, MeasuredCosts, transfer_key
 from .measuring import Batch, Expected, disagreement, expect, interleave, make_start
 from .model import Placement
@@ -25,6 +26,9 @@ from .store import WRONG, Measurement
 
 CALIBRATION_SHARE = 0.25
 """Part of the time that calibrating devices may take."""
+
+REHEARSAL_SHARE = 0.3
+"""Part of the time that is kept for running whole plans."""
 
 Place = Callable[[Costs], Placement]
 Progress = Callable[[float, str], None]
@@ -40,11 +44,13 @@ def tune(
     calibrate: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
+    rehearse: Rehearse | None = None,
 ) -> TuneReport:
     """Measures kernels and transfers into the store of ``costs`` until ``place(costs)`` cannot change any more.
 
     place     places the graph with the costs that it is given
     arrays    contents of inputs of the graph by name; others, and what lies inside the graph, are drawn at random
+    rehearse  runs a placement as a plan; then the times of kernels are corrected by what they take in plans
     progress  called with the part of the time that is used, in [0, 1], and what is being done
 
     Each kernel is compared with the reference first; one that is wrong is recorded and not used again. The time is looked
@@ -58,7 +64,9 @@ def tune(
     try:
         if calibrate:
             tuner.calibrate({arm.device for arm in before_bounds.arms.values()})
-        stable = tuner.settle()
+        stable = tuner.settle(1.0 - REHEARSAL_SHARE if rehearse else 1.0)
+        if rehearse:
+            tuner.settle_in_place(rehearse)
     except KeyboardInterrupt:
         interrupted = True
     after = place(Bounds(costs, without=tuner.failed))
@@ -67,6 +75,7 @@ def tune(
         wrong=tuple(tuner.wrong),
         failed=tuple(tuner.failed.values()),
         calibrated=tuple(tuner.calibrated),
+        plans=tuple(tuner.plans),
         changes=compare(before, after),
         before=before,
         after=after,
@@ -108,6 +117,7 @@ class _Tuner:
         self.wrong: list[str] = []
         self.failed: dict[Key, str] = {}
         self.calibrated: list[str] = []
+        self.plans: list[PlanTime] = []
         self._pairs: set[tuple[Device, Device]] = set()
 
     @property
@@ -130,8 +140,40 @@ class _Tuner:
             calibrated(device, store, self.registry, CALIBRATION_SHARE * self.budget / len(new))
             self.calibrated.append(device.name)
 
-    def settle(self) -> bool:
-        """Measures until the plan is stable; gives whether it is, before the time was up."""
+    def settle(self, share: float) -> bool:
+        """Measures until the plan is stable; gives whether it is, before that share of the time was up."""
+        whole, self.budget = self.budget, self.budget * share
+        try:
+            return self._settle()
+        finally:
+            self.budget = whole
+
+    def settle_in_place(self, rehearse: Rehearse) -> None:
+        """Runs the best plan of each device and of all, and corrects what is known, until the best plan was run twice."""
+        trials = Trials(self.costs, self.plans)
+        believed = Bounds(self.costs, without=self.failed)
+        self.place(believed)
+        alone = sorted({arm.device.name for arm in believed.arms.values() if arm.device.backend != REFERENCE})
+        wanted: list[str | None] = [*(alone if len(alone) > 1 else ()), *[None] * MOST_PLANS]
+        for device in wanted:
+            if self.left <= 0:
+                return
+            try:
+                plan = self.place(Bounds(self.costs, without=self.failed, device=device))
+            except PlacementError:
+                continue  # a device that cannot run all of the graph
+            if device is None and trials.runs(plan) > 1:
+                return
+            if device is not None and trials.runs(plan):
+                continue
+            self.say(f"running the plan for {device or 'all devices'}")
+            try:
+                trials.add(plan, rehearse(plan, self.left / 2))
+            except Exception as error:
+                self._note(f"a plan could not be run: {describe_error(error)}")
+                return
+
+    def _settle(self) -> bool:
         while True:
             believed = Bounds(self.costs, without=self.failed)
             plan = self.place(believed)

@@ -1,0 +1,215 @@
+"""Whole plans that are run while tuning, and what is believed about kernels afterwards. No time is asserted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import opyard as oy
+from hosts import add_host
+from opyard.placement import MeasuredCosts, tune
+from opyard.placement.inplace import Rehearsal, StepTime
+from opyard.plan import Copy, Run, make_plan
+from opyard.rehearsal import rehearse
+from opyard.selection import Policy
+from opyard.testing import NullDevice, add_null_backend, prepare_null
+
+SPEC = oy.TensorSpec((4,), "float32")
+X = np.ones(4, np.float32)
+
+
+@pytest.fixture
+def costs(tmp_path: Path) -> Iterator[MeasuredCosts]:
+    store = oy.CostStore(tmp_path / "costs.sqlite")
+    yield MeasuredCosts(store)
+    store.close()
+
+
+def registry(claims: Mapping[str, float]) -> oy.Registry:
+    """Two accelerators, with kernels that claim to take so many seconds: "near exp": 1e-6 is one of near:0."""
+    made = oy.standard_registry()
+    for backend in ("near", "other"):
+        add_null_backend(made, NullDevice(f"{backend}:0", memory="shared"))
+    for name, claim in claims.items():
+        backend, op = name.split()
+        made.kernel(op, backend=backend, name="null", prepare=prepare_null, cost=lambda c, d, s=claim: s)
+    return made
+
+
+def steps(placement: oy.Placement, seconds: Callable[[str], float]) -> Rehearsal:
+    """What a run would have found if each step took so long, named by device and op or "copy"."""
+    rows = []
+    for step in make_plan(placement).steps:
+        if isinstance(step, Run):
+            name = f"{step.device.backend} {step.work.title}"
+            rows.append(StepTime(seconds(name), step.work, step.kernel, step.device))
+        elif isinstance(step, Copy):
+            nbytes = SPEC.nbytes
+            rows.append(StepTime(seconds("copy"), None, None, step.target, step.source, nbytes))
+    return Rehearsal(sum(row.seconds for row in rows), 9, tuple(rows))
+
+
+def tuned(
+    function: Callable[..., Any],
+    made: oy.Registry,
+    costs: MeasuredCosts,
+    seconds: Callable[[list[str], str], float],
+) -> Any:
+    """A tuning that measures nothing but plans. ``seconds`` gives those of a step, given the devices of its plan."""
+    graph = oy.trace(function, SPEC)
+
+    def run(placement: oy.Placement, budget: float) -> Rehearsal:
+        used = sorted({d.chosen.device.backend for d in placement.decisions})
+        return steps(placement, lambda name: seconds(used, name))
+
+    return tune(
+        lambda known: oy.place(
+            graph,
+            made.devices(),
+            made,
+            known,
+            policy=Policy(block=("reference",)),
+            home=made.device("near:0"),
+        ),
+        costs,
+        made,
+        rehearse=run,
+        calibrate=False,
+        budget_seconds=20.0,
+    )
+
+
+def where(placement: oy.Placement) -> list[str]:
+    return [decision.chosen.device.backend for decision in placement.decisions]
+
+
+def chain(x: Any) -> Any:
+    return oy.abs(oy.exp(x))
+
+
+# What is believed afterwards -------------------------------------------------------------------------------------
+
+
+def test_the_prediction_is_what_the_plan_took(costs: MeasuredCosts) -> None:
+    made = registry({"near exp": 1e-6, "near abs": 1e-6})
+    report = tuned(chain, made, costs, lambda used, name: 3e-3 if name == "near exp" else 1e-3)
+    assert report.after.seconds == pytest.approx(4e-3)
+    assert [decision.chosen.seconds for decision in report.after.decisions] == pytest.approx([3e-3, 1e-3])
+    assert len(report.plans) >= 2
+    assert report.plans[-1].predicted == pytest.approx(4e-3)
+    assert report.plans[-1].seconds == pytest.approx(4e-3)
+
+
+def test_a_mixed_plan_that_disappoints_gives_way_to_one_device(costs: MeasuredCosts) -> None:
+    """By themselves exp is fast here and abs there; in one plan both are slow, as threads that get in each other's way."""
+    made = registry({"near exp": 1e-6, "near abs": 3e-6, "other exp": 9e-6, "other abs": 1e-6})
+
+    def seconds(used: list[str], name: str) -> float:
+        if len(used) > 1:
+            return 20e-3
+        return {"near exp": 1e-3, "near abs": 3e-3, "other exp": 9e-3, "other abs": 1e-3}.get(name, 0.0)
+
+    report = tuned(chain, made, costs, seconds)
+    assert where(report.after) == ["near", "near"]
+    assert report.after.seconds == pytest.approx(4e-3)
+    assert {plan.devices for plan in report.plans} >= {("near:0",), ("other:0",), ("near:0", "other:0")}
+
+
+def test_a_mixed_plan_that_holds_stays(costs: MeasuredCosts) -> None:
+    made = registry({"near exp": 1e-6, "near abs": 3e-6, "other exp": 9e-6, "other abs": 1e-6})
+    times = {"near exp": 1e-3, "near abs": 3e-3, "other exp": 9e-3, "other abs": 1e-3}
+    report = tuned(chain, made, costs, lambda used, name: times.get(name, 0.0))
+    assert where(report.after) == ["near", "other"]
+    assert report.after.seconds == pytest.approx(2e-3)
+
+
+def test_copies_are_corrected_too(costs: MeasuredCosts) -> None:
+    made = oy.standard_registry()
+    add_host(made)
+    add_null_backend(made, NullDevice("far:0"))
+    made.kernel("exp", backend="far", name="null", prepare=prepare_null, cost=lambda c, d: 1e-6)
+    graph = oy.trace(oy.exp, SPEC)
+
+    def run(placement: oy.Placement, budget: float) -> Rehearsal:
+        return steps(placement, lambda name: 5e-3 if name == "copy" else 1e-3)
+
+    report = tune(
+        lambda known: oy.place(
+            graph,
+            [*made.devices()],
+            made,
+            known,
+            policy=Policy(block=("reference",)),
+            home=made.device("toy:0"),
+        ),
+        costs,
+        made,
+        rehearse=run,
+        calibrate=False,
+    )
+    assert report.after.seconds == pytest.approx(11e-3)
+
+
+def test_the_report_names_the_plans(costs: MeasuredCosts) -> None:
+    made = registry({"near exp": 1e-6, "near abs": 1e-6})
+    report = tuned(chain, made, costs, lambda used, name: 1e-3)
+    assert "run as a plan on near:0: 2 ms, predicted " in str(report)
+    assert report.to_json()["plans"][-1] == {
+        "devices": ("near:0",),
+        "predicted": pytest.approx(2e-3),
+        "seconds": pytest.approx(2e-3),
+    }
+
+
+# Running ---------------------------------------------------------------------------------------------------------
+
+
+def small_placement(function: Callable[..., Any], made: oy.Registry, *shapes: oy.TensorSpec) -> oy.Placement:
+    graph = oy.trace(function, *shapes)
+    return oy.Session(graph, registry=made, costs=oy.Roofline()).placement(
+        graph.result, {name: value.spec for name, value in graph.inputs.items()}
+    )
+
+
+def test_steps_add_up_to_the_whole_and_copies_are_among_them() -> None:
+    made = oy.standard_registry()
+    add_null_backend(made, NullDevice("far:0"), ops=["exp", "abs"])
+    graph = oy.trace(chain, SPEC)
+    with oy.using(block="reference"):
+        placement = oy.Session(graph, registry=made).placement(graph.result, {"x": X})
+    found = rehearse(placement, {"x": X}, 0.0)
+    assert sum(step.seconds for step in found.steps) == pytest.approx(found.seconds)
+    assert found.rounds >= 7
+    names = [step.work.title if step.work else f"{step.source} {step.nbytes}" for step in found.steps]
+    assert names[1:3] == ["exp", "abs"] and names[0].endswith(" 16") and names[3].endswith(" 16")
+
+
+def test_inputs_that_are_not_given_are_made_up() -> None:
+    made = oy.standard_registry()
+    placement = small_placement(
+        lambda table, index: oy.gather(table, index, axis=0), made, SPEC, oy.TensorSpec((3,), "int64")
+    )
+    assert rehearse(placement, {}, 0.0).seconds > 0
+
+
+def test_several_outputs_constants_and_options_run() -> None:
+    made = oy.standard_registry()
+
+    def function(x: Any) -> Any:
+        first, second = oy.split(oy.clip(x, None, x), sections=2)
+        return oy.add(first, np.ones(2, np.float32)), second
+
+    assert len(rehearse(small_placement(function, made, SPEC), {"x": X}, 0.0).steps) >= 3
+
+
+def test_a_session_tunes_with_whole_plans(costs: MeasuredCosts) -> None:
+    made = registry({"near exp": 1e-6, "near abs": 1e-6})
+    graph = oy.trace(chain, SPEC)
+    session = oy.Session(graph, registry=made, costs=costs)
+    report = session.tune(graph.result, {"x": X}, budget_seconds=2.0, calibrate=False)
+    assert report.plans
+    assert session.explain(graph.result, {"x": X}).seconds == report.after.seconds
