@@ -5,8 +5,7 @@
     uv run python tests/bench/placement.py --kinds resnet unet --ops 1000 --seeds 5
 
 The graphs, devices and costs are those of graphs.py, the rivals those of planners.py; making a graph is not measured.
-On the devices of this machine, predicted and measured times are compared before and after tuning. docs/placement.md holds
-tables made by this script.
+docs/placement.md holds tables made by this script.
 """
 
 from __future__ import annotations
@@ -20,14 +19,11 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 from graphs import DEVICES, KINDS, HashedCosts, make_graph, make_registry
 from planners import PLANNERS, complete
 
@@ -36,7 +32,6 @@ from opyard.placement.place import formulate
 from opyard.placement.places import NANOSECONDS
 from opyard.placement.solver import solve
 from opyard.selection import Policy
-from opyard.units import format_seconds
 
 T = TypeVar("T")
 
@@ -151,65 +146,10 @@ def same_everywhere(instances: Sequence[Instance]) -> bool:
     return digests_elsewhere(instances, "1") == digests_elsewhere(instances, "2")
 
 
-# Real devices ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Seconds of one run on the devices of this machine, as predicted and as measured (median)."""
-
-    name: str
-    ops: int
-    costs: str
-    predicted: float
-    measured: float
-    devices: list[str]
-
-
-def predictions(budget_seconds: float, runs: int) -> list[Prediction]:
-    """The demo's network and a transformer block, with the roofline's costs and with those that tuning measured."""
-    from opyard_demo.model import digits_graph
-
-    block = make_graph("transformer", 100, filled=True)
-    random = np.random.default_rng(0)
-    programs = {
-        "digits, batch of 52": (digits_graph(), {"images": random.random((52, 1, 8, 8), np.float32)}),
-        "transformer layers": (
-            block,
-            {name: random.random(value.spec.shape, np.float32) for name, value in block.inputs.items()},
-        ),
-    }
-    rows = []
-    for name, (graph, feeds) in programs.items():
-        with tempfile.TemporaryDirectory() as folder:
-            costs = oy.MeasuredCosts(oy.CostStore(Path(folder) / "costs.sqlite"))
-            session = oy.Session(graph, costs=costs)
-            outputs = list(graph.outputs)
-            rows.append(_prediction(name, "roofline", session, outputs, feeds, runs))
-            session.tune(outputs, feeds, budget_seconds=budget_seconds)
-            rows.append(_prediction(name, "measured", session, outputs, feeds, runs))
-            costs.store.close()
-    return rows
-
-
-def _prediction(
-    name: str, costs: str, session: oy.Session, outputs: list[str], feeds: dict[str, Any], runs: int
-) -> Prediction:
-    placement = session.placement(outputs, feeds)
-    call = session.callable(outputs, list(feeds))
-    arrays = list(feeds.values())
-    call(*arrays)
-    samples = [timed(lambda: call(*arrays))[1].wall for _ in range(runs)]
-    used = sorted({decision.chosen.device.name for decision in placement.decisions})
-    return Prediction(
-        name, len(placement.graph.nodes), costs, placement.seconds, statistics.median(samples), used
-    )
-
-
 # Report ----------------------------------------------------------------------------------------------------------
 
 
-def print_tables(rows: Sequence[Row], same: bool, found: Sequence[Prediction]) -> None:
+def print_tables(rows: Sequence[Row], same: bool) -> None:
     """The report in Markdown: a line for each graph and size, over all seeds."""
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
@@ -230,14 +170,6 @@ def print_tables(rows: Sequence[Row], same: bool, found: Sequence[Prediction]) -
         print(f"| {kind} | {_mean(row.ops for row in group):.0f} | {_ratios(group)} |")
     print(f"| geometric mean | | {_ratios(rows)} |")
     print(f"\nTwo processes with different hash seeds make {'equal' if same else 'DIFFERENT'} plans.")
-    if found:
-        print("\n| on this machine | ops | costs | predicted | measured | measured / predicted | devices |")
-        print("|---|---:|---|---:|---:|---:|---|")
-    for p in found:
-        print(
-            f"| {p.name} | {p.ops} | {p.costs} | {format_seconds(p.predicted)} | {format_seconds(p.measured)} "
-            f"| {p.measured / p.predicted:.2f} | {', '.join(p.devices)} |"
-        )
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -263,7 +195,6 @@ def main() -> None:
     parser.add_argument(
         "--backends", type=int, default=len(DEVICES), help="how many of the devices there are"
     )
-    parser.add_argument("--no-devices", action="store_true", help="measure nothing on the devices here")
     parser.add_argument("--digest", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.digest:
@@ -279,7 +210,6 @@ def main() -> None:
     ]
     rows = [measure(instance) for instance in instances]
     same = same_everywhere([i for i in instances if i.ops == min(sizes) and i.seed == 0])
-    found = [] if options.no_devices else predictions(*((0.5, 3) if options.quick else (30.0, 200)))
     if options.json:
         report = {
             "python": platform.python_version(),
@@ -287,11 +217,10 @@ def main() -> None:
             "instances": [asdict(row) for row in rows],
             "geometric_means": geometric_means(rows),
             "deterministic": same,
-            "predictions": [asdict(row) for row in found],
         }
         print(json.dumps(report, indent=2))
     else:
-        print_tables(rows, same, found)
+        print_tables(rows, same)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ CHUNKS = 10
 def report() -> dict[str, Any]:
     """What the script reports about small graphs."""
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick", "--json", "--seeds", "2", "--no-devices"],
+        [sys.executable, str(SCRIPT), "--quick", "--json", "--seeds", "2"],
         capture_output=True,
         text=True,
         check=False,
@@ -71,7 +71,7 @@ def test_two_processes_place_alike(report: dict[str, Any]) -> None:
 
 def test_the_tables_name_every_graph_and_rival() -> None:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick", "--kinds", "resnet", "--no-devices"],
+        [sys.executable, str(SCRIPT), "--quick", "--kinds", "resnet"],
         capture_output=True,
         text=True,
         check=False,
@@ -82,6 +82,38 @@ def test_the_tables_name_every_graph_and_rival() -> None:
     assert "3 of 3" in done.stdout
     assert f"| cost / ours | ops | {' | '.join(PLANNERS)} |" in done.stdout
     assert "make equal plans" in done.stdout
+
+
+def test_the_script_for_memory_runs_and_limits_are_kept() -> None:
+    rows = run_script("memory.py", "--kinds", "resnet", "unet", "--ops", "40", "--parts", "0.5")
+    assert [row["kind"] for row in rows] == ["resnet", "unet"]
+    for row in rows:
+        assert row["free_seconds"] <= row["seconds"]
+        assert 0 <= row["gap"] < 1
+
+
+def test_the_script_for_predictions_runs() -> None:
+    rows = run_script("predictions.py", "--seconds", "0.2", "--runs", "1")
+    assert {(row["name"], row["costs"]) for row in rows} >= {
+        ("digits, batch of 52", "roofline"),
+        ("transformer layers", "tuned"),
+    }
+    for row in rows:
+        assert row["predicted"] > 0 and row["measured"] > 0
+        assert row["allowed"] in ("all", *row["used"])
+
+
+def run_script(name: str, *arguments: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / name), "--json", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
 
 
 # Brute force -----------------------------------------------------------------------------------------------------

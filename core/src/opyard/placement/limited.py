@@ -163,6 +163,7 @@ class _Search:
         """The whole first, then its parts, those of the least bound first, as long as the effort allows."""
         root, self.prices, splitting = self._ascend(self.grains, self.prices, FIRST_STEPS)
         if root < np.inf and not self._is_enough(root):
+            self._escape()
             self._breed(root)
         open_parts = [(root, 0, self.grains, self.prices, splitting)]
         made = 1
@@ -184,6 +185,19 @@ class _Search:
         """Whether a bound proves the best labels, or, where the problem is too large to be divided, nearly does."""
         cost, gap = self.found.cost, 0.0 if self._parts > 0 else self.effort.memory_gap
         return bound >= cost or cost - bound < gap * cost
+
+    def _escape(self) -> None:
+        """Solutions at prices that rise until nothing is kept where it need not be: if any fits, the last of these does."""
+        usage = self.residency.usage(self.found.any_labels)
+        price = 1e-3 * self.network.cost(self.found.any_labels) / max(1.0, float(usage.sum()))
+        for _ in range(MOST_RISES):
+            prices = np.full_like(usage, price)
+            labels = solve(_priced(self.grains, self.residency, prices), self.effort).labels
+            self.found.consider(labels, self.residency.usage(labels))
+            if self.found.cost < np.inf:
+                self.found.add(labels, self.prices)
+                return
+            price *= 8
 
     def _breed(self, bound: float) -> None:
         """Solutions at prices that are a little off, each term by its own, have other parts to choose from."""
@@ -217,7 +231,7 @@ class _Search:
                 return np.inf, prices, None  # not even the dearest labels cost so much, or no others are left
             if self._is_enough(_whole(bundle.bound)) or bundle.is_done:
                 break
-        for labels in bundle.solutions()[:DECIDING] if network is self.grains else ():
+        for labels in bundle.solutions()[: DECIDING if network is self.grains else 2]:
             self.found.add(labels, bundle.centre)
         return _whole(bundle.bound), bundle.centre, split
 
@@ -247,6 +261,9 @@ class _Search:
 SCALES = (1.0, 1.0, 1.0, 1.03, 1.03, 1.03, 1.1, 1.1, 1.1, 0.97, 0.97, 0.97)
 NOISES = (0.05, 0.15, 0.4)
 """Factors of the prices, and by what part each term's price is off, in turn."""
+
+MOST_RISES = 16
+"""Times that prices rise eightfold in search of a first solution that fits."""
 
 DECIDING = 15
 """Solutions of the dual that are bred from."""

@@ -43,6 +43,11 @@ class Breeding:
         return self._elite[0][1]
 
     @property
+    def any_labels(self) -> list[int]:
+        """The best labels, or where none are within the limits the nearest miss."""
+        return self.labels if self._elite else self.nearest
+
+    @property
     def cost(self) -> float:
         """Their cost; infinite where none were found."""
         return self._elite[0][0] if self._elite else float("inf")

@@ -42,7 +42,7 @@ class Effort:
     turns: int = 5
     gap: float = 1e-5
     offspring: int = 160
-    parts: int = 5_000
+    parts: int = 10_000
     memory_gap: float = 1e-3
 
 
