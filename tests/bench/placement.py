@@ -3,6 +3,7 @@
     uv run python tests/bench/placement.py                  tables in Markdown
     uv run python tests/bench/placement.py --json           the same as JSON
     uv run python tests/bench/placement.py --kinds resnet unet --ops 1000 --seeds 5
+    uv run python tests/bench/placement.py --makespan --ops 400 --no-patterns    devices that work at the same time
 
 The graphs, devices and costs are those of graphs.py, the rivals those of planners.py; making a graph is not measured.
 docs/placement.md holds tables made by this script.
@@ -21,26 +22,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from graphs import DEVICES, KINDS, HashedCosts, make_graph, make_registry
 from planners import PLANNERS, complete
 
 import opyard as oy
+from opyard.placement.makespan import Search, earliest_end, processors_of
+from opyard.placement.ordering import in_order, solve_in_order
 from opyard.placement.place import formulate
 from opyard.placement.places import NANOSECONDS
-from opyard.placement.solver import solve
+from opyard.placement.solver import Effort, solve
 from opyard.selection import Policy
+from opyard.units import format_seconds
 
 T = TypeVar("T")
+R = TypeVar("R", "Row", "Ends")
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
     """A graph with devices and costs: ``ops`` as asked for, whether there are fused kernels and region compilers.
 
-    ``backends`` is the number of devices, each of a backend of its own: the host and the first of the others.
+    ``backends`` is the number of devices, each of a backend of its own: the host and the first of the others; ``objective``
+    is what is minimised.
     """
 
     kind: str
@@ -49,6 +55,7 @@ class Instance:
     patterns: bool
     regions: bool = False
     backends: int = len(DEVICES)
+    objective: str = "sum"
 
     def arguments(self) -> tuple[oy.Graph, Sequence[oy.Device], oy.Registry, HashedCosts]:
         """What ``place`` takes."""
@@ -119,12 +126,67 @@ def geometric_means(rows: Sequence[Row]) -> dict[str, float]:
     return {name: statistics.geometric_mean(row.rivals[name] for row in rows) for name in PLANNERS}
 
 
+# Devices that work at the same time ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """When placements of one instance end, in seconds, and the CPU seconds that the search for the earliest end took.
+
+    least_sum, graph_order, listed  the least sum of all times: the sum; its end in the order of the graph, and as listed
+    heft, ours, bound               the ends of HEFT's placement and of ours, and what no placement ends before
+    """
+
+    instance: Instance
+    ops: int
+    least_sum: float
+    graph_order: float
+    listed: float
+    heft: float
+    ours: float
+    our_sum: float
+    bound: float
+    search: Timing
+
+
+def measure_ends(instance: Instance) -> Ends:
+    """Places one instance for the least sum and for the earliest end, and lets HEFT place it, too."""
+    arguments = instance.arguments()
+    problem, *_ = formulate(*arguments, policy=Policy())
+    solution, ordered, bound = solve_in_order(problem, None, None)
+    search = Search(problem, lambda order: True)
+    start = search.arranged(solution.labels, ordered, solution.cost)
+    graph_order = search.scheduler.nanoseconds([search.task(choice) for choice in ordered])
+    labels, cost = complete(problem, PLANNERS["HEFT"](problem))
+    heft = search.arranged(labels, in_order(problem, labels)[0], cost)
+    found, searching = timed(lambda: search.improved(start, Effort().tasks))
+    least = earliest_end(problem, bound, len(processors_of(problem)))
+    numbers = (solution.cost, graph_order, start.end, heft.end, found.end, found.cost, least)
+    return Ends(instance, len(problem.options), *(n / NANOSECONDS for n in numbers), searching)
+
+
+def print_ends(rows: Sequence[Ends]) -> None:
+    """The report on ends in Markdown: means over all seeds."""
+    print(
+        "| graph | ops | one after the other | in graph order | listed | HEFT | ours | bound | gap | search |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    names = ("least_sum", "graph_order", "listed", "heft", "ours", "bound")
+    for (kind, _), group in grouped(rows).items():
+        cells = [format_seconds(_mean(getattr(row, name) for row in group)) for name in names]
+        gap = _mean(1 - row.bound / row.ours for row in group)
+        spent = _mean(row.search.cpu for row in group)
+        print(
+            f"| {kind} | {_mean(r.ops for r in group):.0f} | {' | '.join(cells)} | {gap:.0%} | {spent:.1f} s |"
+        )
+
+
 # Determinism -----------------------------------------------------------------------------------------------------
 
 
 def digest(instance: Instance) -> str:
     """A checksum of all that a placement says: every decision, price and refusal, in order."""
-    placement = oy.place(*instance.arguments(), policy=Policy())
+    placement = oy.place(*instance.arguments(), policy=Policy(), objective=instance.objective)
     return hashlib.sha256(json.dumps(placement.to_json()).encode()).hexdigest()
 
 
@@ -151,9 +213,7 @@ def same_everywhere(instances: Sequence[Instance]) -> bool:
 
 def print_tables(rows: Sequence[Row], same: bool) -> None:
     """The report in Markdown: a line for each graph and size, over all seeds."""
-    groups: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.instance.kind, row.instance.ops), []).append(row)
+    groups = grouped(rows)
     print(
         "| graph | ops | variables | fused | formulate | solve | place | place, wall | proven optimal | gap |"
     )
@@ -170,6 +230,14 @@ def print_tables(rows: Sequence[Row], same: bool) -> None:
         print(f"| {kind} | {_mean(row.ops for row in group):.0f} | {_ratios(group)} |")
     print(f"| geometric mean | | {_ratios(rows)} |")
     print(f"\nTwo processes with different hash seeds make {'equal' if same else 'DIFFERENT'} plans.")
+
+
+def grouped(rows: Sequence[R]) -> dict[tuple[str, int], list[R]]:
+    """The rows of each kind and size of graph."""
+    groups: dict[tuple[str, int], list[R]] = {}
+    for row in rows:
+        groups.setdefault((row.instance.kind, row.instance.ops), []).append(row)
+    return groups
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -195,6 +263,7 @@ def main() -> None:
     parser.add_argument(
         "--backends", type=int, default=len(DEVICES), help="how many of the devices there are"
     )
+    parser.add_argument("--makespan", action="store_true", help="when placements end, and nothing else")
     parser.add_argument("--digest", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.digest:
@@ -208,8 +277,16 @@ def main() -> None:
         for kind in options.kinds
         for seed in range(options.seeds)
     ]
+    if options.makespan:
+        ends = [measure_ends(instance) for instance in instances]
+        if options.json:
+            print(json.dumps([asdict(row) for row in ends], indent=2))
+        else:
+            print_ends(ends)
+        return
     rows = [measure(instance) for instance in instances]
-    same = same_everywhere([i for i in instances if i.ops == min(sizes) and i.seed == 0])
+    first = [i for i in instances if i.ops == min(sizes) and i.seed == 0]
+    same = same_everywhere(first + [replace(i, objective="makespan") for i in first if i.ops <= 100])
     if options.json:
         report = {
             "python": platform.python_version(),

@@ -116,6 +116,40 @@ def run_script(name: str, *arguments: str) -> list[dict[str, Any]]:
     return found
 
 
+def test_the_earliest_ends_are_told_and_never_later_than_the_start() -> None:
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--quick",
+        "--makespan",
+        "--seeds",
+        "1",
+        "--kinds",
+        "inception",
+        "layered",
+    ]
+    text, found = (
+        subprocess.run([*command, *more], capture_output=True, text=True, check=True, timeout=300).stdout
+        for more in ([], ["--json"])
+    )
+    assert (
+        "| graph | ops | one after the other | in graph order | listed | HEFT | ours | bound | gap | search |"
+        in text
+    )
+    rows = json.loads(found)
+    assert [row["instance"]["kind"] for row in rows] == ["inception", "layered"]
+    for row in rows:
+        assert (
+            row["bound"]
+            <= row["ours"]
+            <= row["listed"]
+            <= row["graph_order"]
+            <= row["least_sum"]
+            <= row["our_sum"]
+        )
+        assert f"| {row['instance']['kind']} |" in text
+
+
 # Brute force -----------------------------------------------------------------------------------------------------
 
 Covered = list[tuple[Match, Candidate]]

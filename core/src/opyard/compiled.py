@@ -14,7 +14,7 @@ from .errors import SpecError
 from .graph import Graph, Value, parameter_names, trace_named, weak_scalar
 from .nest import leaves, map_leaves
 from .opfunction import current_policy
-from .placement import Limits, Placement, TuneReport
+from .placement import Limits, Placement, TuneReport, check_objective
 from .registry import Registry
 from .session import Devices, Session, remember
 from .spec import TensorSpec, spec_of
@@ -161,6 +161,7 @@ class Compiled:
         registry: Registry | None = None,
         costs: Costs | None = None,
         memory: Limits | None = None,
+        objective: str = "sum",
     ) -> None:
         if not callable(function):
             raise SpecError(
@@ -171,6 +172,8 @@ class Compiled:
         self.registry = registry
         self.costs = costs
         self.memory = memory
+        check_objective(objective)
+        self.objective = objective
         self._made: dict[Any, Callable[..., Any]] = {}
         self._leading: tuple[Any, ...] = ()
         self._instance: _Instance | None = None
@@ -257,6 +260,7 @@ class Compiled:
             registry=self.registry,
             costs=self.costs,
             memory=self.memory,
+            objective=self.objective,
         )
 
     def graph(self, *arguments: Any, **keywords: Any) -> Graph:
@@ -284,6 +288,7 @@ def compile(
     registry: Registry | None = None,
     costs: Costs | None = None,
     memory: Limits | None = None,
+    objective: str = "sum",
 ) -> Compiled: ...
 
 
@@ -294,6 +299,7 @@ def compile(
     registry: Registry | None = None,
     costs: Costs | None = None,
     memory: Limits | None = None,
+    objective: str = "sum",
 ) -> Callable[[Callable[..., Any]], Compiled]: ...
 
 
@@ -304,8 +310,11 @@ def compile(
     registry: Registry | None = None,
     costs: Costs | None = None,
     memory: Limits | None = None,
+    objective: str = "sum",
 ) -> Any:
     """Makes a function over arrays run as one placed graph; a decorator with or without options. See Compiled and Session."""
     if function is None:
-        return partial(Compiled, devices=devices, registry=registry, costs=costs, memory=memory)
-    return Compiled(function, devices, registry, costs, memory)
+        return partial(
+            Compiled, devices=devices, registry=registry, costs=costs, memory=memory, objective=objective
+        )
+    return Compiled(function, devices, registry, costs, memory, objective)

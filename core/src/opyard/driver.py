@@ -16,7 +16,7 @@ from .errors import SpecError
 from .spec import TensorSpec
 
 HOST = "host"
-"""Name of the address space of NumPy arrays."""
+"""Name of the address space of NumPy arrays, and of the processor that runs Python."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,15 @@ class Device(ABC):
 
     def __repr__(self) -> str:
         return f"<Device {self.name} ({self.kind}): {self.description}>"
+
+    @property
+    def processor(self) -> str:
+        """What does the work: devices with equal names take turns, others can work at the same time.
+
+        The default is "host" for devices of kind "cpu", whose kernels hold the caller, and the device's own name for others,
+        whose kernels run while Python goes on. Override it where that is not so.
+        """
+        return HOST if self.kind == "cpu" else self.name
 
     @abstractmethod
     def upload(self, array: np.ndarray[Any, Any]) -> Any:

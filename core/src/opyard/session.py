@@ -28,6 +28,7 @@ from .placement import (
     TuneReport,
     bindings,
     check_limits,
+    check_objective,
     default_costs,
     place,
     tune,
@@ -79,10 +80,11 @@ def remember(cache: dict[Any, Any], key: Any, item: Any, limit: int) -> None:
 class Session:
     """Runs a graph. Executables are cached by fetches, feed specs, registry version and policy; it is safe in threads.
 
-    devices   "auto", a device name, or several; the placement uses these alone
-    registry  the default one unless given
-    costs     times for the placement; what ``tune`` measured here, else the roofline, unless given
-    memory    the most bytes that a run may keep on a device, by its name: a number, or a text such as "2GiB"
+    devices    "auto", a device name, or several; the placement uses these alone
+    registry   the default one unless given
+    costs      times for the placement; what ``tune`` measured here, else the roofline, unless given
+    memory     the most bytes that a run may keep on a device, by its name: a number, or a text such as "2GiB"
+    objective  "sum": the least sum of all times; "makespan": the earliest end where devices work at the same time
     """
 
     def __init__(
@@ -93,7 +95,9 @@ class Session:
         registry: Registry | None = None,
         costs: Costs | None = None,
         memory: Limits | None = None,
+        objective: str = "sum",
     ) -> None:
+        check_objective(objective)
         if not isinstance(graph, Graph):
             raise GraphError(
                 f"Session takes a Graph, such as trace(function, *specs) gives; found {graph!r}."
@@ -103,6 +107,7 @@ class Session:
         self.devices = choose_devices(devices, self.registry)
         self.costs: Costs = default_costs() if costs is None else costs
         self.memory = check_limits(memory or {}, self.devices)
+        self.objective = objective
         self._cache: dict[Any, Executable] = {}
         self._lock = threading.Lock()
         self._host = next(
@@ -195,7 +200,7 @@ class Session:
         found = self._place(graph, self._host)
 
         def seconds(other: Graph, memory: Limits) -> float:
-            return self._place(other, self._host, memory=memory).seconds
+            return self._place(other, self._host, memory=memory).minimised
 
         return replace(found, bindings=bindings(found, graph, self.memory, seconds))
 
@@ -376,4 +381,5 @@ class Session:
             home=home,
             unavailable=failed.unavailable if failed else (),
             memory=self.memory if memory is None else memory,
+            objective=self.objective,
         )

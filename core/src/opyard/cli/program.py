@@ -63,8 +63,10 @@ def load(target: str, specs: Specs, memory: Limits | None = None) -> Program:
     if inspect.isroutine(found) and not inspect.signature(found).parameters:
         found = _call(target, found)
     devices: Any = "auto"
+    objective = "sum"
     if isinstance(found, Compiled):
-        devices, memory, found = found.devices, memory or found.memory, found.function
+        devices, memory, objective = found.devices, memory or found.memory, found.objective
+        found = found.function
     if isinstance(found, Session):
         if memory:
             found = Session(
@@ -73,6 +75,7 @@ def load(target: str, specs: Specs, memory: Limits | None = None) -> Program:
                 registry=found.registry,
                 costs=found.costs,
                 memory=memory,
+                objective=found.objective,
             )
         return _program(target, found, given)
     if isinstance(found, Graph):
@@ -82,7 +85,7 @@ def load(target: str, specs: Specs, memory: Limits | None = None) -> Program:
             f"{target!r} is {type(found).__name__}; name a function over arrays, or something that gives a Graph or a Session."
         )
     graph = _trace(target, found, given)
-    return _program(target, Session(graph, devices=devices, memory=memory), given)
+    return _program(target, Session(graph, devices=devices, memory=memory, objective=objective), given)
 
 
 memory_option = click.option(

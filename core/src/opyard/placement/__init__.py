@@ -7,7 +7,7 @@ from .calibration import calibrate, calibrated
 from .measured import MeasuredCosts, default_costs
 from .memory import Limits, check_limits
 from .model import Alternative, Binding, Decision, MemoryUse, Placement
-from .place import place
+from .place import check_objective, place
 from .report import TuneReport
 from .store import CostStore, CostsWarning
 from .tuning import tune
@@ -27,6 +27,7 @@ __all__ = [
     "calibrate",
     "calibrated",
     "check_limits",
+    "check_objective",
     "default_costs",
     "place",
     "tune",

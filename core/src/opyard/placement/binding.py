@@ -11,7 +11,7 @@ from .memory import Limits
 from .model import Binding, Placement
 
 Seconds = Callable[[Graph, Limits], float]
-"""Predicted seconds of the best placement of a graph within memory limits."""
+"""What is minimised, in seconds, of the best placement of a graph within memory limits."""
 
 
 def bindings(placement: Placement, graph: Graph, memory: Limits, seconds: Seconds) -> tuple[Binding, ...]:
@@ -20,7 +20,7 @@ def bindings(placement: Placement, graph: Graph, memory: Limits, seconds: Second
     graph, memory  what was placed; seconds  places again, with some of it left out
     """
     return tuple(
-        Binding(constraint, max(0.0, placement.seconds - seconds(other, limits)))
+        Binding(constraint, max(0.0, placement.minimised - seconds(other, limits)))
         for constraint, other, limits in _without(graph, memory)
     )
 

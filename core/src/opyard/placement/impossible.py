@@ -58,6 +58,6 @@ def _apart(problem: Problem) -> str | None:
 def _devices(problem: Problem, node: Node) -> set[str]:
     """Names of the devices in whose address spaces a node can run."""
     number = problem.number[node]
-    possible = np.isfinite(problem.network.unary[number])
+    possible = np.isfinite(problem.options[number].costs)
     spaces = problem.spaces(number)[possible]
     return {problem.places.spaces[space].name for space in spaces}

@@ -273,11 +273,9 @@ def _divided(network: Network, variable: int, label: int) -> Iterable[Network]:
     """The network with a label forbidden, and with all other labels of that variable forbidden."""
     for keep in (False, True):
         here = np.arange(len(network.unary[variable])) == label
-        child = Network()
-        child.unary = list(network.unary)
-        child.tables, child.neighbours = network.tables, network.neighbours
-        child.unary[variable] = np.where(here == keep, network.unary[variable], np.inf)
-        yield child
+        unary = list(network.unary)
+        unary[variable] = np.where(here == keep, network.unary[variable], np.inf)
+        yield network.with_unary(unary)
 
 
 def _greatest(network: Network) -> float:

@@ -13,6 +13,7 @@ from ..units import format_bytes, format_seconds
 from .match import Match
 from .peaks import peak_bytes
 from .places import Places
+from .schedule import Schedule
 from .wholes import Whole
 
 
@@ -71,6 +72,8 @@ class Decision:
         if second is None:
             refused = sum(1 for alternative in self.alternatives if alternative.extra_seconds is None)
             return f"all {refused} others refuse" if refused else "no other kernel"
+        if (second.extra_seconds or 0.0) < 0:
+            return f"ends sooner than with {second.candidate.kernel.id} on {second.candidate.device.name}, for {format_seconds(-(second.extra_seconds or 0.0))} more work"
         if second.extra_seconds == 0:
             return f"tie with {second.candidate.kernel.id} on {second.candidate.device.name}, settled by name"
         return f"{format_seconds(second.extra_seconds or 0.0)} cheaper than {second.candidate.kernel.id} on {second.candidate.device.name}"
@@ -141,13 +144,15 @@ class MemoryUse:
 class Placement:
     """Decisions that cover all nodes of ``graph``, in an order that can run.
 
-    places   where tensors can lie, with the ways between
-    seconds  predicted time of one run, transfers included
-    bound    no placement can be faster than this, by the same predictions
-    wholes   the composite ops that ``graph`` has the parts of
-    limits   for each address space with a memory limit, its bytes and the seconds that a byte more would save
-    exact    whether extra seconds of alternatives are exact; where a memory limit binds they are estimates
-    bindings what constraints cost; ``Session.explain`` finds out
+    places    where tensors can lie, with the ways between
+    seconds   predicted time of one run, transfers included, were one step done after the other
+    bound     no placement has a smaller sum of times, by the same predictions
+    wholes    the composite ops that ``graph`` has the parts of
+    limits    for each address space with a memory limit, its bytes and the seconds that a byte more would save
+    exact     whether extra seconds of alternatives are exact; where a memory limit binds they are estimates
+    bindings  what constraints cost; ``Session.explain`` finds out
+    schedule  when each step begins and ends; None where a single processor does all
+    objective  "sum" or "makespan": what was minimised
     """
 
     graph: Graph
@@ -160,16 +165,38 @@ class Placement:
     limits: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     exact: bool = True
     bindings: tuple[Binding, ...] = ()
+    schedule: Schedule | None = None
+    objective: str = "sum"
 
     @property
     def is_optimal(self) -> bool:
-        """Whether it is proven that no placement is faster."""
+        """Whether it is proven that no placement has a smaller sum of times."""
         return self.bound >= self.seconds
 
     @property
     def gap(self) -> float:
-        """How much faster another placement could be at most, as a fraction of this one's time."""
-        return max(0.0, (self.seconds - self.bound) / self.seconds) if self.seconds else 0.0
+        """How much smaller another placement's sum of times could be at most, as a fraction of this one's."""
+        return _gap(self.seconds, self.bound)
+
+    @property
+    def minimised(self) -> float:
+        """Seconds of what was minimised: the sum of all times, or the makespan."""
+        return self.makespan if self.objective == "makespan" else self.seconds
+
+    @property
+    def makespan(self) -> float:
+        """Predicted seconds from the first step to the end of the last, where devices work at the same time."""
+        return self.schedule.seconds if self.schedule else self.seconds
+
+    @property
+    def makespan_bound(self) -> float:
+        """No placement can end sooner, by the same predictions."""
+        return self.schedule.bound if self.schedule else self.bound
+
+    @property
+    def makespan_gap(self) -> float:
+        """How much sooner another placement could end at most, as a fraction of this one's makespan."""
+        return _gap(self.makespan, self.makespan_bound)
 
     @property
     def memory(self) -> tuple[MemoryUse, ...]:
@@ -189,21 +216,37 @@ class Placement:
             "bound": self.bound,
             "optimal": self.is_optimal,
             "exact": self.exact,
+            "makespan": self.makespan,
+            "makespan_bound": self.makespan_bound,
             "home": self.home.name,
             "memory": [asdict(use) for use in self.memory],
             "bindings": [asdict(binding) for binding in self.bindings],
             "nodes": [decision.to_json() for decision in self.decisions],
+            "schedule": self.schedule.to_json() if self.schedule else None,
         }
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """What is predicted, and what of it is proven, in one line."""
         proof = "proven optimal" if self.is_optimal else f"within {self.gap:.2%} of the optimum"
-        rows = [
-            f"predicted {format_seconds(self.seconds)}, {proof}; feeds and fetches live on {self.home.name}"
-        ]
+        home = f"feeds and fetches live on {self.home.name}"
+        if self.makespan == self.seconds:
+            return f"predicted {format_seconds(self.seconds)}, {proof}; {home}"
+        sooner = f"at most {self.makespan_gap:.2%} later than the earliest end"
+        least = "proven to be the least" if self.is_optimal else f"at most {self.gap:.2%} more than the least"
+        return (
+            f"predicted {format_seconds(self.makespan)} as devices work at the same time, {sooner}; "
+            f"{format_seconds(self.seconds)} of work in sum, {least}; {home}"
+        )
+
+    def __str__(self) -> str:
+        rows = [self.summary]
         rows += [str(use) for use in self.memory if use.limit_bytes is not None]
         rows += [str(binding) for binding in self.bindings]
         if not self.exact:
             rows.append("a memory limit binds: the times of alternatives are estimates")
+        if self.makespan != self.seconds:
+            rows.append("the times of alternatives are about the sum, not about the end")
         for decision in self.decisions:
             chosen, several = decision.chosen, len(decision.match.nodes) > 1
             rows.append(
@@ -211,3 +254,7 @@ class Placement:
             )
             rows += [f"    {f'{a.node.name}: ' if several else ''}{a}" for a in decision.alternatives]
         return "\n".join(rows)
+
+
+def _gap(seconds: float, bound: float) -> float:
+    return max(0.0, (seconds - bound) / seconds) if seconds else 0.0

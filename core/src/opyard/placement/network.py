@@ -94,6 +94,13 @@ class Network:
                     part.add_table(new[variable], new[other], self.tables[variable, other])
         return part
 
+    def with_unary(self, unary: list[Costs]) -> Network:
+        """The network with other costs of single labels."""
+        result = Network()
+        result.unary = unary
+        result.tables, result.neighbours, result.moves = self.tables, self.neighbours, self.moves
+        return result
+
     def restricted(self, keep: list[Labels]) -> Network:
         """The network over the labels that are kept of each variable."""
         result = Network()

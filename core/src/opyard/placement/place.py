@@ -1,6 +1,7 @@
 """``place``: the cheapest cover of a graph by kernels, and the price of every other choice.
 
-expand composites -> collect candidates -> a network of costs -> its minimum -> decisions in an order that can run.
+expand composites -> collect candidates -> a network of costs -> its minimum -> decisions in an order that can run, and in
+which devices that can work at the same time wait little.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ from ..registry import Registry
 from ..selection import Candidate, Policy, active_policy
 from .candidates import Collector, Ways
 from .limited import Fit
+from .makespan import Search, Trial, earliest_end, processors_of
 from .match import Match
 from .memory import Limits, Residency, limits_of
 from .model import Alternative, Decision, Placement
 from .ordering import solve_in_order
 from .places import NANOSECONDS, Places
 from .problem import Choice, Problem
+from .schedule import Schedule
 from .solver import Effort, Solution
 from .wholes import Whole, expand
+
+OBJECTIVES = ("sum", "makespan")
 
 
 def place(
@@ -40,6 +45,7 @@ def place(
     policy: Policy | None = None,
     unavailable: Iterable[tuple[str, str]] = (),
     memory: Limits | None = None,
+    objective: str = "sum",
     effort: Effort | None = None,
 ) -> Placement:
     """Assigns every node of a graph with concrete shapes to a kernel on one of the devices, at the least total cost.
@@ -47,10 +53,13 @@ def place(
     home         the device whose arrays are fed and fetched; the first host device by default
     unavailable  (op, backend/kernel) pairs that must not be used
     memory       the most bytes that a run may keep on a device, by its name: a number, or a text such as "2GiB"
+    objective    "sum": the least sum of the times of all kernels and copies, proven where that can be; "makespan": where
+                 devices can work at the same time, the earliest end, searched for from there
     effort       work to spend where the optimum cannot be computed outright; ``Placement.bound`` tells how near it is
     Composite ops are kept whole or decomposed, whichever is cheaper. The same inputs give the same placement.
     Raises PlacementError, naming the op and every refusal, when a node has no kernel, and for no devices at all.
     """
+    check_objective(objective)
     with _no_collection():
         problem, refused, wholes = formulate(
             graph, devices, registry, costs, home=home, policy=policy, unavailable=unavailable
@@ -58,12 +67,42 @@ def place(
         limits = limits_of(memory or {}, devices, problem.places)
         residency = Residency(problem, limits) if limits else None
         solution, ordered, bound = solve_in_order(problem, residency, effort)
-        found = _Reader(problem, solution, refused).placement(ordered, bound)
+        found, schedule = _scheduled(problem, residency, solution, ordered, bound, objective, effort)
+        placement = _Reader(problem, solution, found, refused).placement(bound)
         if isinstance(solution, Fit) and residency is not None:
             worth = solution.prices_of_bytes.sum(axis=1) / NANOSECONDS
             priced = {space: (limit, float(worth[residency.rows[space]])) for space, limit in limits.items()}
-            found = replace(found, limits=priced, exact=solution.are_prices_exact)
-        return replace(found, wholes=tuple(wholes))
+            placement = replace(placement, limits=priced, exact=solution.are_prices_exact)
+        return replace(placement, wholes=tuple(wholes), schedule=schedule, objective=objective)
+
+
+def check_objective(objective: str) -> None:
+    """Raises PlacementError for what is no objective."""
+    if objective not in OBJECTIVES:
+        raise PlacementError(f"objective is {' or '.join(map(repr, OBJECTIVES))}; found {objective!r}.")
+
+
+def _scheduled(
+    problem: Problem,
+    residency: Residency | None,
+    solution: Fit | Solution,
+    ordered: list[Choice],
+    bound: float,
+    objective: str,
+    effort: Effort | None,
+) -> tuple[Trial, Schedule | None]:
+    """The placement to use, and its schedule where more than one processor can take part."""
+    found = Trial(solution.labels, ordered, solution.cost, solution.cost)
+    processors = processors_of(problem)
+    if len(processors) == 1:
+        return found, None
+    search = Search(problem, lambda order: residency is None or not residency.excess(order))
+    found = search.arranged(solution.labels, ordered, solution.cost)
+    if objective == "makespan":
+        found = search.improved(found, (effort or Effort()).tasks)
+    schedule = search.schedule(found)
+    least = 0.0 if problem.is_narrowed else earliest_end(problem, bound, len(processors)) / NANOSECONDS
+    return found, replace(schedule, bound=min(least, schedule.seconds))
 
 
 @contextmanager
@@ -108,24 +147,27 @@ def _choices(node: Node, ways: Ways) -> list[Choice]:
 class _Reader:
     """Turns labels into decisions."""
 
-    def __init__(self, problem: Problem, solution: Fit | Solution, refused: dict[Node, Ways]) -> None:
+    def __init__(
+        self, problem: Problem, solution: Fit | Solution, found: Trial, refused: dict[Node, Ways]
+    ) -> None:
         self.problem = problem
         self.solution = solution
+        self.found = found
         self.refused = refused
-        self.chosen = [options.choices[solution.labels[n]][0] for n, options in enumerate(problem.options)]
 
-    def placement(self, ordered: list[Choice], bound: float) -> Placement:
+    def placement(self, bound: float) -> Placement:
         """The decisions, one for each match that is used."""
-        prices = self.solution.prices()
+        more = self.found.cost - self.solution.cost
+        prices = [row - more for row in self.solution.prices()]
         decisions = []
-        for choice in ordered:
+        for choice in self.found.ordered:
             match, candidate = choice.match, choice.candidate
             rows = [row for node in match.nodes for row in self._alternatives(node, match, candidate, prices)]
             alternatives: dict[tuple[Match, Candidate], Alternative] = {}
             for row in sorted(rows, key=_order):  # a match of several of these nodes counts once
                 alternatives.setdefault((row.match, row.candidate), row)
             decisions.append(Decision(match, candidate, self._transfers(match), tuple(alternatives.values())))
-        problem, cost = self.problem, self.solution.cost
+        problem, cost = self.problem, self.found.cost
         if problem.is_narrowed:
             bound = 0.0
         seconds = (cost / NANOSECONDS, bound / NANOSECONDS)
@@ -159,14 +201,14 @@ class _Reader:
         problem, total = self.problem, 0.0
         for node in match.nodes:
             number = problem.number[node]
-            takes = problem.options[number].takes[self.solution.labels[number]]
+            takes = problem.options[number].takes[self.found.labels[number]]
             for value, target in {
                 v: int(t) for v, t in zip(node.inputs, takes, strict=True) if v is not None
             }.items():
                 source = problem.home
                 if value.node is not None and value not in problem.graph.constants:
                     producer = problem.number[value.node]
-                    source = int(problem.options[producer].gives[self.solution.labels[producer], value.index])
+                    source = int(problem.options[producer].gives[self.found.labels[producer], value.index])
                 if target != problem.places.nowhere:
                     total += float(problem.places.table(value.spec)[source, target])
         return total / NANOSECONDS

@@ -37,6 +37,7 @@ class Effort:
     turns  of raising the bound and sweeping for labels, each with twice as many sweeps and states as the one before
     offspring, parts, memory_gap  the same for memory limits: solutions to breed from; variables, of all parts that the
         problem is divided into, together; and the gap
+    tasks  kernels in all schedules, together, that are tried for the earliest end
     """
 
     turns: int = 5
@@ -44,6 +45,7 @@ class Effort:
     offspring: int = 160
     parts: int = 10_000
     memory_gap: float = 1e-3
+    tasks: int = 200_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
