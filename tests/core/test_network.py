@@ -183,7 +183,7 @@ def test_a_wide_part_and_a_narrow_one_are_bounded_together() -> None:
         network.add_variable(costs)
     for (a, b), table in chain.tables.items():
         network.add_table(first + a, first + b, table)
-    effort = Effort(turns=1)
+    effort = Effort(turns=1, backtracks=0)
     alone, both = solve(grid(14, 14, 6), effort), solve(network, effort)
     narrow = Elimination(chain).optimum
     assert both.cost == alone.cost + narrow
@@ -192,7 +192,10 @@ def test_a_wide_part_and_a_narrow_one_are_bounded_together() -> None:
 
 def test_wide_networks_get_a_bound_and_are_deterministic() -> None:
     network = grid(14, 14, 6)
-    first, second = solve(network, Effort(turns=2)), solve(grid(14, 14, 6), Effort(turns=2))
+    first, second = (
+        solve(network, Effort(turns=2, backtracks=0)),
+        solve(grid(14, 14, 6), Effort(turns=2, backtracks=0)),
+    )
     assert (first.labels, first.cost, first.bound) == (second.labels, second.cost, second.bound)
     assert first.bound <= first.cost == network.cost(first.labels)
     assert (first.cost - first.bound) / first.cost < 0.03
@@ -203,13 +206,16 @@ def test_wide_networks_get_a_bound_and_are_deterministic() -> None:
 
 def test_a_small_effort_gives_a_worse_bound_but_a_true_one() -> None:
     network = grid(14, 14, 6)
-    little, much = solve(network, Effort(turns=1)), solve(network, Effort(turns=3))
+    little, much = (
+        solve(network, Effort(turns=1, backtracks=0)),
+        solve(network, Effort(turns=3, backtracks=0)),
+    )
     assert little.bound <= much.bound <= much.cost <= little.cost
 
 
 def test_moves_are_tried_as_a_whole() -> None:
     """Forty variables have a third label that pays only where all have it; a search from elsewhere finds no part of it."""
-    network, none = Network(), Effort(turns=0)
+    network, none = Network(), Effort(turns=0, backtracks=0)
     rng = np.random.default_rng(0)
     for number in range(45):
         network.add_variable([*rng.integers(1, 9, 2), -99.0 if number == 0 else 0.0])

@@ -11,6 +11,7 @@ import opyard as oy
 from opyard import cli
 from opyard.cli import main
 from opyard.errors import SpecError
+from opyard.placement import exact
 
 COMMANDS = (
     "costs",
@@ -196,6 +197,24 @@ def test_doctor(opyard, tmp_path):
     assert by_subject["cache folder"]["detail"] == str(tmp_path / "cache")
     assert by_subject["backend reference"]["state"] == "ok"
     assert opyard("doctor").out.endswith("\nAll is well.\n")
+
+
+def test_doctor_tries_the_extra_exact(opyard, monkeypatch):
+    def found() -> tuple[str, str]:
+        checks = json.loads(opyard("doctor", "--json").out)["checks"]
+        return next((c["state"], c["detail"]) for c in checks if c["subject"] == "extra exact")
+
+    def fail() -> None:
+        raise exact.ExactFailed("no libgmp")
+
+    monkeypatch.setattr(exact, "version", lambda: None)
+    assert found()[0] == "inactive" and found()[1].startswith("not installed")
+    monkeypatch.setattr(exact, "version", lambda: "9.9")
+    monkeypatch.setattr(exact, "check", lambda: None)
+    assert found() == ("ok", "pytoulbar2 9.9")
+    monkeypatch.setattr(exact, "check", fail)
+    assert found() == ("failed", "pytoulbar2 9.9 does not work: no libgmp")
+    assert opyard("doctor").status == 1
 
 
 def test_doctor_notes_a_cache_folder_that_cannot_be_written(opyard, monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from .. import __version__, runtime, settings
+from ..placement import exact
 from .output import json_option, print_json, print_table, print_text, state_text
 
 BROKEN = ("failed", "incompatible", "quarantined")
@@ -19,7 +20,7 @@ BROKEN = ("failed", "incompatible", "quarantined")
 @click.command()
 @json_option
 def doctor(as_json: bool) -> int:
-    """Check this installation. Exits with 1 when a plugin or backend is broken."""
+    """Check this installation. Exits with 1 when a plugin, a backend or the extra `exact` is broken."""
     loaded = runtime.inspect_plugins()
     registry = loaded.registry
     checks: list[dict[str, str]] = []
@@ -33,6 +34,7 @@ def doctor(as_json: bool) -> int:
         f"{__version__} on Python {platform.python_version()}, NumPy {np.__version__}, {sys.platform}",
     )
     add("cache folder", *_cache_state())
+    add("extra exact", *_exact_state())
     for plugin in loaded.report():
         add(
             f"plugin {plugin.entry.name}",
@@ -63,6 +65,17 @@ def _show(checks: list[dict[str, str]], broken: bool, as_json: bool) -> None:
     print_table(["subject", "state", "detail"], rows)
     bad = ", ".join(dict.fromkeys(c["subject"] for c in checks if c["state"] in BROKEN))
     print_text(f"\nBroken: {bad}." if broken else "\nAll is well.")
+
+
+def _exact_state() -> tuple[str, str]:
+    version = exact.version()
+    if version is None:
+        return "inactive", 'not installed; it can close gaps of very wide graphs: pip install "opyard[exact]"'
+    try:
+        exact.check()
+    except exact.ExactFailed as error:
+        return "failed", f"{exact.PACKAGE} {version} does not work: {error}"
+    return "ok", f"{exact.PACKAGE} {version}"
 
 
 def _cache_state() -> tuple[str, str]:

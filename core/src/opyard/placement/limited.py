@@ -12,7 +12,7 @@ M. Fisher, "The Lagrangian relaxation method for solving integer programming pro
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -79,11 +79,13 @@ class Unfit(Exception):
 
 def solve_within(network: Network, residency: Residency, effort: Effort | None) -> Fit:
     """The best labels within the limits. Raises Unfit. The cost is infinite when every assignment is forbidden."""
+    effort = effort or Effort()
     free = solve(network, effort)
     nothing = np.zeros_like(residency.fixed)
     if not np.isfinite(free.cost) or _fits(residency, residency.usage(free.labels)):
         return Fit(network, free.labels, free.cost, free.bound, nothing, free)
-    search = _Search(network, residency, effort or Effort())
+    effort = replace(effort, backtracks=0)  # hundreds of networks follow, and a gap of one does not matter
+    search = _Search(network, residency, effort)
     search.run()
     if search.found.cost == np.inf:
         raise Unfit(residency.usage(search.found.nearest), search.is_complete)

@@ -1,16 +1,18 @@
 """The minimum of a network: exact where the network is narrow, else within a proven gap.
 
-Tiers: eliminate; reduce and eliminate again; a minimum cut where all tables are submodular; else on what remains message passing for a bound and sweeps for labels, in turns.
-Budgets are counted in sweeps and states, never in seconds: the same network gives the same answer on any machine.
+Tiers: eliminate; reduce and eliminate again; a minimum cut where all tables are submodular; else on what remains message passing for a bound and sweeps for labels, in turns;
+and where a gap is left and the extra ``exact`` is installed, branch and bound.
+Budgets are counted in sweeps, states and backtracks, never in seconds: the same network gives the same answer on any machine.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import frontier
+from . import exact, frontier
 from .dual import FORBIDDEN, TreeReweighted
 from .elimination import LARGEST_TABLE, Elimination
 from .mincut import submodular_labels
@@ -35,6 +37,7 @@ class Effort:
     """How much work the solver may do on a network that is too wide to eliminate, and the gap with which it is content.
 
     turns  of raising the bound and sweeping for labels, each with twice as many sweeps and states as the one before
+    backtracks  of the search by the extra ``exact``, for which a gap must be left; 0 is no search
     offspring, parts, memory_gap  the same for memory limits: solutions to breed from; variables, of all parts that the
         problem is divided into, together; and the gap
     tasks  kernels in all schedules, together, that are tried for the earliest end
@@ -42,6 +45,7 @@ class Effort:
 
     turns: int = 5
     gap: float = 1e-5
+    backtracks: int = 10_000
     offspring: int = 160
     parts: int = 10_000
     memory_gap: float = 1e-3
@@ -95,7 +99,10 @@ def solve(network: Network, effort: Effort | None = None) -> Solution:
         return Solution(network, labels, optimum, optimum)
     start = _moved(network)
     below = np.inf if start is None else network.cost(start) - reduction.constant
-    chosen, bound = _approximate(reduction.core.bounded(FORBIDDEN), effort or Effort(), below)
+    effort = effort or Effort()
+    chosen, bound = _approximate(reduction.core.bounded(FORBIDDEN), effort, below)
+    if exact.version() is not None:
+        chosen, bound = _searched(reduction.core, effort, below, chosen, bound)
     labels = start if chosen is None and start is not None else reduction.labels(chosen or [])
     cost = network.cost(labels)
     return Solution(network, labels, cost, min(bound + reduction.constant, cost))
@@ -151,3 +158,22 @@ def _approximate(network: Network, effort: Effort, below: float) -> tuple[list[i
     if labels is None and below == np.inf:
         labels = dual.labels
     return labels, cost if cost - bound < 0.5 else float(np.ceil(bound - 1e-3))
+
+
+def _searched(
+    network: Network, effort: Effort, below: float, labels: list[int] | None, bound: float
+) -> tuple[list[int] | None, float]:
+    """The same labels and bound, or better ones where they are apart and a search finds some."""
+    cost = below if labels is None else min(below, network.cost(labels))
+    if not effort.backtracks or cost - bound < max(0.5, effort.gap * min(cost, FORBIDDEN)):
+        return labels, bound
+    try:
+        found, proven = exact.search(network, cost, effort.backtracks)
+    except exact.ExactFailed as error:
+        warnings.warn(
+            f"{exact.PACKAGE}, of the extra exact, does not work: {error}. Placements may keep a gap that it could close.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return labels, bound
+    return labels if found is None else found, max(bound, proven)
