@@ -29,8 +29,11 @@ from opyard.errors import PlacementError
 from opyard.registry import REFERENCE
 from opyard.units import format_seconds
 
-WARM_UP, BLOCK = 5, 20
-"""Runs of one plan before the next one's turn: its threads are awake then, and those of the others asleep."""
+BLOCK = 20
+"""Runs of one plan that are timed before the next one's turn."""
+
+WARM_UP = 0.1
+"""Seconds of runs before these. Threads of a BLAS look for work for some 30 ms before they sleep, in everybody's way."""
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 
@@ -82,11 +85,13 @@ def compare(name: str, graph: oy.Graph, feeds: Feeds, seconds: float, runs: int)
     samples: list[list[float]] = [[] for _ in plans]
     for _ in range(max(1, runs // BLOCK)):
         for (_, _, (_, call)), times in zip(plans, samples, strict=True):
-            for number in range(WARM_UP + BLOCK):
+            asleep = time.perf_counter() + WARM_UP
+            while time.perf_counter() < asleep:
+                call(*feeds.values())
+            for _ in range(BLOCK):
                 begin = time.perf_counter()
                 call(*feeds.values())
-                if number >= WARM_UP:
-                    times.append(time.perf_counter() - begin)
+                times.append(time.perf_counter() - begin)
     return [
         Prediction(
             name,
