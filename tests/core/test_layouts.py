@@ -147,3 +147,37 @@ def test_without_a_conversion_the_kernel_is_out_of_reach() -> None:
     (decision,) = placement.decisions
     assert decision.chosen.kernel.id == "reference/reference"
     assert [a.refusal for a in decision.alternatives] == ["nothing else could be placed with it"]
+
+
+def test_a_cast_is_a_conversion_like_any_other() -> None:
+    """Kernels that compute in float32 serve calls in float64; between two of them nothing is cast back."""
+    log: list[str] = []
+    made = oy.standard_registry()
+    add_null_backend(made)
+    narrow = {"x": "float32", "output": "float32"}
+    for op, function in (("exp", np.exp), ("tanh", np.tanh)):
+        made.kernel(
+            op,
+            backend="null",
+            name="narrow",
+            prepare=on_null(function, log, op),
+            dtypes=("float64",),
+            layouts=narrow,
+        )
+    for name, layouts, dtype in (("down", {"output": "float32"}, "f4"), ("up", {"x": "float32"}, "f8")):
+        cast = on_null(lambda x, dtype=dtype: x.astype(dtype), log, name)
+        made.kernel("identity", backend="null", name=name, prepare=cast, layouts=layouts)
+    names = {f"null/{name}": 1e-6 for name in ("narrow", "down", "up")}
+    costs = ScriptedCosts(
+        {**names, "reference/reference": 1.0},
+        dict.fromkeys((("reference", "null:0"), ("null:0", "reference")), 1e-6),
+    )
+    wide = np.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    graph = oy.trace(lambda x: oy.tanh(oy.exp(x)), oy.TensorSpec.of(wide))
+    placement = oy.place(graph, made.devices(), made, costs, home=made.device("reference"))
+    assert placement.is_optimal
+    assert placement.seconds == pytest.approx(6e-6)  # copy, down, exp, tanh, up, copy
+    (found,) = Executable(make_plan(placement))(wide)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, np.tanh(np.exp(wide.astype(np.float32))).astype(np.float64))
+    assert log == ["down", "exp", "tanh", "up"]

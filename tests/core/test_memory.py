@@ -6,7 +6,11 @@ That the best of all placements within limits is found is checked by brute force
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,6 +127,37 @@ def test_what_a_byte_more_is_worth() -> None:
 def test_the_same_limits_give_the_same_placement() -> None:
     first, second = (place(layers(7), {"null:0": "1.1MB"}).to_json() for _ in range(2))
     assert json.dumps(first) == json.dumps(second)
+
+
+PROGRAM = """
+import json, sys
+sys.path[:0] = [{folder!r}, {tests!r}]
+import test_memory
+with test_memory.oy.Graph() as graph:
+    x = graph.input("x", test_memory.SPEC)
+    for width in (3, 1, 2, 5, 1, 4):
+        tall = test_memory.oy.matmul(x, graph.constant(test_memory.np.ones((250, 250 * width), "float32")))
+        x = test_memory.oy.matmul(tall, graph.constant(test_memory.np.ones((250 * width, 250), "float32")))
+    graph.output("y", x)
+print(json.dumps(test_memory.place(graph, {{"null:0": "3.7MB"}}).to_json()))
+"""
+
+
+def test_another_process_with_another_hash_seed_places_alike() -> None:
+    here = Path(__file__).parent
+    program = PROGRAM.format(folder=str(here), tests=str(here.parent))
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert found[0] == found[1]
+    assert not json.loads(found[0])["exact"]
 
 
 @limits(max_examples=15, deadline=None)

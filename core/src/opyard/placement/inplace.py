@@ -77,7 +77,7 @@ class Trials:
     def add(self, placement: Placement, found: Rehearsal) -> None:
         """Takes the times of a plan over into the store, in place of those of an earlier run of it."""
         used = tuple(sorted({decision.chosen.device.name for decision in placement.decisions}))
-        self.report.append(PlanTime(used, placement.seconds, found.seconds))
+        self.report.append(PlanTime(used, placement.makespan, found.seconds))
         self._known[_signature(placement)] = found
         self._runs[_signature(placement)] += 1
         best = min(self._known.values(), key=lambda known: known.seconds)
