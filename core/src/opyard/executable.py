@@ -166,6 +166,8 @@ class Executable:
         failure = next((found for found in culprits if found is not None), None)
         if failure is None and isinstance(step, Run):
             failure = StepFailed(step, error)
+        if failure is None and not self.checked:
+            raise _Unclear  # a device that works later may only now have met what is wrong
         if failure is not None:
             failure.plan, failure.arrays = self.plan, self._reliable(tensors, failure.step)
         return failure
