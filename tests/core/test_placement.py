@@ -554,3 +554,21 @@ def test_a_kernel_whose_cost_fails_is_refused_with_the_reason() -> None:
 def test_seconds_for_people(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
     assert format_seconds(seconds, sign=True) == (text if seconds < 0 else f"+{text}")
+
+
+def test_prices_that_are_upper_bounds_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, devices = two_devices()
+    costs = ScriptedCosts({"null/null": 1e-6, "reference/reference": 2e-6}, both_ways(1e-7))
+    exact = place(chain(6), registry, devices, costs)
+    assert exact.exact and exact.to_json()["exact"] and "upper bounds" not in str(exact)
+    for name in ("SMALL_TABLE", "LARGEST_TABLE"):
+        monkeypatch.setattr(f"opyard.placement.solver.{name}", 1.0)  # too small for any elimination at once
+    wide = place(chain(6), registry, devices, costs)
+    assert wide.is_optimal and wide.seconds == exact.seconds
+    assert not wide.exact and not wide.to_json()["exact"]
+    assert "\nthe graph is wide: the times of alternatives are upper bounds\n" in str(wide)
+    for one, other in zip(exact.decisions, wide.decisions, strict=True):
+        least = {a.candidate.kernel.id: a.extra_seconds for a in one.alternatives}
+        for alternative in other.alternatives:
+            assert alternative.extra_seconds is not None
+            assert alternative.extra_seconds >= (least[alternative.candidate.kernel.id] or 0.0) - 1e-12

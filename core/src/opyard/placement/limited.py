@@ -54,8 +54,8 @@ class Fit:
 
     @property
     def are_prices_exact(self) -> bool:
-        """Whether ``prices`` are what forcing a label really costs: they are where no limit binds."""
-        return not self.prices_of_bytes.any()
+        """Whether ``prices`` are what forcing a label really costs; where a limit binds they are estimates."""
+        return not self.prices_of_bytes.any() and self.relaxed.are_prices_exact
 
     def prices(self) -> list[Costs]:
         """For every label of every variable what it costs beyond this solution; where a limit binds, an estimate.
@@ -63,7 +63,7 @@ class Fit:
         The estimate charges memory at the prices that the bound was found with, and is never negative.
         """
         rows = self.relaxed.prices()
-        if self.are_prices_exact:
+        if not self.prices_of_bytes.any():
             return rows
         return [np.maximum(row / GRAIN, 0.0) for row in rows]
 

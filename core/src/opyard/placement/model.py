@@ -149,7 +149,8 @@ class Placement:
     bound     no placement has a smaller sum of times, by the same predictions
     wholes    the composite ops that ``graph`` has the parts of
     limits    for each address space with a memory limit, its bytes and the seconds that a byte more would save
-    exact     whether extra seconds of alternatives are exact; where a memory limit binds they are estimates
+    exact     whether extra seconds of alternatives are exact; on graphs too wide to eliminate they are upper bounds, and
+        where a memory limit binds estimates
     bindings  what constraints cost; ``Session.explain`` finds out
     schedule  when each step begins and ends; None where a single processor does all
     objective  "sum" or "makespan": what was minimised
@@ -243,8 +244,10 @@ class Placement:
         rows = [self.summary]
         rows += [str(use) for use in self.memory if use.limit_bytes is not None]
         rows += [str(binding) for binding in self.bindings]
-        if not self.exact:
+        if any(worth for _, worth in self.limits.values()):
             rows.append("a memory limit binds: the times of alternatives are estimates")
+        elif not self.exact:
+            rows.append("the graph is wide: the times of alternatives are upper bounds")
         if self.makespan != self.seconds:
             rows.append("the times of alternatives are about the sum, not about the end")
         for decision in self.decisions:

@@ -72,8 +72,9 @@ def place(
         if isinstance(solution, Fit) and residency is not None:
             worth = solution.prices_of_bytes.sum(axis=1) / NANOSECONDS
             priced = {space: (limit, float(worth[residency.rows[space]])) for space, limit in limits.items()}
-            placement = replace(placement, limits=priced, exact=solution.are_prices_exact)
-        return replace(placement, wholes=tuple(wholes), schedule=schedule, objective=objective)
+            placement = replace(placement, limits=priced)
+        exact = solution.are_prices_exact
+        return replace(placement, wholes=tuple(wholes), schedule=schedule, objective=objective, exact=exact)
 
 
 def check_objective(objective: str) -> None:

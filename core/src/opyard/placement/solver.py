@@ -67,6 +67,11 @@ class Solution:
         """Whether nothing can be better."""
         return self.bound >= self.cost
 
+    @property
+    def are_prices_exact(self) -> bool:
+        """Whether ``prices`` are what forcing a label really costs, and not upper bounds of that."""
+        return self._elimination is not None
+
     def prices(self) -> list[Costs]:
         """For every label of every variable what an assignment with it costs beyond this solution.
 
