@@ -24,6 +24,7 @@ SOURCES = {
     "opyard": ROOT / "core",
     "opyard_cpu": ROOT / "backends" / "cpu",
     "opyard_opencl": ROOT / "backends" / "opencl",
+    "opyard_conformance": ROOT / "plugins" / "conformance",
     "opyard_demo": ROOT / "plugins" / "demo",
 }
 UV = shutil.which("uv")

@@ -86,7 +86,7 @@ def test_plugins_retry_without_a_quarantine_changes_nothing(opyard):
 def test_plugins_retry_of_an_unknown_plugin(opyard):
     outcome = opyard("plugins", "--retry", "cup")
     assert outcome.status == 1
-    assert "there is no plugin called 'cup'. Did you mean cpu? Installed: cpu" in outcome.err
+    assert "there is no plugin called 'cup'. Did you mean cpu? Installed: conformance, cpu" in outcome.err
 
 
 def test_ops(opyard):

@@ -1,0 +1,307 @@
+"""``opyard conformance`` as users run it, the ids of cases, the suite for pytest, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import opyard as oy
+from environments import run_python
+from opyard.cli import main
+from opyard.errors import DeviceUnavailable, RegistryError
+from opyard.ops import STANDARD
+from opyard_conformance import LEVELS, conformance_suite, run_conformance, runner, trials
+from opyard_conformance.command import conformance
+from opyard_conformance.memory import LAYOUTS, guarded, same_bits
+
+SAMPLE = [
+    "add",
+    "exp",
+    "softmax",
+    "variance",
+    "sum",
+    "argmax",
+    "sort",
+    "matmul",
+    "conv",
+    "layer_normalization",
+    "where",
+    "gather",
+    "reshape",
+    "unstack",
+    "cumulative_sum",
+]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """The exit status, output and errors of the command."""
+    with pytest.raises(SystemExit) as ended:
+        main(["conformance", *words])
+    shown = capsys.readouterr()
+    return int(ended.value.code or 0), shown.out, shown.err
+
+
+@pytest.fixture
+def wrong_relu(monkeypatch: pytest.MonkeyPatch) -> oy.Registry:
+    """A backend whose relu drops NaN, in the registry that the command uses."""
+    registry = oy.standard_registry()
+    oy.testing.add_null_backend(registry)
+
+    def prepare(call: Any, device: Any) -> Any:
+        return lambda x: device.upload(np.fmax(device.download(x), x.dtype.type(0)))
+
+    registry.kernel("relu", backend="null", name="wrong", prepare=prepare, dtypes=("float32",))
+    monkeypatch.setattr(runner, "default_registry", lambda: registry)
+    return registry
+
+
+# Kernels of this repository --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", SAMPLE)
+def test_kernels_of_the_cpu_backend_conform(op: str) -> None:
+    registry = oy.default_registry()
+    if not any(kernel.backend == "cpu" for kernel in registry.kernels(op)):
+        pytest.fail(f"the sample names {op}, for which cpu has no kernel")
+    report = run_conformance("cpu", ops=[op])
+    assert [(o.command, o.detail) for o in report.failures] == []
+    assert report.counts["passed"] > 10
+
+
+def test_the_references_meet_float64() -> None:
+    report = run_conformance("reference", level="smoke")
+    assert {outcome.op for outcome in report.outcomes} >= set(STANDARD)
+    assert [(o.command, o.detail) for o in report.failures] == []
+    assert report.counts["passed"] == len(report.outcomes)
+
+
+# Cases -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", ["add", "sum", "matmul", "gather", "unstack"])
+def test_ids_are_unique_stable_and_of_growing_levels(op: str) -> None:
+    declared = STANDARD[op].op
+    ids = {level: [trial.id for trial in trials(declared, level)] for level in LEVELS}
+    for level, found in ids.items():
+        assert len(set(found)) == len(found)
+        assert found == [trial.id for trial in trials(declared, level)]
+    assert ids["core"][: len(ids["smoke"])] == ids["smoke"]
+    assert ids["full"][: len(ids["core"])] == ids["core"]
+    assert len(ids["smoke"]) < len(ids["core"]) < len(ids["full"])
+
+
+def test_the_families_of_an_elementwise_op() -> None:
+    ids = {trial.id for trial in trials(STANDARD["add"].op, "core")}
+    assert ids >= {
+        *("float64[3,4]-float64[3,4]", "uint64[4,5]-uint64[5]", "complex128[3,5]-complex128[5]"),
+        *("float32[1023,4]-float32[1023,4]", "float32[3,0]-float32[3,0]", "float32[3,1]-float32[1,4]"),
+        *("float32[3,4]-float32[3,4]@nan", "float32[3,4]-float32[3,4]@huge", "int32[4,5]-int32[5]@limits"),
+        *(f"float32[3,4]-float32[3,4]@{layout}" for layout in LAYOUTS),
+    }
+
+
+def test_cases_that_differ_in_limits_alone_have_numbers() -> None:
+    @oy.op(
+        "mine.twice",
+        infer=oy.infer.same_as_first(),
+        cases=lambda: [oy.case((2,)), oy.case(oy.Draw((2,), low=1))],
+    )
+    def twice(x):
+        """Twice x."""
+        return x * 2
+
+    found = list(trials(twice.op, "smoke"))
+    assert [trial.id for trial in found] == ["float32[2]", "float32[2]#2"]
+
+
+@pytest.mark.parametrize("layout", ["", *LAYOUTS])
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 3, 4)])
+def test_guarded_arrays(layout: str, shape: tuple[int, ...]) -> None:
+    contents = np.random.default_rng(0).random(shape).astype(np.float32)
+    place = guarded(contents, layout)
+    assert same_bits(place.array, contents)
+    assert place.is_intact()
+    if contents.ndim and contents.size > 1 and layout in ("strided", "reversed"):
+        assert not place.array.flags.c_contiguous
+    if contents.ndim > 1 and layout == "transposed":
+        assert place.array.flags.f_contiguous
+    for position in (0, -1):
+        place.buffer[position] ^= 1
+        assert not place.is_intact()
+        place.buffer[position] ^= 1
+    assert place.is_intact()
+
+
+# The command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "--backend", "cpu", "--op", "softmax", "--level", "smoke")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[0] == "Kernels of cpu on cpu:0, level smoke:"
+    assert lines[2].split()[:6] == ["op", "kernel", "passed", "failed", "unsupported", "unjudged"]
+    assert lines[3].startswith("softmax  cpu/numpy  ")
+    assert "takes x of float32, float64, not bfloat16" in lines[3]
+    assert lines[-1].endswith("unsupported, 0 unjudged")
+
+
+def test_a_failure_has_a_command_that_shows_it_again(
+    capsys: pytest.CaptureFixture[str], wrong_relu: Any
+) -> None:
+    status, out, _ = run(capsys, "--backend", "null", "--op", "relu")
+    assert status == 1
+    assert (
+        "FAILED relu null/wrong: output 0: 1 of 12 values differ; at (1, 2) it is 0.0, the reference has nan"
+        in out
+    )
+    command = next(line.strip() for line in out.splitlines() if line.endswith("@nan'"))
+    program, name, *words = shlex.split(command)
+    assert (program, name) == ("opyard", "conformance")
+    status, out, _ = run(capsys, *words, "--json")
+    data = json.loads(out)
+    assert (status, data["failed"], data["passed"]) == (1, 1, 0)
+    assert [failure["command"] for failure in data["failures"]] == [command]
+
+
+def test_json_and_junit(capsys: pytest.CaptureFixture[str], wrong_relu: Any, tmp_path: Path) -> None:
+    file = tmp_path / "out.xml"
+    status, out, _ = run(capsys, "--backend", "null", "--op", "relu", "--json", "--junit", str(file))
+    data = json.loads(out)
+    assert status == 1
+    assert list(data) == [
+        *("backend", "device", "level", "passed", "failed", "unsupported", "unjudged"),
+        *("seconds", "kernels", "failures"),
+    ]
+    assert (data["backend"], data["device"], data["level"]) == ("null", "null:0", "core")
+    (row,) = data["kernels"]
+    assert row["failed"] == data["failed"] == len(data["failures"]) > 0
+    assert row["unsupported"] > 0
+    assert any("takes x of float32, not float64" in reason for reason in row["reasons"])
+    (suite,) = ElementTree.parse(file).getroot()
+    assert suite.get("name") == "relu null/wrong"
+    assert suite.get("failures") == str(data["failed"])
+    assert suite.get("skipped") == str(data["unsupported"] + data["unjudged"])
+    assert suite.get("tests") == str(len(suite))
+    failures = suite.findall("testcase/failure")
+    assert [found.text for found in failures] == [failure["command"] for failure in data["failures"]]
+    assert all(
+        (found.get("message") or "").startswith(("unsupported: ", "unjudged: "))
+        for found in suite.findall("testcase/skipped")
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--backend", "cpo"], "there is no backend called 'cpo'. Did you mean cpu?"),
+        (["--backend", "cpu", "--op", "sofmax"], "there is no op called 'sofmax'. Did you mean softmax"),
+        (["--backend", "cpu", "--op", "rand"], "there is no op called 'rand'."),
+        (
+            ["--backend", "cpu", "--op", "exp", "--kernel", "cpu/nunpy"],
+            "backend 'cpu' has no kernel 'cpu/nunpy' for exp. Did you mean cpu/numpy? Known: cpu/numpy.",
+        ),
+        (
+            ["--backend", "cpu", "--op", "exp", "--case", "float32[3,4]@nann"],
+            "op 'exp' has no case 'float32[3,4]@nann'. Did you mean float32[3,4]@nan ",
+        ),
+    ],
+)
+def test_unknown_names(capsys: pytest.CaptureFixture[str], words: list[str], text: str) -> None:
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (1, "")
+    assert f"error: {text}" in err
+
+
+def test_an_op_without_kernels_of_the_backend(wrong_relu: Any) -> None:
+    with pytest.raises(
+        RegistryError, match=r"backend 'null' has no kernel for op 'exp'\. `opyard kernels exp` lists"
+    ):
+        run_conformance("null", ops=["exp"], registry=wrong_relu)
+
+
+def test_an_unknown_level() -> None:
+    with pytest.raises(
+        RegistryError, match=r"no level 'cor'\. Did you mean core\? Known: smoke, core, full\."
+    ):
+        run_conformance("cpu", ops=["exp"], level="cor")
+
+
+def test_a_backend_without_a_device() -> None:
+    registry = oy.standard_registry()
+    registry.backend("absent", load=lambda: oy.testing.NullBackend(reason="plug it in"))
+    registry.kernel("exp", backend="absent", name="k", load=np.exp)
+    with pytest.raises(DeviceUnavailable, match="plug it in"):
+        run_conformance("absent", registry=registry)
+
+
+def test_a_case_needs_one_op(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, "--backend", "cpu", "--case", "float32[3,4]")
+    assert status == 2
+    assert "--case names a case of one op; name the op with --op OP." in err
+
+
+def test_a_backend_must_be_named() -> None:
+    assert "Missing option '--backend'" in CliRunner().invoke(conformance, []).output
+
+
+# The suite for pytest --------------------------------------------------------------------------------------------
+
+TestCpu = conformance_suite("cpu", ops=["exp", "softmax"], level="smoke")
+
+SUITE = """
+import numpy as np
+import opyard as oy
+from opyard_conformance import conformance_suite
+
+def registry():
+    made = oy.standard_registry()
+    oy.testing.add_null_backend(made, ops=["exp"])
+    made.kernel("relu", backend="null", name="wrong", prepare=lambda call, device: lambda x: x)
+    made.kernel("tanh", backend="null", name="shy", load=np.tanh, accepts=lambda call, device: "not today")
+    made.backend("absent", load=lambda: oy.testing.NullBackend(reason="plug it in"))
+    made.kernel("exp", backend="absent", name="k", load=np.exp)
+    return made
+
+TestNull = conformance_suite("null", registry=registry)
+TestAbsent = conformance_suite("absent", registry=registry)
+"""
+
+
+def test_the_suite_passes_fails_and_skips(tmp_path: Path) -> None:
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    done = run_python(
+        f"import pytest, sys; sys.exit(pytest.main(['-rA', '-p', 'no:cacheprovider', {str(tmp_path)!r}]))",
+        OPYARD_CACHE_DIR=str(tmp_path),
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 passed, 2 skipped, 1 failed" in done.stdout or "1 failed, 1 passed, 2 skipped" in done.stdout
+    assert "::TestNull::test_kernel[exp-null/null]" in done.stdout
+    assert "test_kernel[relu-null/wrong]" in done.stdout
+    assert (
+        "opyard conformance --backend null --op relu --kernel null/wrong --case 'float32[3,4]'" in done.stdout
+    )
+    assert "cases failed" in done.stdout and "\nand " in done.stdout
+    assert "kernel null/shy of op 'tanh' ran no case: not today" in done.stdout
+    assert "absent has no device here: plug it in" in done.stdout
+
+
+def test_the_suite_needs_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    with pytest.raises(
+        ImportError, match=r"which cannot be imported here: .*pip install .*'opyard-conformance\[pytest\]'"
+    ):
+        conformance_suite("cpu")
+
+
+def test_the_suite_of_an_unknown_backend() -> None:
+    with pytest.raises(RegistryError, match=r"there is no backend called 'cpo'\. Did you mean cpu"):
+        conformance_suite("cpo")
