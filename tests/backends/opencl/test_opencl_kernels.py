@@ -87,6 +87,15 @@ def test_generated_kernel_on_all_cases(kernel: Kernel, opencl: Any) -> None:
         _check(kernel, case, call, opencl)
 
 
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: f"{k.op}-{k.name}")
+def test_every_refusal_is_a_decision(kernel: Kernel, opencl: Any) -> None:
+    declared = STANDARD[kernel.op].op
+    for case in declared.cases():
+        specs = [draw and draw.spec for draw in case.inputs]
+        reason = kernel.refusal(declared.call(*specs, **case.attributes), opencl) or ""
+        assert "its accepts function failed" not in reason, case.id
+
+
 def test_every_kernel_names_an_op_and_every_scalar_op_has_one() -> None:
     assert {kernel.op for kernel in KERNELS} <= set(STANDARD)
     generated = {kernel.op for kernel in KERNELS if kernel.name == "generated"}

@@ -111,9 +111,10 @@ def _parsed(text: str, names: tuple[str, ...]) -> Scalar:
 
 
 def _clip(call: Call) -> str:
+    """NaN in any input gives NaN. The functions min and max cannot be called: inputs have their names."""
     _, low, high = call.inputs
-    text = "x" if low is None else "max(x, min)"
-    return text if high is None else f"min({text}, max)"
+    text = "x" if low is None else "(x if x >= min or x != x else min)"
+    return text if high is None else f"({text} if {text} <= max or {text} != {text} else max)"
 
 
 def _gelu(call: Call) -> str:
