@@ -172,6 +172,20 @@ def test_a_failure_has_a_command_that_shows_it_again(
     assert [failure["command"] for failure in data["failures"]] == [command]
 
 
+def test_equal_failures_are_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = oy.standard_registry()
+    oy.testing.add_null_backend(registry, ops=["exp"], accepts=lambda call, device: True)
+    monkeypatch.setattr(runner, "default_registry", lambda: registry)
+    status, out, _ = run(capsys, "--backend", "null", "--level", "smoke")
+    assert status == 1
+    assert out.count("FAILED exp null/null: it cannot say whether it takes the call: ") == 1
+    assert out.count("    opyard conformance --backend null --op exp ") == len(
+        list(STANDARD["exp"].op.cases())
+    )
+
+
 def test_json_and_junit(capsys: pytest.CaptureFixture[str], wrong_relu: Any, tmp_path: Path) -> None:
     file = tmp_path / "out.xml"
     status, out, _ = run(capsys, "--backend", "null", "--op", "relu", "--json", "--junit", str(file))

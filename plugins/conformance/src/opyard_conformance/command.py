@@ -61,9 +61,14 @@ def _show(report: Report) -> None:
         ],
         title=f"Kernels of {report.backend} on {report.device}, level {report.level}:\n",
     )
+    alike: dict[str, list[str]] = {}
     for outcome in report.failures:
-        print_text(f"\nFAILED {outcome.op} {outcome.kernel}: {outcome.detail}", hanging=4)
-        print_text(f"    {outcome.command}")
+        title = f"FAILED {outcome.op} {outcome.kernel}: {outcome.detail}"
+        alike.setdefault(title, []).append(outcome.command)
+    for title, commands in alike.items():
+        print_text(f"\n{title}", hanging=4)
+        for command in commands:
+            print_text(f"    {command}")
     counts = report.counts
     numbers = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
     print_text(f"\n{counts.total()} cases in {report.seconds:.1f} s: {numbers}")
