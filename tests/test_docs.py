@@ -143,8 +143,17 @@ def commands() -> dict[str, click.Command]:
 
 
 def option_names(command: click.Command) -> set[str]:
+    """The options of a command; those of the commands inside it, too."""
+    found = {name for inner in inner_commands(command) for name in option_names(inner)}
     parameters = command.get_params(click.Context(command))
-    return {name for p in parameters if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)}
+    own = {name for p in parameters if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)}
+    return own | found
+
+
+def inner_commands(command: click.Command) -> list[click.Command]:
+    """The commands of a command of ours; those of ``opyard`` itself have sections of their own."""
+    inner = isinstance(command, click.Group) and command.name != "opyard"
+    return list(command.commands.values()) if inner else []
 
 
 def test_every_command_and_option_is_documented() -> None:

@@ -26,6 +26,7 @@ SOURCES = {
     "opyard_opencl": ROOT / "backends" / "opencl",
     "opyard_conformance": ROOT / "plugins" / "conformance",
     "opyard_demo": ROOT / "plugins" / "demo",
+    "opyard_bench": ROOT / "plugins" / "bench",
 }
 UV = shutil.which("uv")
 

@@ -20,6 +20,17 @@ _NATIVE = (
 DTYPE_NAMES = _NATIVE + _EXTENDED
 """The names of all dtypes that tensors may have."""
 
+SHORT_NAMES = {
+    "f16": "float16",
+    "f32": "float32",
+    "f64": "float64",
+    "bf16": "bfloat16",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+}
+"""What command lines understand for dtypes beside their names."""
+
 _BY_NAME: dict[str, np.dtype[Any]] = {}
 
 

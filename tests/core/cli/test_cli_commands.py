@@ -14,6 +14,7 @@ from opyard.errors import SpecError
 from opyard.placement import exact
 
 COMMANDS = (
+    "bench",
     "costs",
     "demo",
     "devices",
@@ -86,7 +87,9 @@ def test_plugins_retry_without_a_quarantine_changes_nothing(opyard):
 def test_plugins_retry_of_an_unknown_plugin(opyard):
     outcome = opyard("plugins", "--retry", "cup")
     assert outcome.status == 1
-    assert "there is no plugin called 'cup'. Did you mean cpu? Installed: conformance, cpu" in outcome.err
+    assert (
+        "there is no plugin called 'cup'. Did you mean cpu? Installed: bench, conformance, cpu" in outcome.err
+    )
 
 
 def test_ops(opyard):

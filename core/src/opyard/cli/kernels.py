@@ -13,20 +13,11 @@ from .. import runtime
 from ..errors import SpecError
 from ..placement import default_costs, drawing
 from ..selection import Candidate, active_policy, candidates
-from ..spec import TensorSpec
+from ..spec import SHORT_NAMES, TensorSpec
 from ..units import format_seconds
 from .output import json_option, print_json, print_table, print_text
 from .program import Program, is_program, load, memory_option, parse_limits
 
-_SHORT = {
-    "f16": "float16",
-    "f32": "float32",
-    "f64": "float64",
-    "bf16": "bfloat16",
-    "i32": "int32",
-    "i64": "int64",
-    "u8": "uint8",
-}
 _WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -175,7 +166,7 @@ def parse_spec(text: str) -> TensorSpec | None:
             f"an input is written as dtype[sizes] with numbers, such as 'float32[32,4096]'; found {text!r}."
         )
     sizes = [int(size) for size in match[2].split(",") if size.strip()]
-    return TensorSpec(sizes, _SHORT.get(match[1], match[1]))
+    return TensorSpec(sizes, SHORT_NAMES.get(match[1], match[1]))
 
 
 def parse_attribute(text: str) -> tuple[str, Any]:

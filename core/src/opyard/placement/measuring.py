@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from random import Random
 from typing import Any, NamedTuple
 
@@ -84,17 +85,31 @@ class Batch:
         return Measurement(median, spread, len(self.samples))
 
 
-def interleave(batches: Sequence[Batch], random: Random, deadline: float) -> None:
-    """Samples all batches in turns: each at least once, five rounds or more until all are steady or the time is up.
+def interleave(
+    batches: Sequence[Batch],
+    random: Random,
+    deadline: float,
+    *,
+    enough: Callable[[Batch], bool] = attrgetter("steady"),
+    most_rounds: int = MOST_ROUNDS,
+    patience: float = 0.0,
+) -> None:
+    """Samples all batches in turns: each at least once, and until there is enough of all of them or the time is up.
 
     deadline  the value of ``time.perf_counter()`` after which no round begins
+    enough    whether a batch has enough samples; five or more that agree, unless given
+    patience  seconds: a batch that takes no longer is sampled in every round, however slow it is beside the best
     """
     first = [batch.warm() for batch in batches]
     for batch in batches:
         batch.sample()
-    racing = [b for b, seconds in zip(batches, first, strict=True) if seconds <= HOPELESS * min(first)]
-    for _ in range(MOST_ROUNDS - 1):
-        if all(batch.steady for batch in racing) or time.perf_counter() >= deadline:
+    racing = [
+        batch
+        for batch, seconds in zip(batches, first, strict=True)
+        if seconds <= HOPELESS * min(first) or seconds * batch.calls <= patience
+    ]
+    for _ in range(most_rounds - 1):
+        if all(map(enough, racing)) or time.perf_counter() >= deadline:
             return
         for batch in random.sample(racing, len(racing)):
             batch.sample()
