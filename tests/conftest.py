@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import opyard as oy
 from environments import Site
+from hosts import add_host
+from opyard.registry import Registry
 
 FOLDER = pytest.StashKey[str]()
 
@@ -43,3 +46,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name in set(sys.modules) - before:
         if (folder / f"{name}.py").exists():
             del sys.modules[name]
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """The standard ops, and a backend "toy" on NumPy arrays that has no kernel yet; eager calls use it."""
+    for name in ("PREFER", "BLOCK", "PIN", "STRICT"):
+        monkeypatch.delenv(f"OPYARD_{name}", raising=False)
+    made = oy.standard_registry()
+    add_host(made, "toy")
+    with oy.using(registry=made):
+        yield made

@@ -6,7 +6,6 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 import opyard as oy
+from covering import Covered, covers
 from opyard.selection import Candidate, Policy
 
 FOLDER = Path(__file__).parent
@@ -151,24 +151,6 @@ def test_the_earliest_ends_are_told_and_never_later_than_the_start() -> None:
 
 
 # Brute force -----------------------------------------------------------------------------------------------------
-
-Covered = list[tuple[Match, Candidate]]
-
-
-def covers(graph: oy.Graph, ways: dict[oy.Node, Covered]) -> Iterator[Covered]:
-    """Every way to cover the nodes from the first on, one way for each."""
-
-    def rest(done: frozenset[oy.Node]) -> Iterator[Covered]:
-        node = next((n for n in graph.nodes if n not in done), None)
-        if node is None:
-            yield []
-            return
-        for match, candidate in ways[node]:
-            if done.isdisjoint(match.nodes):
-                for others in rest(done | set(match.nodes)):
-                    yield [(match, candidate), *others]
-
-    return rest(frozenset())
 
 
 def best_of_each_device(rows: Covered) -> Covered:

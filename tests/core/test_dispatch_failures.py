@@ -7,7 +7,6 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 import opyard as oy
-from hosts import add_host, constant, raising
+from hosts import constant, raising
 from opyard.errors import KernelError, SpecError
 from opyard.kernels import Origin
 from opyard.operation import Call
@@ -23,17 +22,6 @@ from opyard.registry import Registry
 from opyard.testing import add_null_backend
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """The standard ops, and a backend "toy" on NumPy arrays that has no kernel yet; eager calls use it."""
-    for name in ("PREFER", "BLOCK", "PIN", "STRICT"):
-        monkeypatch.delenv(f"OPYARD_{name}", raising=False)
-    made = oy.standard_registry()
-    add_host(made, "toy")
-    with oy.using(registry=made):
-        yield made
 
 
 def test_a_kernel_that_raises_is_replaced_in_the_same_call_with_one_warning(registry: Registry) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opyard as oy
-from hosts import add_host
 from opyard.errors import DeviceUnavailable, RegistryError, SpecError
 from opyard.registry import Registry
 
@@ -21,16 +19,6 @@ X = np.arange(4, dtype=np.float32)
 @oy.op("acme.scaled", scalar="x * factor")
 def scaled(x: Any, *, factor: float = 2.0) -> Any:
     """``x`` times ``factor``."""
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    for name in ("PREFER", "BLOCK", "PIN", "STRICT"):
-        monkeypatch.delenv(f"OPYARD_{name}", raising=False)
-    made = oy.standard_registry()
-    add_host(made, "toy")
-    with oy.using(registry=made):
-        yield made
 
 
 def test_the_functions_work_on_the_registry_of_the_policy(registry: Registry) -> None:

@@ -22,6 +22,9 @@ from hypothesis import strategies as st
 import opyard as oy
 from opyard.errors import PlacementError
 from opyard.placement.bundle import Bundle
+from opyard.placement.limited import GRAIN, Fit
+from opyard.placement.network import Network
+from opyard.placement.solver import solve
 from opyard.selection import Policy
 from opyard.testing import NullDevice, ScriptedCosts, add_null_backend, prepare_null
 from opyard.units import format_bytes, parse_bytes
@@ -67,7 +70,7 @@ def test_weights_last_and_tensors_live_until_they_are_read() -> None:
     assert where(found) == ["null:0"] * 4
     assert peak(found, "null:0") == 4 * 250 * KB + 2 * KB
     assert peak(found, "reference") == 2 * KB  # the feed and the fetch
-    assert found.exact
+    assert found.accuracy == "exact"
 
 
 def test_an_input_that_is_read_late_stays() -> None:
@@ -103,7 +106,7 @@ def test_as_many_layers_as_fit_are_placed(fitting: int) -> None:
     assert where(found).count("null:0") == fitting
     assert peak(found, "null:0") <= fitting * 250 * KB + 2 * KB
     assert found.is_optimal
-    assert found.exact == (fitting == 4)
+    assert found.accuracy == ("exact" if fitting == 4 else "estimate")
 
 
 def test_a_limit_that_does_not_bind_changes_nothing() -> None:
@@ -157,7 +160,7 @@ def test_another_process_with_another_hash_seed_places_alike() -> None:
         for seed in ("1", "2")
     ]
     assert found[0] == found[1]
-    assert not json.loads(found[0])["exact"]
+    assert json.loads(found[0])["accuracy"] == "estimate"
 
 
 @limits(max_examples=15, deadline=None)
@@ -300,6 +303,15 @@ def test_what_is_no_size(text: Any) -> None:
 )
 def test_bytes_for_people(count: float, text: str) -> None:
     assert format_bytes(count) == text
+
+
+def test_where_a_limit_binds_prices_are_estimates_whatever_a_byte_costs() -> None:
+    """Also where the best bound was found at no price at all: they are nanoseconds, as everywhere."""
+    network = Network()
+    network.add_variable([GRAIN * 5.0, GRAIN * 2.0])
+    fit = Fit([0], 5.0, 2.0, np.zeros((1, 1)), solve(network), binds=True)
+    assert fit.accuracy == "estimate"
+    np.testing.assert_array_equal(fit.prices()[0], [3.0, 0.0])
 
 
 # The bundle method -----------------------------------------------------------------------------------------------

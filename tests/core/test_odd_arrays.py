@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import opyard as oy
-from hosts import add_host
 from opyard.driver import plain_array
 from opyard.errors import KernelError, SpecError
 from opyard.registry import Registry
@@ -25,16 +24,6 @@ class Tagged(np.ndarray[Any, Any]):
 
     def __add__(self, other: Any) -> Any:
         raise AssertionError("kernels see ordinary arrays")
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    for name in ("PREFER", "BLOCK", "PIN", "STRICT"):
-        monkeypatch.delenv(f"OPYARD_{name}", raising=False)
-    made = oy.standard_registry()
-    add_host(made, "toy")
-    with oy.using(registry=made):
-        yield made
 
 
 def plain_only(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -560,12 +560,13 @@ def test_prices_that_are_upper_bounds_say_so(monkeypatch: pytest.MonkeyPatch) ->
     registry, devices = two_devices()
     costs = ScriptedCosts({"null/null": 1e-6, "reference/reference": 2e-6}, both_ways(1e-7))
     exact = place(chain(6), registry, devices, costs)
-    assert exact.exact and exact.to_json()["exact"] and "upper bounds" not in str(exact)
+    assert exact.accuracy == exact.to_json()["accuracy"] == "exact"
+    assert "upper bounds" not in str(exact)
     for name in ("SMALL_TABLE", "LARGEST_TABLE"):
         monkeypatch.setattr(f"opyard.placement.solver.{name}", 1.0)  # too small for any elimination at once
     wide = place(chain(6), registry, devices, costs)
     assert wide.is_optimal and wide.seconds == exact.seconds
-    assert not wide.exact and not wide.to_json()["exact"]
+    assert wide.accuracy == wide.to_json()["accuracy"] == "upper bound"
     assert "\nthe graph is wide: the times of alternatives are upper bounds\n" in str(wide)
     for one, other in zip(exact.decisions, wide.decisions, strict=True):
         least = {a.candidate.kernel.id: a.extra_seconds for a in one.alternatives}

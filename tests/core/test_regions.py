@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import fusing
 import opyard as oy
+from covering import covers
 from hosts import add_host
 from opyard.errors import PlacementError, RegistryError
 from opyard.graph import Node
@@ -864,24 +865,6 @@ class DrawnCosts:
         return self.between.get((source.memory, target.memory), 0.0)
 
 
-def covers(
-    graph: oy.Graph, ways: dict[Node, list[tuple[Match, Candidate]]]
-) -> Iterator[list[tuple[Match, Candidate]]]:
-    """Every way to cover the nodes in which the matches can run one after the other."""
-
-    def rest(done: frozenset[Node]) -> Iterator[list[tuple[Match, Candidate]]]:
-        node = next((n for n in graph.nodes if n not in done), None)
-        if node is None:
-            yield []
-            return
-        for match, candidate in ways[node]:
-            if done.isdisjoint(match.nodes):
-                for others in rest(done | set(match.nodes)):
-                    yield [(match, candidate), *others]
-
-    return (cover for cover in rest(frozenset()) if can_run(cover))
-
-
 def can_run(cover: list[tuple[Match, Candidate]]) -> bool:
     waiting, made = [match for match, _ in cover], set()
     while waiting:
@@ -941,7 +924,7 @@ def test_the_optimum_and_every_price_agree_with_brute_force(
     placement = oy.place(graph, devices, made, costs, home=made.device("reference"), policy=Policy())
     usable, _ = Collector(devices, made, Policy(), costs).ways(graph, [])
     least: dict[Any, float] = {}
-    for cover in covers(graph, usable):
+    for cover in filter(can_run, covers(graph, usable)):
         total = seconds_of(graph, cover, costs)
         for match, candidate in cover:
             key = match.nodes, candidate.kernel.id, candidate.device.name

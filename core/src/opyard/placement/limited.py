@@ -36,16 +36,17 @@ LEAST_PARTS = 20
 class Fit:
     """Labels within the limits, with their cost, and a lower bound of the cost of all labels within the limits.
 
-    ``prices`` are nanoseconds for a byte ``[row, step]`` that led to the bound; all zero where the limits do not matter.
-    ``priced`` is the network with those prices.
+    prices_of_bytes  nanoseconds for a byte ``[row, step]`` that led to the bound
+    relaxed          the solution at those prices, in grains; where no limit binds that of the network itself
+    binds            whether the best labels without limits exceed them
     """
 
-    network: Network
     labels: list[int]
     cost: float
     bound: float
     prices_of_bytes: Bytes
     relaxed: Solution
+    binds: bool
 
     @property
     def is_optimal(self) -> bool:
@@ -53,9 +54,9 @@ class Fit:
         return self.bound >= self.cost
 
     @property
-    def are_prices_exact(self) -> bool:
-        """Whether ``prices`` are what forcing a label really costs; where a limit binds they are estimates."""
-        return not self.prices_of_bytes.any() and self.relaxed.are_prices_exact
+    def accuracy(self) -> str:
+        """What ``prices`` are of what forcing a label really costs: where a limit binds an "estimate"."""
+        return "estimate" if self.binds else self.relaxed.accuracy
 
     def prices(self) -> list[Costs]:
         """For every label of every variable what it costs beyond this solution; where a limit binds, an estimate.
@@ -63,7 +64,7 @@ class Fit:
         The estimate charges memory at the prices that the bound was found with, and is never negative.
         """
         rows = self.relaxed.prices()
-        if not self.prices_of_bytes.any():
+        if not self.binds:
             return rows
         return [np.maximum(row / GRAIN, 0.0) for row in rows]
 
@@ -83,7 +84,7 @@ def solve_within(network: Network, residency: Residency, effort: Effort | None) 
     free = solve(network, effort)
     nothing = np.zeros_like(residency.fixed)
     if not np.isfinite(free.cost) or _fits(residency, residency.usage(free.labels)):
-        return Fit(network, free.labels, free.cost, free.bound, nothing, free)
+        return Fit(free.labels, free.cost, free.bound, nothing, free, binds=False)
     effort = replace(effort, backtracks=0)  # hundreds of networks follow, and a gap of one does not matter
     search = _Search(network, residency, effort)
     search.run()
@@ -91,7 +92,7 @@ def solve_within(network: Network, residency: Residency, effort: Effort | None) 
         raise Unfit(residency.usage(search.found.nearest), search.is_complete)
     labels, cost = search.found.labels, search.found.cost
     relaxed = solve(_priced(_in_grains(network), residency, search.prices), effort)
-    return Fit(network, labels, cost, min(search.bound, cost), search.prices, relaxed)
+    return Fit(labels, cost, min(search.bound, cost), search.prices, relaxed, binds=True)
 
 
 def _in_grains(network: Network) -> Network:

@@ -105,6 +105,12 @@ class Decision:
         }
 
 
+_NOT_EXACT = {
+    "upper bound": "the graph is wide: the times of alternatives are upper bounds",
+    "estimate": "a memory limit binds: the times of alternatives are estimates",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
     """A kind of constraint, "pins", "colocation" or "memory limits", and how much faster a run could be without it."""
@@ -149,8 +155,8 @@ class Placement:
     bound     no placement has a smaller sum of times, by the same predictions
     wholes    the composite ops that ``graph`` has the parts of
     limits    for each address space with a memory limit, its bytes and the seconds that a byte more would save
-    exact     whether extra seconds of alternatives are exact; on graphs too wide to eliminate they are upper bounds, and
-        where a memory limit binds estimates
+    accuracy  of the extra seconds of alternatives: "exact", on graphs too wide to eliminate an "upper bound", and
+        where a memory limit binds an "estimate"
     bindings  what constraints cost; ``Session.explain`` finds out
     schedule  when each step begins and ends; None where a single processor does all
     objective  "sum" or "makespan": what was minimised
@@ -164,7 +170,7 @@ class Placement:
     bound: float
     wholes: tuple[Whole, ...] = ()
     limits: Mapping[int, tuple[int, float]] = field(default_factory=dict)
-    exact: bool = True
+    accuracy: str = "exact"
     bindings: tuple[Binding, ...] = ()
     schedule: Schedule | None = None
     objective: str = "sum"
@@ -216,7 +222,7 @@ class Placement:
             "seconds": self.seconds,
             "bound": self.bound,
             "optimal": self.is_optimal,
-            "exact": self.exact,
+            "accuracy": self.accuracy,
             "makespan": self.makespan,
             "makespan_bound": self.makespan_bound,
             "home": self.home.name,
@@ -244,10 +250,7 @@ class Placement:
         rows = [self.summary]
         rows += [str(use) for use in self.memory if use.limit_bytes is not None]
         rows += [str(binding) for binding in self.bindings]
-        if any(worth for _, worth in self.limits.values()):
-            rows.append("a memory limit binds: the times of alternatives are estimates")
-        elif not self.exact:
-            rows.append("the graph is wide: the times of alternatives are upper bounds")
+        rows += [_NOT_EXACT[self.accuracy]] if self.accuracy in _NOT_EXACT else []
         if self.makespan != self.seconds:
             rows.append("the times of alternatives are about the sum, not about the end")
         for decision in self.decisions:

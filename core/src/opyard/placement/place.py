@@ -73,8 +73,8 @@ def place(
             worth = solution.prices_of_bytes.sum(axis=1) / NANOSECONDS
             priced = {space: (limit, float(worth[residency.rows[space]])) for space, limit in limits.items()}
             placement = replace(placement, limits=priced)
-        exact = solution.are_prices_exact
-        return replace(placement, wholes=tuple(wholes), schedule=schedule, objective=objective, exact=exact)
+        placement = replace(placement, wholes=tuple(wholes), accuracy=solution.accuracy)
+        return replace(placement, schedule=schedule, objective=objective)
 
 
 def check_objective(objective: str) -> None:

@@ -68,9 +68,9 @@ class Solution:
         return self.bound >= self.cost
 
     @property
-    def are_prices_exact(self) -> bool:
-        """Whether ``prices`` are what forcing a label really costs, and not upper bounds of that."""
-        return self._elimination is not None
+    def accuracy(self) -> str:
+        """What ``prices`` are of what forcing a label really costs: "exact", or an "upper bound"."""
+        return "exact" if self._elimination is not None else "upper bound"
 
     def prices(self) -> list[Costs]:
         """For every label of every variable what an assignment with it costs beyond this solution.
