@@ -6,6 +6,7 @@ from . import errors, infer, testing
 from .cases import Case, Cost, Draw, Tolerance, case
 from .colocation import colocate_with
 from .compiled import compile
+from .control import cond, map, scan, while_loop
 from .costs import Costs, Estimate, Roofline
 from .driver import Backend, Capabilities, Device
 from .eager import (
@@ -128,6 +129,7 @@ __all__ = [
     "case",
     "colocate_with",
     "compile",
+    "cond",
     "decompose",
     "default_registry",
     "device",
@@ -140,12 +142,14 @@ __all__ = [
     "infer",
     "kernel",
     "make_plan",
+    "map",
     "op",
     "place",
     "plugins",
     "prune",
     "refresh",
     "register",
+    "scan",
     "simplify",
     "standard_registry",
     "testing",
@@ -153,6 +157,7 @@ __all__ = [
     "to_numpy",
     "trace",
     "using",
+    "while_loop",
 ]
 __all__ += activation.__all__
 __all__ += arithmetic.__all__

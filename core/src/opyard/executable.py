@@ -6,7 +6,7 @@ tensors, which are set to None when nothing uses them any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,8 @@ import numpy as np
 from .driver import Device, transfer
 from .errors import KernelError
 from .kernels import broken_promise
+from .operation import Call
+from .ops._control import driver
 from .plan import Copy, Free, Plan, Run, Step
 from .registry import describe_error
 
@@ -72,13 +74,17 @@ class Executable:
         self._idle: list[Callable[..., tuple[Any, ...]]] = []
 
     def __call__(self, *feeds: Any) -> tuple[Any, ...]:
+        with np.errstate(all="ignore"):  # NaN and infinity are values, here as on every other device
+            return self.inside(*feeds)
+
+    def inside(self, *feeds: Any) -> tuple[Any, ...]:
+        """The same within the run of another one."""
         try:
             frame = self._idle.pop()
         except IndexError:
             frame = self._frame()
         try:
-            with np.errstate(all="ignore"):  # NaN and infinity are values, here as on every other device
-                result = frame(*feeds)
+            result = frame(*feeds)
         except Exception as error:
             try:
                 failure = self._failure(error)
@@ -114,7 +120,7 @@ class Executable:
                 self._namespace[f"k{number}"] = partial(transfer, source=step.source, target=step.target)
                 rows.append(f"    v{step.output} = k{number}(v{step.input})")
             else:
-                self._namespace[f"k{number}"] = _bind(step)
+                self._namespace[f"k{number}"] = bind_step(step)
                 if step.fresh:
                     self._namespace[f"new{number}"] = partial(step.device.empty, step.work.outputs[0])
                 rows.append(f"    {_run_line(number, step)}")
@@ -164,12 +170,16 @@ class Executable:
             inputs = step.inputs if isinstance(step, Run) else (step.input,)
         culprits = (self._culprit(slot, tensors) for slot in inputs if slot is not None)
         failure = next((found for found in culprits if found is not None), None)
-        if failure is None and isinstance(step, Run):
+        bad = failure.step if failure else step
+        if failure is None and isinstance(error, StepFailed):  # it was a step of a graph inside
+            failure = StepFailed(error.step, error.error, error.reason)
+        elif failure is None and isinstance(step, Run):
             failure = StepFailed(step, error)
         if failure is None and not self.checked:
             raise _Unclear  # a device that works later may only now have met what is wrong
         if failure is not None:
-            failure.plan, failure.arrays = self.plan, self._reliable(tensors, failure.step)
+            failure.plan = self.plan
+            failure.arrays = self._reliable(tensors, bad.outputs if isinstance(bad, Run) else ())
         return failure
 
     def _step_of(self, error: Exception) -> tuple[Step | Check | None, dict[int, Any]]:
@@ -205,9 +215,9 @@ class Executable:
                 return earlier
         return StepFailed(maker, KernelError(f"kernel {maker.kernel.id} {reason}"), reason)
 
-    def _reliable(self, tensors: dict[int, Any], blamed: Run) -> dict[int, Any]:
-        """The arrays that are as promised, and not made of any that are not."""
-        bad = set(blamed.outputs)
+    def _reliable(self, tensors: dict[int, Any], wrong: Iterable[int]) -> dict[int, Any]:
+        """The arrays that are as promised, and not made of any that are not, nor of those that are wrong."""
+        bad = set(wrong)
         for step in self.plan.steps:
             if isinstance(step, Free):
                 continue
@@ -232,7 +242,10 @@ def _check(promised: Check, array: Any) -> None:
         raise KernelError(f"kernel {promised.step.kernel.id} {reason}")
 
 
-def _bind(step: Run) -> Callable[..., Any]:
+def bind_step(step: Run) -> Callable[..., Any]:
+    """What runs a step, as a function of its inputs. Raises StepFailed where a kernel cannot be prepared."""
+    if step.plans and isinstance(step.work, Call):
+        return driver(step.work, step.device, [Executable(plan).inside for plan in step.plans])
     try:
         return step.kernel.bind(step.work, step.device)
     except Exception as error:
@@ -241,7 +254,7 @@ def _bind(step: Run) -> Callable[..., Any]:
 
 def _run_once(step: Run, namespace: dict[str, Any]) -> Any:
     try:
-        return _bind(step)(*(namespace[f"v{slot}"] for slot in step.inputs))
+        return bind_step(step)(*(namespace[f"v{slot}"] for slot in step.inputs))
     except StepFailed:
         raise
     except Exception as error:

@@ -58,8 +58,10 @@ class Value(Operators):
         return self.spec.ndim
 
     def apply_op(self, op: Op, arguments: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
-        """What the function of an op does when this is among its arguments: see EagerDispatcher.miss."""
-        return self.graph.apply(op, arguments, attributes)
+        """What the function of an op does when this is among its arguments; a body records values around it, too."""
+        inner = current_graph.get()
+        graph = inner if inner is not None and self.graph in inner.around else self.graph
+        return graph.apply(op, arguments, attributes)
 
     def __repr__(self) -> str:
         return f"<Value {self.name}: {self.spec!r}>"
@@ -142,9 +144,10 @@ class Graph:
             x = graph.input("x", TensorSpec(("batch", 64), "float32"))
             graph.output("y", softmax(matmul(x, weights)))
 
-    ``result`` is what a traced function returned: values in any nesting of tuples, lists and dicts.
+    ``result``: what a traced function returned, in any nesting; ``around``: for a body, the graphs that it lies in, nearest first.
     """
 
+    around: tuple[Graph, ...] = ()
     def __init__(self) -> None:
         self.inputs: dict[str, Value] = {}
         self.constants: dict[Value, np.ndarray[Any, Any]] = {}
@@ -222,13 +225,17 @@ class Graph:
         self.nodes.append(node)
         return node.outputs
 
+    def adopt(self, value: Value, user: str) -> Value:
+        """The value as one of this graph. Raises GraphError, naming who uses it, where it belongs to another."""
+        if value.graph is not self:
+            raise GraphError(
+                f"{user}: the value {value.name!r} belongs to another graph; build both in one graph, or feed it."
+            )
+        return value
+
     def _as_value(self, argument: Any, arguments: tuple[Any, ...], op: Op) -> Value:
         if isinstance(argument, Value):
-            if argument.graph is not self:
-                raise GraphError(
-                    f"{op.name}: the value {argument.name!r} belongs to another graph; build both in one graph, or feed it."
-                )
-            return argument
+            return self.adopt(argument, op.name)
         if isinstance(argument, (bool, int, float, complex)):
             return self.constant(weak_scalar(argument, arguments))
         return self.constant(argument)

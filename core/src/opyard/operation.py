@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .cases import Case, Cost, Tolerance
-from .dim import Dim
+from .dim import Dim, symbols
 from .errors import OpyardError, SpecError, did_you_mean
 from .scalar import Scalar
 from .spec import TensorSpec, as_dtype
@@ -65,6 +65,46 @@ class Signature:
         attributes = [name if value is REQUIRED else f"{name}={value!r}" for name, value in self.attributes]
         separator = ["*"] if attributes and not self.variadic else []
         return f"({', '.join([*inputs, *separator, *attributes])})"
+
+
+class Program:
+    """A graph as an attribute of a call: what its op does as a part of its work, such as a branch or the body of a loop.
+
+    Made by bodies.py. Equal programs compute the same, and hash equally.
+    """
+
+    @property
+    def graph(self) -> Any:
+        """The graph, a graph.Graph."""
+        raise NotImplementedError
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Specs of what it takes."""
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Specs of what it gives."""
+        raise NotImplementedError
+
+    @property
+    def cost(self) -> Cost:
+        """Operations and bytes of one run. Specs must be concrete."""
+        raise NotImplementedError
+
+    def reference(self, *arrays: Any) -> tuple[np.ndarray[Any, Any], ...]:
+        """Computes the outputs with the references of its ops."""
+        raise NotImplementedError
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The symbolic sizes that it mentions."""
+        raise NotImplementedError
+
+    def bind(self, sizes: Mapping[str, int]) -> Program:
+        """The same with its symbolic sizes bound."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,6 +204,17 @@ class Call:
         return dict(self.attributes)
 
     @property
+    def programs(self) -> tuple[Program, ...]:
+        """The graphs among the attributes, for control flow; none for other ops."""
+        return tuple(value for _, value in self.attributes if isinstance(value, Program))
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The symbolic sizes that the attributes mention."""
+        plain = [value for _, value in self.attributes if not isinstance(value, Program)]
+        return symbols(plain).union(*(program.symbols for program in self.programs))
+
+    @property
     def title(self) -> str:
         """What is computed, in short: the op's name."""
         return self.op.name
@@ -247,7 +298,7 @@ def freeze(value: Any) -> Any:
     """
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()  # first, for numpy.float64 is a float, too
-    if value is None or isinstance(value, (bool, int, float, complex, str, Dim)):
+    if value is None or isinstance(value, (bool, int, float, complex, str, Dim, Program)):
         return value
     if isinstance(value, (tuple, list)):
         return tuple(freeze(item) for item in value)

@@ -27,6 +27,7 @@ class Run:
 
     A kernel that can write into a given array gets one: ``buffer`` is its number, or ``fresh`` says that it is a new one,
     because the tensor is fetched. Other kernels make their outputs themselves, which may be views of their inputs.
+    ``plans`` are those of the graphs inside, for control flow.
     """
 
     work: Work
@@ -36,6 +37,7 @@ class Run:
     outputs: tuple[int, ...]
     buffer: int | None
     fresh: bool
+    plans: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,8 +97,16 @@ class Plan:
 
     def runs(self, work: Work) -> str | None:
         """The kernel that computes this work, or None."""
-        same = (s.kernel.id for s in self.steps if isinstance(s, Run) and str(s.work) == str(work))
-        return next(same, None)
+        for step in self.steps:
+            if isinstance(step, Run):
+                found = (plan.runs(work) for plan in step.plans)
+                if (
+                    kernel := step.kernel.id
+                    if str(step.work) == str(work)
+                    else next(filter(None, found), None)
+                ):
+                    return kernel
+        return None
 
     def to_json(self) -> list[dict[str, Any]]:
         """The steps as plain data."""
@@ -113,6 +123,7 @@ class Plan:
                         "outputs": step.outputs,
                         "buffer": step.buffer,
                         "fresh": step.fresh,
+                        "plans": [plan.to_json() for plan in step.plans],
                     }
                 )
             elif isinstance(step, Copy):
@@ -159,7 +170,8 @@ class _Planner:
             outputs = tuple(
                 self._new(v, device, kernel.output_layout(i)) for i, v in enumerate(match.outputs)
             )
-            self._run(self.steps, match.work, kernel, device, inputs, outputs)
+            plans = tuple(map(make_plan, decision.chosen.bodies))
+            self._run(self.steps, match.work, kernel, device, inputs, outputs, plans)
         fetches = tuple(self._at(value, self.home) for value in self.graph.outputs.values())
         lasting = {*feeds, *(slot for slot, _, _ in self.constants)}
         lasting.update(slot for step in self.prologue for slot in step.outputs)
@@ -188,9 +200,10 @@ class _Planner:
         device: Device,
         inputs: tuple[int | None, ...],
         outputs: tuple[int, ...],
+        plans: tuple[Plan, ...] = (),
     ) -> None:
         writes = kernel.out and len(outputs) == 1 and not kernel.output_layout(0)
-        steps.append(Run(work, kernel, device, inputs, outputs, None, writes))
+        steps.append(Run(work, kernel, device, inputs, outputs, None, writes, plans))
         if not writes:  # it may give back a view of any input
             shared = set().union(*(self.aliases[i] | {i} for i in inputs if i is not None))
             for slot in outputs:

@@ -103,7 +103,9 @@ class Region:
             known.update(zip(node.outputs, results, strict=True))
         return tuple(known[value] for value in self.graph.outputs.values())
 
-    def _text(self) -> str:
+    @cached_property
+    def text(self) -> str:
+        """The whole program without names of the user's: equal for regions that compute the same in the same order of nodes."""
         names = {value: f"v{number}" for number, value in enumerate(self.graph.values())}
         specs = (f"{names[value]}: {value.spec!r}" for value in self.graph.inputs.values())
         inputs = ["none" if spec is None else next(specs) for spec in self.inputs]
@@ -123,8 +125,8 @@ class Region:
     @cached_property
     def _line(self) -> str:
         if len(self.graph.nodes) <= MOST_NAMED:
-            return self._text()
-        return f"{self.title} (sha256 {sha256(self._text().encode()).hexdigest()[:16]})"
+            return self.text
+        return f"{self.title} (sha256 {sha256(self.text.encode()).hexdigest()[:16]})"
 
     def __str__(self) -> str:
         """One line without names of the user's: equal for regions that compute the same in the same order of nodes.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .driver import Device, transfer
-from .executable import Executable
+from .executable import Executable, bind_step
 from .graph import Graph
 from .placement import Placement
 from .placement.inplace import Rehearsal, StepTime
@@ -72,7 +72,7 @@ def _timed(run: Callable[[], object], home: Device) -> float:
 
 def _step_time(plan: Plan, step: Run | Copy, seconds: float) -> StepTime:
     if isinstance(step, Run):
-        return StepTime(seconds, step.work, step.kernel, step.device)
+        return StepTime(seconds, step.work, None if step.plans else step.kernel, step.device)
     return StepTime(seconds, None, None, step.target, step.source, plan.tensors[step.input].value.spec.nbytes)
 
 
@@ -82,14 +82,15 @@ class _Stepper:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.steps = [step for step in plan.steps if not isinstance(step, Free)]
-        self._bound = {id(s): s.kernel.bind(s.work, s.device) for s in self.steps if isinstance(s, Run)}
+        self._bound = {id(s): bind_step(s) for s in self.steps if isinstance(s, Run)}
         self._buffers = [device.empty(spec) for device, spec in plan.buffers]
         self._constants: dict[int, Any] = {
             slot: device.upload(array) for slot, array, device in plan.constants
         }
         for step in plan.prologue:
-            run = step.kernel.bind(step.work, step.device)
-            self._constants[step.outputs[0]] = run(*(self._constants[slot or 0] for slot in step.inputs))
+            self._constants[step.outputs[0]] = bind_step(step)(
+                *(self._constants[slot or 0] for slot in step.inputs)
+            )
 
     def run(self, feeds: Sequence[Any]) -> list[float]:
         """Seconds of each step, the wait for its device included."""

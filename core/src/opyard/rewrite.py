@@ -8,6 +8,7 @@ from typing import Any
 from .dim import Dim, symbols
 from .errors import GraphError, SpecError
 from .graph import Graph, Node, Value
+from .operation import Program
 from .spec import TensorSpec
 
 
@@ -63,6 +64,8 @@ class Rewrite:
 def _bind_attribute(value: Any, sizes: Mapping[str, int]) -> Any:
     if isinstance(value, Dim):
         return value.evaluate(sizes)
+    if isinstance(value, Program):
+        return value.bind(sizes)
     return tuple(_bind_attribute(item, sizes) for item in value) if isinstance(value, tuple) else value
 
 
@@ -86,7 +89,7 @@ def needed_inputs(graph: Graph, wanted: Iterable[Value], given: Container[str] =
     seen = _ancestors(wanted)
     names = {name for name, value in graph.inputs.items() if value in seen}
     nodes = {value.node for value in seen if value.node is not None}
-    mentioned = symbols([v.shape for v in seen] + [v for node in nodes for _, v in node.call.attributes])
+    mentioned = symbols([v.shape for v in seen]).union(*(node.call.symbols for node in nodes))
     sizes = {name: {n.name for n in v.shape if isinstance(n, Dim)} for name, v in graph.inputs.items()}
     for symbol in sorted(mentioned.difference(*(sizes[name] for name in names))):
         tellers = [name for name in graph.inputs if symbol in sizes[name]]

@@ -106,12 +106,16 @@ def active_policy() -> Policy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A kernel on a device for one call: with its estimate, or with the sentence why it is refused."""
+    """A kernel on a device for one call: with its estimate, or with the sentence why it is refused.
+
+    bodies  for control flow, the placements of the graphs inside
+    """
 
     kernel: Kernel
     device: Device
     estimate: Estimate | None
     refusal: str | None
+    bodies: tuple[Any, ...] = ()
 
     @property
     def seconds(self) -> float:

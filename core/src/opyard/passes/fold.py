@@ -10,7 +10,7 @@ LIMIT = 16 * 2**20
 
 
 def fold_constants(graph: Graph) -> Graph:
-    """The graph with constant calls replaced by their results. A call that raises stays, to raise when it runs."""
+    """The graph with constant calls replaced by their results. A call that raises stays, to raise when it runs; so do loops."""
     rewrite = Rewrite(graph)
     for node in graph.nodes:
         inputs = rewrite.inputs(node)
@@ -18,7 +18,7 @@ def fold_constants(graph: Graph) -> Graph:
         foldable = all(value is None or value in constants for value in inputs) and all(
             spec.is_concrete for spec in node.call.outputs
         )
-        if not foldable or sum(spec.nbytes for spec in node.call.outputs) > LIMIT:
+        if not foldable or node.call.programs or sum(spec.nbytes for spec in node.call.outputs) > LIMIT:
             rewrite.copy(node)
             continue
         try:

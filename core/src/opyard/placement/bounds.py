@@ -104,7 +104,8 @@ class Bounds:
         """The arms that a placement uses, which was made with these costs."""
         keys = (
             (describe_work(d.match.work), describe_kernel(d.chosen.kernel), d.chosen.device.name)
-            for d in placement.decisions
+            for part in placement.with_bodies()
+            for d in part.decisions
         )
         return {key: self.arms[key] for key in keys if key in self.arms}
 

@@ -17,6 +17,7 @@ from ..selection import Candidate, Policy, candidates, consider
 from ..spec import TensorSpec
 from .match import Match
 from .matching import Index, find_matches
+from .nested import Nested, PlaceBody
 from .patterns import Pattern
 from .regions import Regions, WhyNot
 from .wholes import Whole
@@ -33,6 +34,7 @@ class Collector:
         registry: Registry,
         policy: Policy,
         costs: Costs,
+        place_body: PlaceBody,
         unavailable: Iterable[tuple[str, str]] = (),
     ) -> None:
         self.devices = devices
@@ -40,6 +42,7 @@ class Collector:
         self.policy = policy
         self.costs = costs
         self.unavailable = set(unavailable)
+        self.nested = Nested(registry, policy, costs, place_body)
         self._pins = dict(policy.pins)
         self._known: dict[object, tuple[Candidate, ...]] = {}
         self._several: dict[object, Candidate] = {}
@@ -225,7 +228,10 @@ class Collector:
 
     def _candidates(self, call: Call) -> tuple[Candidate, ...]:
         if call not in self._known:
-            rows = candidates(call, self.devices, self.registry, self.policy, self.costs, any_layout=True)
+            if call.programs:
+                rows = tuple(self.nested.candidates(call, self.devices))
+            else:
+                rows = candidates(call, self.devices, self.registry, self.policy, self.costs, any_layout=True)
             self._known[call] = tuple(
                 self._failed(c) if self._is_unavailable(call, c.kernel) else c for c in rows
             )

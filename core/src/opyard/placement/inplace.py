@@ -26,7 +26,10 @@ MOST_PLANS = 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTime:
-    """Seconds of a step in its plan: of a kernel on ``device``, or of a copy of ``nbytes`` to it from ``source``."""
+    """Seconds of a step in its plan: of a kernel on ``device``, or of a copy of ``nbytes`` to it from ``source``.
+
+    A branch or loop has neither kernel nor source: what is inside is not timed by itself.
+    """
 
     seconds: float
     work: Work | None
@@ -76,7 +79,8 @@ class Trials:
 
     def add(self, placement: Placement, found: Rehearsal) -> None:
         """Takes the times of a plan over into the store, in place of those of an earlier run of it."""
-        used = tuple(sorted({decision.chosen.device.name for decision in placement.decisions}))
+        decisions = (decision for part in placement.with_bodies() for decision in part.decisions)
+        used = tuple(sorted({decision.chosen.device.name for decision in decisions}))
         self.report.append(PlanTime(used, placement.makespan, found.seconds))
         self._known[_signature(placement)] = found
         self._runs[_signature(placement)] += 1
@@ -113,7 +117,8 @@ class Trials:
 def _signature(placement: Placement) -> object:
     return tuple(
         (tuple(node.name for node in d.match.nodes), d.chosen.kernel.id, d.chosen.device.name)
-        for d in placement.decisions
+        for part in placement.with_bodies()
+        for d in part.decisions
     )
 
 
@@ -141,7 +146,9 @@ def _without_shared(other: Rehearsal, best: Mapping[Key, float], costs: Measured
     predicted = rest = 0.0
     for step in other.steps:
         key = _key(step)
-        if step.source is not None:
+        if step.kernel is None and step.source is None:
+            predicted += step.seconds
+        elif step.source is not None:
             predicted += costs.transfer_seconds(step.source, step.device, step.nbytes)
         elif key in best:
             predicted += best[key]

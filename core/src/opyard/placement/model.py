@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..driver import Device
 from ..graph import Graph, Node
+from ..operation import Call
+from ..ops._control import part_names
 from ..selection import Candidate
 from ..units import format_bytes, format_seconds
 from .match import Match
@@ -78,6 +80,13 @@ class Decision:
             return f"tie with {second.candidate.kernel.id} on {second.candidate.device.name}, settled by name"
         return f"{format_seconds(second.extra_seconds or 0.0)} cheaper than {second.candidate.kernel.id} on {second.candidate.device.name}"
 
+    @property
+    def bodies(self) -> tuple[tuple[str, Placement], ...]:
+        """For control flow the placements of the graphs inside, each with its name: "then", "body" and so on."""
+        work = self.match.work
+        names = part_names(work) if isinstance(work, Call) else ()
+        return tuple(zip(names, self.chosen.bodies, strict=True))
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
         return {
@@ -102,6 +111,7 @@ class Decision:
                 }
                 for a in self.alternatives
             ],
+            "bodies": {name: body.to_json() for name, body in self.bodies},
         }
 
 
@@ -175,6 +185,13 @@ class Placement:
     schedule: Schedule | None = None
     objective: str = "sum"
 
+    def with_bodies(self) -> Iterator[Placement]:
+        """This placement and those of all graphs inside, at any depth."""
+        yield self
+        for decision in self.decisions:
+            for body in decision.chosen.bodies:
+                yield from body.with_bodies()
+
     @property
     def is_optimal(self) -> bool:
         """Whether it is proven that no placement has a smaller sum of times."""
@@ -247,7 +264,11 @@ class Placement:
         )
 
     def __str__(self) -> str:
-        rows = [self.summary]
+        return "\n".join([self.summary, *self.rows()])
+
+    def rows(self) -> list[str]:
+        """What constraints there are, then the decisions, each with its alternatives: a line each."""
+        rows: list[str] = []
         rows += [str(use) for use in self.memory if use.limit_bytes is not None]
         rows += [str(binding) for binding in self.bindings]
         rows += [_NOT_EXACT[self.accuracy]] if self.accuracy in _NOT_EXACT else []
@@ -259,7 +280,9 @@ class Placement:
                 f"{decision.title}: {chosen.kernel.id} on {chosen.device.name}, {format_seconds(chosen.seconds)}: {decision.reason}"
             )
             rows += [f"    {f'{a.node.name}: ' if several else ''}{a}" for a in decision.alternatives]
-        return "\n".join(rows)
+            for name, body in decision.bodies:
+                rows += [f"    {name}: {body.summary}", *(f"        {row}" for row in body.rows())]
+        return rows
 
 
 def _gap(seconds: float, bound: float) -> float:

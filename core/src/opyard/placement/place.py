@@ -17,6 +17,7 @@ from ..costs import Costs
 from ..driver import Device
 from ..errors import PlacementError
 from ..graph import Graph, Node
+from ..passes import simplify
 from ..registry import Registry
 from ..selection import Candidate, Policy, active_policy
 from .candidates import Collector, Ways
@@ -60,9 +61,14 @@ def place(
     Raises PlacementError, naming the op and every refusal, when a node has no kernel, and for no devices at all.
     """
     check_objective(objective)
+    loops = [node for node in graph.nodes if node.call.programs]
+    if memory and loops:
+        raise PlacementError(
+            f"memory limits do not hold inside of branches and loops, and the graph has {loops[0].op.name} ({loops[0].source}); leave out memory=..."
+        )
     with _no_collection():
         problem, refused, wholes = formulate(
-            graph, devices, registry, costs, home=home, policy=policy, unavailable=unavailable
+            graph, devices, registry, costs, home=home, policy=policy, unavailable=unavailable, effort=effort
         )
         limits = limits_of(memory or {}, devices, problem.places)
         residency = Residency(problem, limits) if limits else None
@@ -127,13 +133,25 @@ def formulate(
     home: Device | None = None,
     policy: Policy | None = None,
     unavailable: Iterable[tuple[str, str]] = (),
+    effort: Effort | None = None,
 ) -> tuple[Problem, dict[Node, Ways], list[Whole]]:
     """What ``place`` solves: the network of costs, for each node the ways to run it that are refused, and the composites."""
     if not devices:
         raise PlacementError("no device was given to place on; pass for example registry.devices().")
     where = home or next((d for d in devices if d.memory == "host"), devices[0])
     expanded, wholes = expand(graph) if any(node.op.decompose for node in graph.nodes) else (graph, [])
-    collector = Collector(devices, registry, policy or active_policy(), costs, unavailable)
+    unavailable = tuple(unavailable)
+
+    def place_body(body: Graph, device: Device) -> Placement:
+        return place(
+            *(simplify(body), devices, registry, costs),
+            home=device,
+            policy=policy,
+            unavailable=unavailable,
+            effort=effort,
+        )
+
+    collector = Collector(devices, registry, policy or active_policy(), costs, place_body, unavailable)
     usable, refused = collector.ways(expanded, wholes)
     named = sorted(devices, key=lambda d: d.name)  # in any order, the same plan
     places = Places([where, *named], costs, collector.layouts(), collector.conversions)

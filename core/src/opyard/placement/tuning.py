@@ -280,11 +280,12 @@ class _Tuner:
     def _known(self, work: Work, plan: Placement) -> list[np.ndarray[Any, Any] | None]:
         """Arrays that are known for the inputs of some work: constants of the graph, and the user's."""
         given = {value: self.arrays.get(name) for name, value in plan.graph.inputs.items()}
-        for decision in plan.decisions:
-            for match in (decision.match, *(other.match for other in decision.alternatives)):
-                if match.work is work or str(match.work) == str(work):
-                    values = match.inputs
-                    return [None if v is None else plan.graph.constants.get(v, given.get(v)) for v in values]
+        for part in plan.with_bodies():
+            constants = part.graph.constants
+            for decision in part.decisions:
+                for match in (decision.match, *(other.match for other in decision.alternatives)):
+                    if match.work is work or str(match.work) == str(work):
+                        return [None if v is None else constants.get(v, given.get(v)) for v in match.inputs]
         return [None] * len(work.inputs)
 
     def _measure_transfer(self, source: Device, target: Device) -> None:
