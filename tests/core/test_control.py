@@ -138,6 +138,14 @@ def test_a_state_must_keep_its_specs():
         oy.trace(lambda x: oy.while_loop(lambda s: s < 3, lambda s: s + 1, x), x)
 
 
+def test_the_expected_steps_are_a_number():
+    with pytest.raises(SpecError, match="expected_steps"):
+        oy.trace(
+            lambda x: oy.while_loop(lambda s: s < 3, lambda s: s + 1, x, expected_steps=0),
+            oy.TensorSpec((), "float32"),
+        )
+
+
 # scan ------------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,9 @@ from .ops._control import driver
 from .plan import Copy, Free, Plan, Run, Step
 from .registry import describe_error
 
+HEAD = 3
+"""The number of the line where the first step is, in the source of an executable."""
+
 
 class StepFailed(Exception):
     """A kernel raised while a plan ran, or gave another array than it promised; ``reason`` says which.
@@ -54,12 +57,14 @@ class Executable:
     """A plan with its kernels bound and its constants uploaded: call it with one home array per feed.
 
     Runs at the same time each have buffers of their own. Raises StepFailed when a kernel raises, and when what is fetched
-    is not what a kernel promised; with ``checked`` the results of all kernels are looked at.
+    is not what a kernel promised; with ``checked`` the results of all kernels are looked at. ``inside``: it is called by
+    the step of another one.
     """
 
-    def __init__(self, plan: Plan, *, checked: bool = False) -> None:
+    def __init__(self, plan: Plan, *, checked: bool = False, inside: bool = False) -> None:
         self.plan = plan
         self.checked = checked
+        self.inside = inside
         self._namespace: dict[str, Any] = {}
         self.lines: list[Step | Check] = []
         self._makers = {
@@ -74,11 +79,6 @@ class Executable:
         self._idle: list[Callable[..., tuple[Any, ...]]] = []
 
     def __call__(self, *feeds: Any) -> tuple[Any, ...]:
-        with np.errstate(all="ignore"):  # NaN and infinity are values, here as on every other device
-            return self.inside(*feeds)
-
-    def inside(self, *feeds: Any) -> tuple[Any, ...]:
-        """The same within the run of another one."""
         try:
             frame = self._idle.pop()
         except IndexError:
@@ -89,7 +89,7 @@ class Executable:
             try:
                 failure = self._failure(error)
             except _Unclear:
-                return Executable(self.plan, checked=True)(*feeds)
+                return Executable(self.plan, checked=True, inside=self.inside)(*feeds)
             if failure is None:
                 raise
             raise failure from error
@@ -105,7 +105,7 @@ class Executable:
         return run
 
     def _generate(self) -> str:
-        """Source of the run function: what line n + 2 does is ``lines[n]``."""
+        """Source of the run function: what line n + HEAD does is ``lines[n]``."""
         plan, rows = self.plan, []
         for slot, array, device in plan.constants:
             self._namespace[f"v{slot}"] = device.upload(array)
@@ -134,13 +134,12 @@ class Executable:
         ]
         self._namespace["own"] = partial(_own, plan.home)
         feeds = ", ".join(f"v{slot}" for slot in plan.feeds)
-        return "\n".join(
-            [
-                f"def run({feeds}):",
-                *rows,
-                f"    return ({', '.join(results)}{',' if len(results) == 1 else ''})",
-            ]
-        )
+        rows.append(f"    return ({', '.join(results)}{',' if len(results) == 1 else ''})")
+        head = [f"def run({feeds}):", "  if True:" if self.inside else "  with errstate(all='ignore'):"]
+        self._namespace["errstate"] = (
+            np.errstate
+        )  # NaN and infinity are values, here as on every other device
+        return "\n".join([*head, *rows])
 
     def _checks(self, step: Run, fetched: set[int]) -> Iterator[str]:
         """The lines behind a step that look at what it made, where that is fetched."""
@@ -187,7 +186,7 @@ class Executable:
         traceback = error.__traceback__
         while traceback is not None:
             if traceback.tb_frame.f_code.co_filename == "<opyard plan>":
-                line = traceback.tb_lineno - 2
+                line = traceback.tb_lineno - HEAD
                 step = self.lines[line] if 0 <= line < len(self.lines) else None
                 found = dict(traceback.tb_frame.f_locals)
                 traceback.tb_frame.clear()  # the traceback shall not keep what nothing needs any more
@@ -245,7 +244,7 @@ def _check(promised: Check, array: Any) -> None:
 def bind_step(step: Run) -> Callable[..., Any]:
     """What runs a step, as a function of its inputs. Raises StepFailed where a kernel cannot be prepared."""
     if step.plans and isinstance(step.work, Call):
-        return driver(step.work, step.device, [Executable(plan).inside for plan in step.plans])
+        return driver(step.work, step.device, [Executable(plan, inside=True) for plan in step.plans])
     try:
         return step.kernel.bind(step.work, step.device)
     except Exception as error:

@@ -147,13 +147,13 @@ class Graph:
     ``result``: what a traced function returned, in any nesting; ``around``: for a body, the graphs that it lies in, nearest first.
     """
 
-    around: tuple[Graph, ...] = ()
     def __init__(self) -> None:
         self.inputs: dict[str, Value] = {}
         self.constants: dict[Value, np.ndarray[Any, Any]] = {}
         self.nodes: list[Node] = []
         self.outputs: dict[str, Value] = {}
         self.result: Any = None
+        self.around: tuple[Graph, ...] = ()
         self._names: set[str] = set()
         self._constant_of: dict[int, Value] = {}
         self._entered: list[Token[Graph | None]] = []

@@ -17,6 +17,7 @@ from ..errors import SpecError
 from ..operation import Call, Program
 from ..opfunction import op
 from ..spec import TensorSpec
+from ._attributes import require_integer
 
 Run = Callable[..., tuple[Any, ...]]
 """A graph that is ready to run on native arrays."""
@@ -66,6 +67,7 @@ def cond(predicate: Any, *operands: Any, then: Any, otherwise: Any) -> Any:
 def _infer_while(
     *arrays: TensorSpec, first: Program, step: Program, state: int, expected: int = UNKNOWN_STEPS
 ) -> tuple[TensorSpec, ...]:
+    require_integer(expected, "expected_steps", 1)
     _require(first.inputs, arrays, "the inputs of the condition")
     _require(first.outputs, [_BOOL], "the result of the condition")
     _require(step.inputs, arrays, "the inputs of the body")
