@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from itertools import count
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,14 +15,12 @@ from .errors import GraphError, SpecError, did_you_mean
 from .nest import map_leaves
 from .operation import Call, Op, check_dtypes, describe_call, freeze
 from .operators import Operators, op_called
-from .scope import Mark, current_group, current_scope
+from .scope import Mark, current_group, current_scope, user_line
 from .spec import Shape, TensorSpec, as_dtype
 from .subscript import subscript
 
 current_graph: ContextVar[Graph | None] = ContextVar("opyard_graph", default=None)
 """The graph that is being built here, by ``with graph:`` or by ``trace``: it records ops whose only trace of it is a size."""
-
-_PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 class Value(Operators):
@@ -211,8 +206,8 @@ class Graph:
             inputs = tuple(None if a is None else self._as_value(a, given, op) for a in given)
             call = op.call(*(None if v is None else v.spec for v in inputs), **attributes)
         except SpecError as error:
-            raise SpecError(f"{error} (at {_user_line()})") from None
-        outputs = self.append(call, inputs, Mark(_user_line(), current_scope(), current_group.get()))
+            raise SpecError(f"{error} (at {user_line()})") from None
+        outputs = self.append(call, inputs, Mark(user_line(), current_scope(), current_group.get()))
         return outputs if call.is_tuple else outputs[0]
 
     def append(self, call: Call, inputs: tuple[Value | None, ...], mark: Mark) -> tuple[Value, ...]:
@@ -387,13 +382,3 @@ def weak_scalar(number: Any, others: Iterable[Any]) -> np.ndarray[Any, Any]:
     extended = [dtype for dtype in dtypes if dtype.kind == "V"]
     dtype = extended[0] if extended else np.result_type(*dtypes, number)
     return np.asarray(number, dtype)
-
-
-def _user_line() -> str:
-    """File and line of the nearest caller outside this package."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and (
-        frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == "<string>"
-    ):
-        frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

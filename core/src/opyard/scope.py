@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import ContextDecorator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from .errors import GraphError
+
+_PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 @dataclass(frozen=True)
@@ -64,3 +69,13 @@ def device(name: str, *, soft: bool = False) -> Scope:
             f"a device scope takes a device's name, such as 'cpu:0'; found {name!r}. `opyard devices` lists them."
         )
     return Scope(name, soft)
+
+
+def user_line() -> str:
+    """File and line of the nearest caller outside this package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (
+        frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == "<string>"
+    ):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
