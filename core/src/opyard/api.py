@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import errors, infer, testing
 from .cases import Case, Cost, Draw, Tolerance, case
+from .checkpoint import RestoreReport, restore, save
 from .colocation import colocate_with
 from .compiled import compile
 from .control import cond, map, scan, while_loop
@@ -92,6 +93,7 @@ from .selection import Candidate, candidates
 from .session import Session
 from .spec import TensorSpec
 from .takeover import KernelWarning
+from .variables import Variable
 
 __all__ = [
     "API_LEVEL",
@@ -118,6 +120,7 @@ __all__ = [
     "Placement",
     "Plan",
     "Registry",
+    "RestoreReport",
     "Roofline",
     "Scalar",
     "Session",
@@ -125,6 +128,7 @@ __all__ = [
     "Tolerance",
     "TuneReport",
     "Value",
+    "Variable",
     "candidates",
     "case",
     "colocate_with",
@@ -149,6 +153,8 @@ __all__ = [
     "prune",
     "refresh",
     "register",
+    "restore",
+    "save",
     "scan",
     "simplify",
     "standard_registry",

@@ -11,16 +11,23 @@ import numpy as np
 
 from .costs import Costs
 from .errors import SpecError
-from .graph import Graph, Value, parameter_names, trace_named, weak_scalar
+from .graph import Graph, Value, current_graph, parameter_names, trace_named, weak_scalar
 from .nest import leaves, map_leaves
 from .opfunction import current_policy
 from .placement import Limits, Placement, TuneReport, check_objective
 from .registry import Registry
 from .session import Devices, Session, remember
 from .spec import TensorSpec, spec_of
+from .variables import Variable
 
 LIMIT = 256
 """Combinations of specs and static arguments that one compiled function remembers; beyond them the oldest is traced anew."""
+
+
+def _first_of(run: Callable[..., Any]) -> Callable[..., Any]:
+    """The same without what is fetched for what it assigns."""
+    return lambda *arrays: run(*arrays)[0]
+
 
 _SLOT = type("SLOT", (), {"__repr__": lambda self: "SLOT"})()
 _NUMBERS = (bool, int, float, complex)
@@ -67,6 +74,8 @@ class Arguments:
                 items = [self._take(v, f"{name}[{i}]", by_keyword) for i, v in enumerate(argument)]
                 return type(argument)(*items) if hasattr(argument, "_fields") else type(argument)(items)
             argument = np.asarray(argument)
+        if isinstance(argument, Variable):
+            return argument
         if not (hasattr(argument, "dtype") and hasattr(argument, "shape")):
             if hasattr(argument, "__array__"):
                 argument = np.asarray(argument)
@@ -228,7 +237,8 @@ class Compiled:
 
     def _slowly(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         taken = self._take(arguments, keywords)
-        if any(isinstance(array, Value) for array in taken.arrays.values()):
+        recorded = not taken.arrays and current_graph.get() is not None
+        if recorded or any(isinstance(array, Value) for array in taken.arrays.values()):
             return self.function(*self._leading, *arguments, **keywords)
         if self._instance is not None:
             self._instance.forget_what_changed()
@@ -236,7 +246,10 @@ class Compiled:
         found = self._made.get(key)
         if found is None:
             session = self._session(taken)
-            found = session.callable(session.graph.result, list(session.graph.inputs))
+            writes = [value for value, _ in session.graph.state.writes]
+            fetches = (session.graph.result, writes) if writes else session.graph.result
+            found = session.callable(fetches, list(session.graph.inputs))
+            found = _first_of(found) if writes else found
             if self._instance is not None:
                 self._instance.look()
             remember(self._made, key, found, LIMIT)

@@ -41,7 +41,7 @@ def cond(predicate: Any, then: Callable[..., Any], otherwise: Callable[..., Any]
         return (then if _truth(predicate, "cond") else otherwise)(*operands)
     assert graph is not None
     given = [_as_array(leaf, operands) for leaf in leaves(operands)]
-    values = [_value(graph, leaf, "cond") for leaf in given]
+    values = [graph.enter(leaf, "cond") for leaf in given]
     specs = _refill(operands, (value.spec for value in values))
     results = []
     for branch in (then, otherwise):
@@ -73,7 +73,7 @@ def while_loop(
             _require_alike(state, after, leaves(state), leaves(after), "while_loop: the state", _STEP)
             state = after
         return state
-    values = [_value(graph, leaf, "while_loop") for leaf in leaves(state)]
+    values = [graph.enter(leaf, "while_loop") for leaf in leaves(state)]
     specs = _refill(state, (value.spec for value in values))
     before, first = trace_body(condition, (specs,), graph)
     tests = [_test(before, first)]
@@ -141,8 +141,8 @@ def scan(
     size = _length(sequences, length)
     if graph is None:
         return _scan_arrays(body, carry, xs, sequences, size, reverse)
-    values = [_value(graph, leaf, "scan") for leaf in leaves(carry)]
-    items = [_value(graph, leaf, "scan") for leaf in sequences]
+    values = [graph.enter(leaf, "scan") for leaf in leaves(carry)]
+    items = [graph.enter(leaf, "scan") for leaf in sequences]
     specs = _refill(carry, (value.spec for value in values))
     inner = _refill(xs, (TensorSpec(value.shape[1:], value.dtype) for value in items))
     traced, found = trace_body(body, (specs, inner), graph)
@@ -190,18 +190,13 @@ def _on_device(body: Body, sequences: list[TensorSpec], carries: int, reverse: b
     return Body(graph)
 
 
-def _value(graph: Graph, leaf: Any, user: str) -> Value:
-    """A leaf as a value of a graph."""
-    return graph.adopt(leaf, user) if isinstance(leaf, Value) else graph.constant(leaf)
-
-
 def _results(graph: BodyGraph, found: Any, what: str) -> list[Value]:
     """The leaves of a result as values of the body."""
-    return [_value(graph, leaf, what) for leaf in _leaves(found)]
+    return [graph.enter(leaf, what) for leaf in _leaves(found)]
 
 
 def _test(graph: BodyGraph, found: Any) -> Value:
-    value = _value(graph, found, "while_loop: the condition")
+    value = graph.enter(found, "while_loop: the condition")
     if value.spec != TensorSpec((), "bool"):
         raise SpecError(
             f"while_loop: the condition gives a boolean of shape []; found {value.spec!r}. Compare, and reduce with all or any."

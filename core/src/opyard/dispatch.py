@@ -49,6 +49,7 @@ class EagerDispatcher:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._caches: dict[int, tuple[dict[Any, Any], int]] = {}  # with the number of entries made
+        self._by_op: dict[Op, dict[Any, Any]] = {}
         self._direct: dict[tuple[str, int], tuple[Run, Kernel]] = {}
         self._registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 
@@ -242,6 +243,17 @@ class EagerDispatcher:
             return result
         error.add_note(f"raised by kernel {failed.id} in {call}; no other kernel can compute it either")
         raise error from error.__cause__
+
+    def call(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+        """What the function of the op does, for those who do not have it."""
+        cache = self._by_op.setdefault(op, {})
+        run: Any = cache
+        try:
+            for key in cache_path(op.signature, arrays, attributes, current_policy.get()):
+                run = run[key]
+        except (KeyError, AttributeError, TypeError):
+            run = self.miss(op, cache, arrays, attributes)
+        return self._guarded(op, run, arrays, attributes)
 
     def resolve(self, op: Op, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Run:
         """See OpFunction.resolve."""

@@ -47,6 +47,10 @@ class DeviceUnavailable(DeviceError):
     """No such device on this machine. The text is a sentence that says what to install."""
 
 
+class CheckpointError(OpyardError):
+    """A checkpoint that is damaged, or does not fit."""
+
+
 class KernelError(OpyardError):
     """A kernel that failed and has no substitute."""
 

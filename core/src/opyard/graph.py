@@ -17,6 +17,7 @@ from .operation import Call, Op, check_dtypes, describe_call, freeze
 from .operators import Operators, op_called
 from .scope import Mark, current_group, current_scope, user_line
 from .spec import Shape, TensorSpec, as_dtype
+from .state import State
 from .subscript import subscript
 
 current_graph: ContextVar[Graph | None] = ContextVar("opyard_graph", default=None)
@@ -149,6 +150,7 @@ class Graph:
         self.outputs: dict[str, Value] = {}
         self.result: Any = None
         self.around: tuple[Graph, ...] = ()
+        self.state = State()
         self._names: set[str] = set()
         self._constant_of: dict[int, Value] = {}
         self._entered: list[Token[Graph | None]] = []
@@ -220,6 +222,12 @@ class Graph:
         self.nodes.append(node)
         return node.outputs
 
+    def enter(self, found: Any, user: str) -> Value:
+        """What a value, a variable or an array is in this graph. Raises GraphError and SpecError, for other things ValueError."""
+        if hasattr(found, "value_in"):
+            found = found.value_in(self)
+        return self.adopt(found, user) if isinstance(found, Value) else self.constant(found)
+
     def adopt(self, value: Value, user: str) -> Value:
         """The value as one of this graph. Raises GraphError, naming who uses it, where it belongs to another."""
         if value.graph is not self:
@@ -229,11 +237,9 @@ class Graph:
         return value
 
     def _as_value(self, argument: Any, arguments: tuple[Any, ...], op: Op) -> Value:
-        if isinstance(argument, Value):
-            return self.adopt(argument, op.name)
         if isinstance(argument, (bool, int, float, complex)):
             return self.constant(weak_scalar(argument, arguments))
-        return self.constant(argument)
+        return self.enter(argument, op.name)
 
     def _unique(self, stem: str) -> str:
         name, number = stem, 1
@@ -249,8 +255,9 @@ class Graph:
     # Looking -----------------------------------------------------------------------------------------------------
 
     def values(self) -> Iterator[Value]:
-        """All values: inputs, constants, then node outputs in order."""
+        """All values: inputs, what variables hold, constants, then node outputs in order."""
         yield from self.inputs.values()
+        yield from self.state.reads.values()
         yield from self.constants
         for node in self.nodes:
             yield from node.outputs
@@ -269,7 +276,7 @@ class Graph:
 
     def check(self) -> Graph:
         """Raises GraphError unless every node uses values made before it and has the specs that its op infers."""
-        made: set[Value] = {*self.inputs.values(), *self.constants}
+        made: set[Value] = {*self.inputs.values(), *self.state.reads.values(), *self.constants}
         for node in self.nodes:
             for value in node.inputs:
                 if value is not None and value not in made:
@@ -338,7 +345,7 @@ def trace_named(function: Callable[..., Any], inputs: Mapping[str, TensorSpec], 
     def as_value(leaf: Any) -> Value:
         number = next(numbers)
         try:
-            value = leaf if isinstance(leaf, Value) else graph.constant(leaf)
+            value = leaf if isinstance(leaf, Value) else graph.enter(leaf, title)
         except (SpecError, ValueError):
             raise GraphError(
                 f"{title} returns {_describe(leaf)} as output {number}; return arrays, numbers or values of the graph, in tuples, lists or dicts."

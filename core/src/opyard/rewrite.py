@@ -69,7 +69,7 @@ def _bind_attribute(value: Any, sizes: Mapping[str, int]) -> Any:
     return tuple(_bind_attribute(item, sizes) for item in value) if isinstance(value, tuple) else value
 
 
-def _ancestors(values: Iterable[Value]) -> set[Value]:
+def ancestors(values: Iterable[Value]) -> set[Value]:
     """The values and everything that they are made of."""
     seen: set[Value] = set()
     stack = list(values)
@@ -86,7 +86,7 @@ def needed_inputs(graph: Graph, wanted: Iterable[Value], given: Container[str] =
 
     Where several inputs have the symbolic size that is looked for, one of those ``given`` is enough.
     """
-    seen = _ancestors(wanted)
+    seen = ancestors(wanted)
     names = {name for name, value in graph.inputs.items() if value in seen}
     nodes = {value.node for value in seen if value.node is not None}
     mentioned = symbols([v.shape for v in seen]).union(*(node.call.symbols for node in nodes))
@@ -98,10 +98,14 @@ def needed_inputs(graph: Graph, wanted: Iterable[Value], given: Container[str] =
 
 
 def extract(graph: Graph, wanted: Sequence[Value], inputs: Iterable[str]) -> Graph:
-    """The part of a graph that makes the wanted values, with these as its outputs and the named inputs only."""
-    needed = _ancestors(wanted)
+    """The part of a graph that makes the wanted values, with these as its outputs and the named inputs only.
+
+    Variables are named among the inputs.
+    """
+    needed = ancestors(wanted)
     part = Graph()
-    part.inputs = {name: graph.inputs[name] for name in inputs}
+    known = {**graph.inputs, **{value.name: value for value in graph.state.reads.values()}}
+    part.inputs = {name: known[name] for name in inputs}
     part.constants = {v: array for v, array in graph.constants.items() if v in needed}
     part.nodes = [node for node in graph.nodes if any(v in needed for v in node.outputs)]
     part.outputs = {f"fetch_{number}": value for number, value in enumerate(wanted)}

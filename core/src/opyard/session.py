@@ -14,9 +14,10 @@ import numpy as np
 
 from . import runtime
 from .costs import Costs
-from .driver import Device, plain_array, shares_arrays
-from .errors import DeviceError, DeviceUnavailable, GraphError, PlacementError, did_you_mean
+from .driver import Device, plain_array
+from .errors import DeviceUnavailable, GraphError, PlacementError, did_you_mean
 from .executable import Executable, StepFailed
+from .feeds import as_host_array, home_of
 from .graph import Graph, Value
 from .nest import leaves, map_leaves
 from .opfunction import current_policy
@@ -41,6 +42,7 @@ from .resume import remaining
 from .rewrite import bind, extract, needed_inputs
 from .selection import active_policy
 from .spec import TensorSpec, spec_of
+from .variables import Effects, Variable, bring
 
 Devices = str | Device | Sequence[str | Device]
 """A device name, several, or "auto" for all devices of this machine."""
@@ -129,9 +131,15 @@ class Session:
         """
         wanted = self._values(fetches)
         given = self._feeds(feeds or {}, wanted)
-        arrays = {name: self._as_host_array(name, array) for name, array in given.items()}
-        results = iter(self._run(wanted, arrays, self._host))
-        return map_leaves(lambda _: np.asarray(next(results)), fetches)
+        arrays = {name: self._on_host(name, array) for name, array in given.items()}
+        effects = Effects.of(self.graph, wanted)
+        with effects.held() as held:
+            state = [bring(array, self._host, self.registry) for array in held]
+            arrays.update(zip(effects.names, state, strict=True))
+            results = iter(self._run((*wanted, *effects.values), arrays, self._host))
+            found = map_leaves(lambda _: np.asarray(next(results)), fetches)
+            effects.keep(results)
+        return found
 
     def callable(self, fetches: Any, feeds: Sequence[Any]) -> Callable[..., Any]:
         """A function of the feeds' arrays, in this order, that gives the fetches: the hot path, without checks by name.
@@ -140,8 +148,14 @@ class Session:
         caller's own; results on other devices may be views of the arrays given, as their libraries make them.
         Raises DeviceError when the arrays live on several devices.
         """
-        wanted = self._values(fetches)
         names = tuple(self._input(feed) for feed in feeds)
+        if effects := Effects.of(self.graph, self._values(fetches)):
+            run = self._callable((fetches, list(effects.values)), (*names, *effects.names))
+            return effects.around(run, self.registry)
+        return self._callable(fetches, names)
+
+    def _callable(self, fetches: Any, names: tuple[str, ...]) -> Callable[..., Any]:
+        wanted = self._values(fetches)
         if doubles := sorted({name for name in names if names.count(name) > 1}):
             raise GraphError(f"callable(...) was given the feed {doubles[0]!r} twice; name each feed once.")
         missing = [name for name in needed_inputs(self.graph, wanted, names) if name not in names]
@@ -167,7 +181,7 @@ class Session:
             except (StepFailed, AttributeError) as error:  # the long way finds out what is to blame
                 feeds = self._named(names, tuple(map(plain_array, arrays)))
                 met = error if isinstance(error, StepFailed) else None
-                results = self._run(wanted, feeds, self._home_of(arrays), met)
+                results = self._run(wanted, feeds, home_of(arrays, self.registry, self._host), met)
             if single:
                 return results[0]
             rest = iter(results)
@@ -180,7 +194,7 @@ class Session:
     ) -> Callable[..., tuple[Any, ...]]:
         named = self._named(names, tuple(map(plain_array, arrays)))
         specs = {name: self._spec(name, array) for name, array in named.items()}
-        made = self._prepare(wanted, specs, self._home_of(arrays))
+        made = self._prepare(wanted, specs, home_of(arrays, self.registry, self._host))
         if all(plain is given for plain, given in zip(named.values(), arrays, strict=True)):
             return made
         return lambda *given: made(*map(plain_array, given))
@@ -194,9 +208,7 @@ class Session:
 
     def placement(self, fetches: Any, feeds: Mapping[Any, Any] | None = None) -> Placement:
         """Where everything would run, why, and what pins, colocation and memory limits cost. Feeds may be TensorSpecs."""
-        wanted = self._values(fetches)
-        specs = {name: self._spec(name, feed) for name, feed in self._feeds(feeds or {}, wanted).items()}
-        graph = self._graph(wanted, specs)
+        graph, _ = self._bound(fetches, feeds)
         found = self._place(graph, self._host)
 
         def seconds(other: Graph, memory: Limits) -> float:
@@ -216,11 +228,8 @@ class Session:
             raise PlacementError(
                 f"this session was given costs that keep no measurements ({type(self.costs).__name__}); leave out costs=..., or pass MeasuredCosts(CostStore(path))."
             )
-        wanted = self._values(fetches)
-        given = self._feeds(feeds or {}, wanted)
-        specs = {name: self._spec(name, feed) for name, feed in given.items()}
-        arrays = {n: self._as_host_array(n, f) for n, f in given.items() if not isinstance(f, TensorSpec)}
-        graph = self._graph(wanted, specs)
+        graph, given = self._bound(fetches, feeds)
+        arrays = {n: self._on_host(n, f) for n, f in given.items() if not isinstance(f, TensorSpec)}
         report = tune(
             lambda costs: self._place(graph, self._host, costs=costs),
             *(self.costs, self.registry),
@@ -231,12 +240,21 @@ class Session:
         self.registry.changed()  # so that what was chosen by older knowledge is chosen anew
         return report
 
+    def _bound(self, fetches: Any, feeds: Mapping[Any, Any] | None) -> tuple[Graph, dict[str, Any]]:
+        """What a run would place, and the feeds by name, which may be TensorSpecs."""
+        wanted = self._values(fetches)
+        given = self._feeds(feeds or {}, wanted)
+        specs = {name: self._spec(name, feed) for name, feed in given.items()}
+        effects = Effects.of(self.graph, wanted)
+        return self._graph((*wanted, *effects.values), {**specs, **effects.specs}), given
+
     # Names and feeds ---------------------------------------------------------------------------------------------
 
     def _values(self, fetches: Any) -> tuple[Value, ...]:
         found = []
         for leaf in leaves(fetches):
             value = self.graph.value(leaf) if isinstance(leaf, str) else leaf
+            value = value.value_in(self.graph) if isinstance(value, Variable) else value
             if not isinstance(value, Value) or value.graph is not self.graph:
                 raise GraphError(
                     f"a fetch is a value of this session's graph, or its name; found {leaf!r}. Outputs: {', '.join(self.graph.outputs) or 'none'}."
@@ -271,39 +289,10 @@ class Session:
     def _spec(self, name: str, feed: Any) -> TensorSpec:
         if isinstance(feed, TensorSpec):
             return feed
-        return spec_of(feed if hasattr(feed, "dtype") else self._as_host_array(name, feed), f"feed {name!r}")
+        return spec_of(feed if hasattr(feed, "dtype") else self._on_host(name, feed), f"feed {name!r}")
 
-    def _as_host_array(self, name: str, array: Any) -> Any:
-        """``array`` of any device as NumPy's; numbers and lists take the dtype of the input if that loses no fractions."""
-        if isinstance(array, (bool, int, float, complex, list, tuple)):
-            declared = self.graph.inputs[name].spec
-            try:
-                found = np.asarray(array)
-                if found.size and found.dtype.kind in "fc" and declared.dtype.kind in "biu":
-                    raise TypeError(f"it holds {found.dtype.name} numbers")
-                return np.asarray(array, declared.dtype)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise GraphError(f"feed {name!r} cannot become {declared!r}: {error}.") from None
-        if not isinstance(array, (np.ndarray, np.generic)):
-            owner = self.registry.device_of(array)
-            array = owner.download(array) if owner else np.asarray(array)
-        return np.asarray(plain_array(array))
-
-    def _home_of(self, arrays: Iterable[Any]) -> Device:
-        owners: list[Device] = []
-        for array in arrays:
-            owner = self.registry.device_of(array)
-            if owner is None:
-                raise DeviceError(
-                    f"no device here has arrays of type {type(array).__name__}; convert it to a NumPy array, or see `opyard devices`."
-                )
-            if not any(shares_arrays(owner, known) for known in owners):
-                owners.append(owner)
-        if len(owners) > 1:
-            raise DeviceError(
-                f"the arrays live on different devices ({', '.join(d.name for d in owners)}); move them to one first: opyard.to_device(x, {owners[0].name!r})."
-            )
-        return self._host if not owners or shares_arrays(owners[0], self._host) else owners[0]
+    def _on_host(self, name: str, feed: Any) -> Any:
+        return as_host_array(feed, name, self.graph.inputs[name].spec, self.registry)
 
     # Compiling and running ---------------------------------------------------------------------------------------
 

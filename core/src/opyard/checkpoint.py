@@ -1,0 +1,152 @@
+"""Checkpoints: what variables hold, in one safetensors file that is written as a whole or not at all.
+
+Source of the format: safetensors (github.com/huggingface/safetensors). The hash of each tensor is among the metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import CheckpointError, installing
+from .graph import Graph
+from .spec import TensorSpec
+from .variables import Variable
+
+Variables = Graph | Mapping[str, Variable] | Iterable[Variable]
+"""Variables by the names that a checkpoint has for them: a dict, several with names of their own, or all of a graph."""
+
+_HASH = "sha256 "
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """Names of variables: ``restored``; ``missing`` in the file; ``unexpected``, only in the file; ``misfits`` with a sentence each."""
+
+    restored: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misfits: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every variable was restored, and nothing is left over."""
+        return not (self.missing or self.unexpected or self.misfits)
+
+    def __str__(self) -> str:
+        rows = [f"restored {len(self.restored)} variables"]
+        rows += [f"missing in the file: {', '.join(self.missing)}"] if self.missing else []
+        rows += [f"only in the file: {', '.join(self.unexpected)}"] if self.unexpected else []
+        return "; ".join([*rows, *self.misfits])
+
+
+def save(
+    path: str | os.PathLike[str], variables: Variables, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes what variables hold to a file, which is replaced as a whole: a crash leaves the old one.
+
+    ``metadata`` are texts to keep beside them, such as the number of the step. Raises CheckpointError for two variables
+    of one name, and OSError where the file cannot be written.
+    """
+    arrays = {name: np.ascontiguousarray(v.numpy()).reshape(v.shape) for name, v in _named(variables).items()}
+    texts = {key: str(text) for key, text in (metadata or {}).items()}
+    texts.update({_HASH + name: _digest(array) for name, array in arrays.items()})
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_safetensors().numpy.save(arrays, texts))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def restore(path: str | os.PathLike[str], variables: Variables, *, partial: bool = False) -> RestoreReport:
+    """Assigns to variables what a file has under their names, and tells what does not fit.
+
+    Unless ``partial``, what is missing, unexpected or of another shape or dtype is an error, and nothing is assigned.
+    Raises CheckpointError for that, and for a file that is damaged or no checkpoint.
+    """
+    named = _named(variables)
+    arrays, metadata = _read(Path(path))
+    misfits = {
+        name: f"{name} is {TensorSpec.of(arrays[name])!r} in the file and {variable.spec!r} here"
+        for name, variable in named.items()
+        if name in arrays and TensorSpec.of(arrays[name]) != variable.spec
+    }
+    report = RestoreReport(
+        tuple(name for name in named if name in arrays and name not in misfits),
+        tuple(name for name in named if name not in arrays),
+        tuple(name for name in arrays if name not in named),
+        tuple(misfits.values()),
+        metadata,
+    )
+    if not partial and not report.is_complete:
+        raise CheckpointError(
+            f"{path} does not fit these variables: {report}. restore(..., partial=True) takes what fits."
+        )
+    for name in report.restored:
+        named[name].assign(arrays[name])
+    return report
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
+    library = _safetensors()
+    try:
+        with library.safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+            texts: dict[str, str] = file.metadata() or {}
+    except (library.SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint, or damaged: {error}; write one with opyard.save."
+        ) from None
+    for name, array in arrays.items():
+        if texts.get(_HASH + name, _digest(array)) != _digest(array):
+            raise CheckpointError(
+                f"{path} is damaged: the contents of {name!r} do not have the SHA-256 that is noted for them."
+            )
+    return arrays, {key: text for key, text in texts.items() if not key.startswith(_HASH)}
+
+
+def _named(variables: Variables) -> dict[str, Variable]:
+    if isinstance(variables, Mapping):
+        return dict(variables)
+    if isinstance(variables, Graph):
+        state = variables.state
+        variables = dict.fromkeys((*state.reads, *(variable for _, variable in state.writes)))
+    found: dict[str, Variable] = {}
+    for variable in variables:
+        if not isinstance(variable, Variable):
+            raise CheckpointError(f"checkpoints hold variables; found {type(variable).__name__}.")
+        if variable.name in found:
+            raise CheckpointError(
+                f"two variables are called {variable.name!r}; give them names of their own, or pass a dict of names and variables."
+            )
+        found[variable.name] = variable
+    return found
+
+
+def _digest(array: np.ndarray[Any, Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"").hexdigest()
+
+
+def _safetensors() -> Any:
+    """The package, imported on first use. Raises CheckpointError where it is not installed."""
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise CheckpointError(
+            f"checkpoints need the package safetensors, which is not installed; {installing('opyard[checkpoint]')} brings it."
+        ) from None
+    return safetensors
