@@ -34,15 +34,15 @@ class Collector:
         registry: Registry,
         policy: Policy,
         costs: Costs,
-        place_body: PlaceBody,
         unavailable: Iterable[tuple[str, str]] = (),
+        place_body: PlaceBody | None = None,
     ) -> None:
         self.devices = devices
         self.registry = registry
         self.policy = policy
         self.costs = costs
         self.unavailable = set(unavailable)
-        self.nested = Nested(registry, policy, costs, place_body)
+        self.nested = Nested(registry, policy, costs, place_body) if place_body else None
         self._pins = dict(policy.pins)
         self._known: dict[object, tuple[Candidate, ...]] = {}
         self._several: dict[object, Candidate] = {}
@@ -228,7 +228,7 @@ class Collector:
 
     def _candidates(self, call: Call) -> tuple[Candidate, ...]:
         if call not in self._known:
-            if call.programs:
+            if call.programs and self.nested is not None:
                 rows = tuple(self.nested.candidates(call, self.devices))
             else:
                 rows = candidates(call, self.devices, self.registry, self.policy, self.costs, any_layout=True)

@@ -151,7 +151,7 @@ def formulate(
             effort=effort,
         )
 
-    collector = Collector(devices, registry, policy or active_policy(), costs, place_body, unavailable)
+    collector = Collector(devices, registry, policy or active_policy(), costs, unavailable, place_body)
     usable, refused = collector.ways(expanded, wholes)
     named = sorted(devices, key=lambda d: d.name)  # in any order, the same plan
     places = Places([where, *named], costs, collector.layouts(), collector.conversions)
