@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from . import errors, infer, testing
 from .cases import Case, Cost, Draw, Tolerance, case
-from .checkpoint import RestoreReport, restore, save
 from .colocation import colocate_with
 from .compiled import compile
 from .control import cond, map, scan, while_loop
@@ -87,6 +86,7 @@ from .placement import CostStore, Decision, MeasuredCosts, Placement, TuneReport
 from .plan import Plan, make_plan
 from .registry import Registry
 from .runtime import standard_registry
+from .saving import RestoreReport, restore, save
 from .scalar import Scalar
 from .scope import device
 from .selection import Candidate, candidates

@@ -95,7 +95,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("opyard.checkpoint.os.fsync", full)
+    monkeypatch.setattr("opyard.saving.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         oy.save(path, [v])
     assert [file.name for file in tmp_path.iterdir()] == ["c"]
