@@ -9,6 +9,7 @@ from pathlib import Path
 
 from opyard.operation import Op
 from opyard.ops import MODULES, STANDARD
+from opyard.ops.gradients import differentiated
 
 TARGET = Path(__file__).parent.parent / "docs" / "ops.md"
 HEADER = """# Standard ops
@@ -17,6 +18,9 @@ HEADER = """# Standard ops
 decomposition into other ops). Arrays are positional; what stands behind `*` is a keyword-only attribute; `=None` marks an
 optional input. Names follow the Python array API standard and, for neural networks, ONNX in snake case. `opyard ops` prints
 the same list together with the ops of installed plugins; `help(opyard.conv)` prints a full description.
+
+The third column says how [gradients](gradients.md) get through: by a rule, through the decomposition or the expression; `zero` where the op is constant, or
+gives or takes no real numbers, and `none` where there is no gradient.
 
 This page is generated: `uv run python tools/generate_ops_table.py`.
 """
@@ -35,10 +39,13 @@ def page() -> str:
         ops = [STANDARD[public].op for public in sorted(module.__all__) if public in STANDARD]
         rows += [
             f"\n## {name.replace('_', ' ').capitalize()}\n",
-            "| op | kind | what it computes |",
-            "|---|---|---|",
+            "| op | kind | gradient | what it computes |",
+            "|---|---|---|---|",
         ]
-        rows += [f"| `{op.name}{op.signature}` | {kind(op)} | {_cell(_summary(op))} |" for op in ops]
+        rows += [
+            f"| `{op.name}{op.signature}` | {kind(op)} | {differentiated(op)} | {_cell(_summary(op))} |"
+            for op in ops
+        ]
     kinds = [kind(function.op) for function in STANDARD.values()]
     header = HEADER.format(
         count=len(kinds), **{k: kinds.count(k) for k in ("primitive", "elementwise", "composite")}

@@ -8,6 +8,7 @@ from .colocation import colocate_with
 from .compiled import compile
 from .control import cond, map, scan, while_loop
 from .costs import Costs, Estimate, Roofline
+from .derivatives import checkpoint, custom_gradient, grad, jvp, stop_gradient, value_and_grad, vjp
 from .driver import Backend, Capabilities, Device
 from .eager import (
     default_registry,
@@ -85,6 +86,7 @@ from .passes import decompose, eliminate_common, fold_constants, prune, simplify
 from .placement import CostStore, Decision, MeasuredCosts, Placement, TuneReport, place
 from .plan import Plan, make_plan
 from .registry import Registry
+from .reverse import gradients
 from .runtime import standard_registry
 from .saving import RestoreReport, restore, save
 from .scalar import Scalar
@@ -131,9 +133,11 @@ __all__ = [
     "Variable",
     "candidates",
     "case",
+    "checkpoint",
     "colocate_with",
     "compile",
     "cond",
+    "custom_gradient",
     "decompose",
     "default_registry",
     "device",
@@ -142,8 +146,11 @@ __all__ = [
     "errors",
     "failures",
     "fold_constants",
+    "grad",
+    "gradients",
     "hookimpl",
     "infer",
+    "jvp",
     "kernel",
     "make_plan",
     "map",
@@ -158,11 +165,14 @@ __all__ = [
     "scan",
     "simplify",
     "standard_registry",
+    "stop_gradient",
     "testing",
     "to_device",
     "to_numpy",
     "trace",
     "using",
+    "value_and_grad",
+    "vjp",
     "while_loop",
 ]
 __all__ += activation.__all__

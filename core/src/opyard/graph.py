@@ -15,7 +15,7 @@ from .errors import GraphError, SpecError, did_you_mean
 from .nest import map_leaves
 from .operation import Call, Op, check_dtypes, describe_call, freeze
 from .operators import Operators, op_called
-from .scope import Mark, current_group, current_scope, user_line
+from .scope import Mark, current_group, current_scope, current_segments, user_line
 from .spec import Shape, TensorSpec, as_dtype
 from .state import State
 from .subscript import subscript
@@ -209,7 +209,8 @@ class Graph:
             call = op.call(*(None if v is None else v.spec for v in inputs), **attributes)
         except SpecError as error:
             raise SpecError(f"{error} (at {user_line()})") from None
-        outputs = self.append(call, inputs, Mark(user_line(), current_scope(), current_group.get()))
+        mark = Mark(user_line(), current_scope(), current_group.get(), current_segments.get())
+        outputs = self.append(call, inputs, mark)
         return outputs if call.is_tuple else outputs[0]
 
     def append(self, call: Call, inputs: tuple[Value | None, ...], mark: Mark) -> tuple[Value, ...]:

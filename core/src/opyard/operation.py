@@ -114,7 +114,7 @@ class Op:
     infer        (*specs, **attributes) -> TensorSpec or a tuple of them; raises SpecError
     reference    (*arrays, **attributes) -> NumPy array or a tuple: oracle, documentation and last-resort kernel
     decompose    the same in terms of other ops (composite ops), or None
-    grad         rule for the gradient, or None
+    grad         (cotangent, output, *inputs, **attributes) -> cotangents of the inputs, or None: see docs/gradients.md
     scalar       what an elementwise op computes for one element, or None
     commutative  whether its two inputs may change places
     cost         (call) -> Cost; the default counts one operation per output element

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ContextDecorator
+from collections.abc import Iterator
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,21 +42,35 @@ class Scope(ContextDecorator):
 class Mark(NamedTuple):
     """Where a node comes from: the user's line as "file:line", the scope that was open there, and its colocation group.
 
-    Nodes of one group run on one device; the number means nothing else.
+    Nodes of one group run on one device; the number means nothing else. ``segments`` are the calls of functions under
+    ``checkpoint`` that the node was recorded in, the outermost first: nodes of different ones are never merged.
     """
 
     source: str
     scope: Scope | None = None
     group: int | None = None
+    segments: tuple[int, ...] = ()
 
 
 _open: ContextVar[tuple[Scope, ...]] = ContextVar("opyard_scopes", default=())
 current_group: ContextVar[int | None] = ContextVar("opyard_group", default=None)
+current_segments: ContextVar[tuple[int, ...]] = ContextVar("opyard_segments", default=())
+_segments = count()
 
 
 def current_scope() -> Scope | None:
     """The innermost scope that is open in this thread or task."""
     return next(reversed(_open.get()), None)
+
+
+@contextmanager
+def segment() -> Iterator[None]:
+    """Within the block, nodes that are recorded belong to a new segment, which is computed again for gradients."""
+    token = current_segments.set((*current_segments.get(), next(_segments)))
+    try:
+        yield
+    finally:
+        current_segments.reset(token)
 
 
 def device(name: str, *, soft: bool = False) -> Scope:

@@ -137,7 +137,7 @@ def _simplified(x: Any, term: Labels, sizes: Mapping[str, int | Dim]) -> tuple[A
     for label in term:
         while term.count(label) > 1:
             x, term = _diagonal(x, term, label)
-    stretched = tuple(axis for axis, label in enumerate(term) if x.shape[axis] != sizes[label])
+    stretched = tuple(axis for axis, label in enumerate(term) if x.shape[axis] == 1 != sizes[label])
     if not stretched:
         return x, term
     kept = tuple(axis for axis in range(len(term)) if axis not in stretched)

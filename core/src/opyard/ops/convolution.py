@@ -157,7 +157,7 @@ def _per_channel(bias: Any, rank: int) -> Any:
     return bias.reshape(-1, *(1,) * rank)
 
 
-def _transposed_sizes(
+def transposed_sizes(
     sizes: tuple[int | Dim, ...],
     kernel: tuple[int, ...],
     strides: tuple[int, ...],
@@ -203,7 +203,7 @@ def _conv_transpose_infer(
     _check_groups(x.shape[1], groups, "input")
     channels = weight.shape[1] * groups
     _check_bias(bias, channels)
-    sizes, _ = _transposed_sizes(x.shape[2:], kernel, steps, padding, extra, spread)
+    sizes, _ = transposed_sizes(x.shape[2:], kernel, steps, padding, extra, spread)
     for axis, size in enumerate(sizes):
         if isinstance(size, int) and size < 0:
             raise SpecError(
@@ -268,7 +268,7 @@ def conv_transpose(
     steps = windows.per_axis(strides, rank, "strides")
     spread = windows.per_axis(dilations, rank, "dilations")
     extra = windows.per_axis(output_padding, rank, "output_padding", least=0)
-    sizes, pairs = _transposed_sizes(x.shape[2:], kernel, steps, padding, extra, spread)
+    sizes, pairs = transposed_sizes(x.shape[2:], kernel, steps, padding, extra, spread)
     n, spatial = x.shape[0], x.shape[2:]
     channels = weight.shape[1] * groups
     rows = x.reshape(n, groups, x.shape[1] // groups, math.prod(spatial))

@@ -29,7 +29,7 @@ Padding = int | str | tuple[int, ...] | tuple[tuple[int, int], ...]
 _Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
-def _geometry(rank: int, kernel: Any, strides: Any, dilations: Any) -> _Geometry:
+def pool_geometry(rank: int, kernel: Any, strides: Any, dilations: Any) -> _Geometry:
     """Kernel, strides and dilations for each spatial axis; strides are the kernel's sizes unless given."""
     sizes = windows.per_axis(kernel, rank, "kernel")
     steps = sizes if strides is None else windows.per_axis(strides, rank, "strides")
@@ -48,7 +48,7 @@ def _pool_infer(kind: str) -> Callable[..., TensorSpec]:
         **others: Any,
     ) -> TensorSpec:
         require_kind(x, kind)
-        sizes, steps, spread = _geometry(windows.spatial_rank(x), kernel, strides, dilations)
+        sizes, steps, spread = pool_geometry(windows.spatial_rank(x), kernel, strides, dilations)
         if "p" in others and require_real(others["p"], "p") <= 0:
             raise SpecError(
                 f"p is above 0; found {others['p']!r}. For the largest absolute value use max_pool(abs(x))."
@@ -69,7 +69,7 @@ def _refuse_empty_windows(padding: Any, extents: tuple[int, ...]) -> None:
         )
 
 
-def _pool_windows(x: Any, fill: float, geometry: _Geometry, padding: Any, ceil_mode: bool) -> Any:
+def pool_windows(x: Any, fill: float, geometry: _Geometry, padding: Any, ceil_mode: bool) -> Any:
     """All windows, ``[n, c, *counts, *kernel]``, of ``x`` padded with ``fill``."""
     sizes, steps, spread = geometry
     counts = windows.window_counts(x.shape[2:], sizes, steps, padding, spread, ceil_mode)
@@ -79,7 +79,7 @@ def _pool_windows(x: Any, fill: float, geometry: _Geometry, padding: Any, ceil_m
     return windows.windows(windows.pad_spatial(padded, beyond, fill), counts, *geometry)
 
 
-def _elements_per_window(
+def elements_per_window(
     spatial: tuple[int, ...], geometry: _Geometry, padding: Any, ceil_mode: bool, include_pad: bool
 ) -> Any:
     """How many elements each window has, ``[*counts]``; what ``ceil_mode`` adds beyond the padding never counts."""
@@ -154,8 +154,8 @@ def max_pool(
     if values.dtype.kind == "V":
         values = values.astype(np.float32)
     least = -np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).min
-    geometry = _geometry(values.ndim - 2, kernel, strides, dilations)
-    return _pool_windows(values, least, geometry, padding, ceil_mode).max(axis=_kernel_axes(values.ndim - 2))
+    geometry = pool_geometry(values.ndim - 2, kernel, strides, dilations)
+    return pool_windows(values, least, geometry, padding, ceil_mode).max(axis=_kernel_axes(values.ndim - 2))
 
 
 def _average_pool_cases() -> list[Case]:
@@ -189,9 +189,9 @@ def average_pool(
     beyond the padding never counts. A dilated window all of whose elements are padding gives 0.
     """
     values = precise(x)
-    geometry = _geometry(values.ndim - 2, kernel, strides, dilations)
-    total = _pool_windows(values, 0, geometry, padding, ceil_mode).sum(axis=_kernel_axes(values.ndim - 2))
-    elements = _elements_per_window(values.shape[2:], geometry, padding, ceil_mode, count_include_pad)
+    geometry = pool_geometry(values.ndim - 2, kernel, strides, dilations)
+    total = pool_windows(values, 0, geometry, padding, ceil_mode).sum(axis=_kernel_axes(values.ndim - 2))
+    elements = elements_per_window(values.shape[2:], geometry, padding, ceil_mode, count_include_pad)
     return total / np.maximum(elements, 1)
 
 
@@ -215,10 +215,10 @@ def _lp_pool_decompose(
         ceil_mode=ceil_mode,
         count_include_pad=True,
     )
-    geometry = _geometry(len(x.shape) - 2, kernel, strides, dilations)
+    geometry = pool_geometry(len(x.shape) - 2, kernel, strides, dilations)
     elements: Any = float(math.prod(geometry[0]))
     if ceil_mode:  # windows at the border may have fewer
-        elements = _elements_per_window(
+        elements = elements_per_window(
             tuple(x.shape[2:]), geometry, padding, ceil_mode, include_pad=True
         ).astype(values.dtype)
     return cast_to(pow(multiply(mean_power, elements), 1.0 / p), x.dtype)
@@ -251,8 +251,8 @@ def lp_pool(
     Attributes as in ``max_pool``; ``p`` is a number above 0, and padding counts as zeros.
     """
     values = np.abs(precise(x)) ** p
-    geometry = _geometry(values.ndim - 2, kernel, strides, dilations)
-    total = _pool_windows(values, 0, geometry, padding, ceil_mode).sum(axis=_kernel_axes(values.ndim - 2))
+    geometry = pool_geometry(values.ndim - 2, kernel, strides, dilations)
+    total = pool_windows(values, 0, geometry, padding, ceil_mode).sum(axis=_kernel_axes(values.ndim - 2))
     return total ** (1.0 / p)
 
 

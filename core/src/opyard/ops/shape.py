@@ -209,9 +209,9 @@ def _broadcast_cases() -> list[Case]:
 
 
 @op("broadcast_to", infer=_infer_broadcast_to, cost=moves, cases=_broadcast_cases, tolerance=EXACT)
-def broadcast_to(x: Array, *, shape: tuple[int, ...]) -> Array:
+def broadcast_to(x: Array, *, shape: Shape) -> Array:
     """Repeats axes of size 1, and adds axes at the front, to give ``shape``."""
-    return np.broadcast_to(x, shape)
+    return np.broadcast_to(x, tuple(map(int, shape)))
 
 
 def _infer_flatten(x: TensorSpec, *, axis: Any = 1) -> TensorSpec:

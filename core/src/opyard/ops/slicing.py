@@ -73,7 +73,7 @@ def _size(bounds: Bounds) -> int | Dim:
     return count if isinstance(count, Dim) else max(0, count)
 
 
-def _slices(shape: Shape, starts: Any, stops: Any, axes: Any, steps: Any) -> dict[int, Bounds]:
+def slices_of(shape: Shape, starts: Any, stops: Any, axes: Any, steps: Any) -> dict[int, Bounds]:
     """What slice takes of each axis that it names."""
     count = len(starts) if isinstance(starts, tuple) else 0
     for name, value in (("starts", starts), ("stops", stops), ("axes", axes), ("steps", steps)):
@@ -96,7 +96,7 @@ def _slices(shape: Shape, starts: Any, stops: Any, axes: Any, steps: Any) -> dic
 def _infer_slice(
     x: TensorSpec, *, starts: Any, stops: Any, axes: Any = None, steps: Any = None
 ) -> TensorSpec:
-    bounds = _slices(x.shape, starts, stops, axes, steps)
+    bounds = slices_of(x.shape, starts, stops, axes, steps)
     return x.with_shape(_size(bounds[i]) if i in bounds else n for i, n in enumerate(x.shape))
 
 
@@ -133,7 +133,7 @@ def slice(
     Without ``axes`` the first axes are meant, without ``steps`` 1. Negative limits count from the end, limits beyond the
     axis are clamped to it, None is an open end. Steps may be negative.
     """
-    bounds = _slices(x.shape, starts, stops, axes, steps)
+    bounds = slices_of(x.shape, starts, stops, axes, steps)
     # NumPy reads a stop of -1 as the last element; where the slice runs down to the first one, None says so
     return x[tuple(_as_slice(bounds[i]) if i in bounds else builtins.slice(None) for i in range(x.ndim))]
 
