@@ -15,6 +15,8 @@ from .driver import plain_array
 from .graph import Graph, Value, recording
 from .nest import map_leaves
 from .operation import Program
+from .ops.arithmetic import add
+from .ops.indexing import gather
 from .region import Region
 from .rewrite import Rewrite
 from .spec import TensorSpec
@@ -154,3 +156,19 @@ def finish_bodies(
             graph.output(f"output_{number}", value)
         bodies.append(Body(graph))
     return bodies, taken
+
+
+def indexed(body: Body, carries: int, sequences: int, length: Any, reverse: bool) -> Body:
+    """The body of a scan with the number of the item before all else, which takes its items from whole sequences."""
+    graph = Graph()
+    number = graph.input("number", TensorSpec((), "int64"))
+    given = list(body.graph.inputs.values())
+    carried = [graph.input(v.name, v.spec) for v in given[:carries]]
+    items = given[carries : carries + sequences]
+    whole = [graph.input(v.name, TensorSpec((length, *v.shape), v.dtype)) for v in items]
+    rest = [graph.input(v.name, v.spec) for v in given[carries + sequences :]]
+    results = body.record(graph, [*carried, *(gather(x, number, axis=0) for x in whole), *rest])
+    after = add(number, -1 if reverse else 1)
+    for position, value in enumerate((after, *results)):
+        graph.output(f"output_{position}", value)
+    return Body(graph)

@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from .bodies import Body, BodyGraph, finish_bodies, trace_body
+from .bodies import BodyGraph, finish_bodies, indexed, trace_body
 from .eager import to_numpy
 from .errors import SpecError
 from .graph import Graph, Value, current_graph, weak_scalar
 from .nest import leaves, map_leaves
 from .ops import _control
-from .ops.arithmetic import add
-from .ops.indexing import gather
 from .ops.joining import stack, unstack
 from .spec import TensorSpec, spec_of
 
@@ -155,7 +153,7 @@ def scan(
     arrays = (*values, *items, *taken)
     attributes = {
         "body": inside,
-        "on_device": _on_device(inside, [value.spec for value in items], len(values), reverse),
+        "on_device": indexed(inside, len(values), len(items), size, reverse),
         "carries": len(values),
         "sequences": len(items),
         "length": size,
@@ -173,21 +171,6 @@ def map(function: Callable[..., Any], xs: Any) -> Any:
 # Bodies ----------------------------------------------------------------------------------------------------------
 
 _STEP = ("before the step", "after it")
-
-
-def _on_device(body: Body, sequences: list[TensorSpec], carries: int, reverse: bool) -> Body:
-    """The body with the number of the item before all else, which takes its items from whole sequences."""
-    graph = Graph()
-    number = graph.input("number", TensorSpec((), "int64"))
-    given = list(body.graph.inputs.values())
-    carried = [graph.input(v.name, v.spec) for v in given[:carries]]
-    whole = [graph.input(f"sequence_{i}", spec) for i, spec in enumerate(sequences)]
-    rest = [graph.input(v.name, v.spec) for v in given[carries + len(sequences) :]]
-    results = body.record(graph, [*carried, *(gather(x, number, axis=0) for x in whole), *rest])
-    after = add(number, -1 if reverse else 1)
-    for position, value in enumerate((after, *results)):
-        graph.output(f"output_{position}", value)
-    return Body(graph)
 
 
 def _results(graph: BodyGraph, found: Any, what: str) -> list[Value]:

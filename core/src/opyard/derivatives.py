@@ -18,8 +18,9 @@ from .errors import GraphError, SpecError
 from .graph import Graph, Value, recording
 from .nest import leaves, map_leaves
 from .ops.gradients import filled
-from .reverse import gradients, is_real
+from .reverse import gradients
 from .scope import segment
+from .spec import is_real
 
 Argnums = int | tuple[int, ...]
 

@@ -13,30 +13,28 @@ from typing import Any
 
 import numpy as np
 
+from .control_gradients import control_rule
 from .errors import GraphError, OpyardError
 from .graph import Graph, Node, Value, recording
 from .nest import leaves, map_leaves
 from .ops import arithmetic, reduction, selection, shape
 from .ops.gradients import WITHOUT, ZERO, filled, parts_of, rule_of
 from .scope import Mark, current_segments, segment
-from .spec import Shape, TensorSpec
-
-
-def is_real(spec: TensorSpec) -> bool:
-    """Whether the numbers of a tensor are real and floating, so that it can have a gradient."""
-    return spec.dtype.kind == "f" or (spec.dtype.kind == "V" and "int" not in spec.dtype.name)
+from .spec import Shape, is_real
 
 
 def gradients(ys: Any, xs: Any, grad_ys: Any = None) -> Any:
     """The gradients of the sum of ``ys`` with respect to ``xs``, recorded in the graph that holds them.
 
-    ``ys`` and ``xs`` are values of one graph that is being built, in any nesting; the result has the nesting of ``xs``.
+    ``ys`` and ``xs`` are values of one graph that is being built, in any nesting; the result has the nesting of ``xs``, where
+    a variable stands for what it holds at this point of the program.
     ``grad_ys``, in the nesting of ``ys``, weighs their elements, with ones by default, and None for a value that does not
     count. A value that no y depends on has the gradient zero. Raises GraphError for values that have no gradient, and for
     ops on the way that cannot be differentiated.
     """
-    targets, sources = _values(ys, "ys"), _values(xs, "xs")
+    targets = _values(ys, "ys")
     graph = targets[0].graph if targets else None
+    sources = _values(map_leaves(lambda x: x.value_in(graph) if hasattr(x, "value_in") else x, xs), "xs")
     for value in (*targets, *sources):
         if value.graph is not graph:
             raise GraphError(
@@ -176,7 +174,7 @@ class _Backward:
             if value is not None and value in self.on_path:
                 require_real(value, f"through {node.op.name} ({node.source}), which meets")
         before = len(self.graph.nodes)
-        rule = rule_of(node.op)
+        rule = rule_of(node.op) or control_rule(node.op, gradients)
         if rule is not None:
             self._by_rule(node, rule, found)
         elif node.op.name in WITHOUT:

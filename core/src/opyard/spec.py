@@ -164,6 +164,11 @@ def _as_shape(shape: Iterable[int | str | Dim]) -> Shape:
     return tuple(sizes)
 
 
+def is_real(spec: TensorSpec) -> bool:
+    """Whether the numbers of a tensor are real and floating, so that it can have a gradient."""
+    return spec.dtype.kind == "f" or (spec.dtype.kind == "V" and "int" not in spec.dtype.name)
+
+
 def spec_of(array: Any, what: str) -> TensorSpec:
     """The spec of an array. Raises SpecError, naming ``what`` it is, for a dtype that no tensor has."""
     try:
