@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import errors, infer, testing
+from . import errors, infer, optimizers, testing
 from .cases import Case, Cost, Draw, Tolerance, case
 from .colocation import colocate_with
 from .compiled import compile
@@ -155,6 +155,7 @@ __all__ = [
     "make_plan",
     "map",
     "op",
+    "optimizers",
     "place",
     "plugins",
     "prune",
