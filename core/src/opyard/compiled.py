@@ -24,6 +24,12 @@ LIMIT = 256
 """Combinations of specs and static arguments that one compiled function remembers; beyond them the oldest is traced anew."""
 
 
+def _fetches(graph: Graph) -> Any:
+    """What a traced function returned, and behind it what it assigns, if anything."""
+    writes = [value for value, _ in graph.state.writes]
+    return (graph.result, writes) if writes else graph.result
+
+
 def _first_of(run: Callable[..., Any]) -> Callable[..., Any]:
     """The same without what is fetched for what it assigns."""
     return lambda *arrays: run(*arrays)[0]
@@ -246,10 +252,8 @@ class Compiled:
         found = self._made.get(key)
         if found is None:
             session = self._session(taken)
-            writes = [value for value, _ in session.graph.state.writes]
-            fetches = (session.graph.result, writes) if writes else session.graph.result
-            found = session.callable(fetches, list(session.graph.inputs))
-            found = _first_of(found) if writes else found
+            found = session.callable(_fetches(session.graph), list(session.graph.inputs))
+            found = _first_of(found) if session.graph.state.writes else found
             if self._instance is not None:
                 self._instance.look()
             remember(self._made, key, found, LIMIT)
@@ -284,13 +288,13 @@ class Compiled:
         """Where everything would run for these arguments, in which TensorSpecs may stand for arrays, and why."""
         taken = self._take(arguments, keywords)
         session = self._session(taken)
-        return session.explain(session.graph.result, taken.arrays)
+        return session.explain(_fetches(session.graph), taken.arrays)
 
     def tune(self, *arguments: Any, **options: Any) -> TuneReport:
         """Measures what can change the placement for these arguments or TensorSpecs; for options see Session.tune."""
         taken = self._take(arguments, {})
         session = self._session(taken)
-        return session.tune(session.graph.result, taken.arrays, **options)
+        return session.tune(_fetches(session.graph), taken.arrays, **options)
 
 
 @overload

@@ -116,7 +116,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
             raise CheckpointError(
                 f"{path} is damaged: the contents of {name!r} do not have the SHA-256 that is noted for them."
             )
-    return arrays, {key: text for key, text in texts.items() if not key.startswith(_HASH)}
+    return arrays, {key: text for key, text in sorted(texts.items()) if not key.startswith(_HASH)}
 
 
 def _named(variables: Variables) -> dict[str, Variable]:

@@ -1,0 +1,43 @@
+"""The example that trains the demo's network, as its users run it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_digits.py"
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-W", "error", str(SCRIPT), "--epochs", "1", *options]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a signal that cannot be caught")
+def test_training_that_was_killed_goes_on_to_the_same_weights(tmp_path):
+    whole, resumed, checkpoint = (tmp_path / name for name in ("whole", "resumed", "checkpoint"))
+    found = subprocess.run(command("--output", str(whole)), capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    assert "held-out accuracy 0." in found.stdout
+    options = ("--output", str(resumed), "--checkpoint", str(checkpoint), "--every", "7")
+    with subprocess.Popen(command(*options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not resumed.exists()
+    found = subprocess.run(command(*options), capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    one, other = load_file(whole), load_file(resumed)
+    assert {name: array.tobytes() for name, array in one.items()} == {
+        name: array.tobytes() for name, array in other.items()
+    }
+    found = subprocess.run(command(*options, "--seed", "1"), capture_output=True, text=True, timeout=300)
+    assert found.returncode == 2
+    assert "is of a training with {'epochs': '1', 'seed': '0'}, asked for was" in found.stderr
