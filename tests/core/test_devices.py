@@ -41,6 +41,7 @@ def test_defaults_of_a_device_with_the_required_methods_alone() -> None:
     empty = device.empty(oy.TensorSpec((2, 0), "int8"))
     assert (empty.shape, empty.dtype) == ((2, 0), np.int8)
     assert device.memory_info() is None
+    assert device.record() is device.cache_bytes() is None
     device.synchronize()
     assert repr(device) == "<Device mini:0 (gpu): the least that works>"
 
@@ -218,3 +219,18 @@ def test_a_device_may_refuse_arrays_of_its_own_kind() -> None:
     assert shares_arrays(bound, bound)
     assert not shares_arrays(free, bound)
     assert not shares_arrays(bound, free)
+
+
+def test_a_clock_of_a_device() -> None:
+    seconds = iter([1.0, 3.5])
+    device = NullDevice("null:0", clock=lambda: next(seconds))
+    assert device.elapsed(device.record(), device.record()) == 2.5
+
+
+def test_marks_without_a_way_to_read_them() -> None:
+    device = minimal()
+    text = (
+        r"mini:0 cannot tell the time between two marks: a device that overrides record\(\) overrides elapsed"
+    )
+    with pytest.raises(DeviceError, match=text):
+        device.elapsed(0.0, 1.0)

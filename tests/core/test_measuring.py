@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from opyard.placement.measuring import LEAST_ROUNDS, MOST_CALLS, Batch, interleave
+from opyard.placement.measuring import LEAST_ROUNDS, MOST_CALLS, Batch, device_clock, interleave
 from opyard.testing import NullDevice
 
 FOREVER = 1e9
@@ -56,3 +56,25 @@ def test_patience_samples_the_hopeless_as_often(patience: float, samples: int):
     deadline = time.perf_counter() + FOREVER
     interleave([fast, slow], Random(0), deadline, enough=never, most_rounds=LEAST_ROUNDS, patience=patience)
     assert (len(fast.samples), len(slow.samples)) == (LEAST_ROUNDS, samples)
+
+
+def test_a_batch_by_the_clock_of_a_device() -> None:
+    assert device_clock(DEVICE) is None
+    now = [0.0]
+    device = NullDevice("null:0", clock=lambda: now[0])
+    clock = device_clock(device)
+    assert clock is not None
+
+    def start() -> None:
+        now[0] += 0.25
+
+    batch = Batch(start, device, clock, most_calls=1)
+    assert batch.warm() == 0.25
+    batch.sample()
+    assert (batch.calls, batch.samples) == (1, [0.25])
+
+
+def test_the_most_calls_of_a_batch() -> None:
+    batch = Batch(nothing, DEVICE, most_calls=3)
+    batch.warm()
+    assert batch.calls == 3

@@ -15,7 +15,7 @@ import opyard as oy
 from hosts import add_host
 from opyard.errors import KernelError, PlacementError
 from opyard.kernels import Kernel
-from opyard.placement import CostStore, MeasuredCosts
+from opyard.placement import CostStore, MeasuredCosts, calibration
 from opyard.placement.measuring import convert, disagreement, expect, make_start
 from opyard.region import Region
 from opyard.testing import NullDevice, add_null_backend, prepare_null
@@ -407,6 +407,21 @@ def test_progress_is_told(costs: MeasuredCosts) -> None:
     assert "measuring exp(float32[4]) -> float32[4]: null/a, null/b" in texts
     assert all(0.0 <= part <= 1.0 for part, _ in told)
     assert json.loads(json.dumps(report.to_json()))["measured"]
+
+
+def test_a_calibration_that_scatters_is_told_and_not_kept(
+    costs: MeasuredCosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "SCATTERED", 0.0)
+    registry = null_registry()
+    for op in ("exp", "matmul"):
+        registry.kernel(op, backend="null", name="null", prepare=prepare_null)
+    report = tune(session(oy.exp, registry, costs), calibrate=True, budget_seconds=1.0)
+    assert report.calibrated == ()
+    assert report.failed[0].startswith(
+        "null:0 was not calibrated, because other programs use it (flops: the best tries differ by "
+    )
+    assert costs.store.capabilities(registry.device("null:0")) is None
 
 
 def test_compiled_functions_tune_themselves(costs: MeasuredCosts) -> None:

@@ -253,7 +253,7 @@ def test_formats_are_functions_of_the_record(bench, tmp_path):
 
 def test_a_record_on_the_standard_output(bench):
     done = bench("exp", "--shapes", "n=8", *SPEED, "--json", "-")
-    assert json.loads(done.out)["opyard_bench"] == 1
+    assert json.loads(done.out)["opyard_bench"] == 2
 
 
 @pytest.mark.parametrize(

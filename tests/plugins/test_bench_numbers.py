@@ -18,9 +18,33 @@ import opyard as oy
 from opyard.errors import SettingsError
 from opyard.ops import STANDARD
 from opyard_bench import compare as comparing
-from opyard_bench.record import FAILED, OK, REFUSED, WRONG, Cell, Roof, Row, Run, from_text, read, to_text
-from opyard_bench.report import IMPLAUSIBLE, lines, regret_summary, table_rows, to_csv, to_markdown
-from opyard_bench.roofs import least_seconds
+from opyard_bench.record import (
+    COLD,
+    END_TO_END,
+    FAILED,
+    HOT,
+    OK,
+    REFUSED,
+    WRONG,
+    Cell,
+    Roof,
+    Row,
+    Run,
+    from_text,
+    read,
+    to_text,
+)
+from opyard_bench.report import (
+    HEADINGS,
+    IMPLAUSIBLE,
+    lines,
+    regret_summary,
+    remarks,
+    table_rows,
+    to_csv,
+    to_markdown,
+)
+from opyard_bench.roofs import least_seconds, share
 from opyard_bench.sizes import MEDIUM, SMALL, call_of, parse_shapes, scaled_cases, size_names
 from opyard_bench.statistics import is_precise, log_ratio_interval, median_interval, summarize
 
@@ -248,8 +272,57 @@ def test_roofs():
     assert least_seconds(cell(1e6, 1e6), Roof("null:0", "cpu", "", "")) == 0
 
 
+def test_shares_of_the_roof_name_their_level():
+    roof = Roof("null:0", "cpu", "", "", 1e9, ((1e4, 5e11), (1e8, 1e10)), (("L1", 1000), ("L2", 1_000_000)))
+
+    def found(flops: float, nbytes: float, roof: Roof | None = roof, **facts: Any) -> Any:
+        timed = row("null/a", [1e-3] * 9)
+        return share(Cell("exp", "", flops, nbytes, ("float32",)), replace(timed, **facts), 1e-3, roof)
+
+    assert found(5e5, 12) == (0.5, "flops")
+    assert found(0, 1e4) == (pytest.approx(1e4 / 5e11 / 1e-3), "L2")
+    assert found(0, 900) == (pytest.approx(900 / 5e11 / 1e-3), "L1")
+    assert found(0, 5e7) == (pytest.approx(5e7 / 1e10 / 1e-3), "memory")
+    assert found(0, 900, regime=COLD) == (pytest.approx(900 / 1e10 / 1e-3), "memory"), "no cache holds it"
+    assert found(0, 900, replace(roof, caches=())) == (pytest.approx(900 / 5e11 / 1e-3), "memory")
+    assert found(0, 0) == (0, "L1")
+    assert found(1e6, 1e6, shares=True) is found(1e6, 1e6, None) is None
+    assert found(1e6, 1e6, replace(roof, bandwidth=())) is None
+
+
+def test_regimes_are_ranked_among_themselves():
+    rows = [
+        row(f"null/{name}", [seconds] * 9, regime=regime, first=0.25)
+        for regime, times in ((HOT, (1e-3, 2e-3)), (END_TO_END, (6e-3, 3e-3)))
+        for name, seconds in zip("ab", times, strict=True)
+    ]
+    run = run_of(*rows, chosen="null/a on null:0")
+    run = replace(run, cells=(replace(run.cells[0], chosen_end_to_end="null/a on null:0"),))
+    found = {(line.row.kernel, line.row.regime): line for line in lines(run)}
+    assert list(found) == [
+        *(("null/a", HOT), ("null/b", HOT), ("null/b", END_TO_END), ("null/a", END_TO_END)),
+    ]
+    assert (found["null/a", HOT].vs_best, found["null/a", HOT].regret) == (1.0, 1.0)
+    assert (found["null/a", END_TO_END].vs_best, found["null/a", END_TO_END].regret) == (0.5, 2.0)
+    assert found["null/b", END_TO_END].regret is None
+    said = remarks(run)
+    assert said[1].startswith("regret of placement: geometric mean 1.000 over 1 cells")
+    assert said[2].startswith("regret of placement, end-to-end: geometric mean 2.000 over 1 cells")
+    parsed = list(csv.DictReader(io.StringIO(to_csv(run))))
+    assert [(line["regime"], line["first_seconds"], line["clock"]) for line in parsed] == [
+        *((HOT, "0.25", "host"), (HOT, "0.25", "host")),
+        *((END_TO_END, "0.25", "host"), (END_TO_END, "0.25", "host")),
+    ]
+    assert table_rows(run)[0][HEADINGS.index("first")] == "250 ms"
+
+
+def test_a_note_about_a_time_is_shown():
+    run = run_of(row("null/a", [1e-3] * 9, reason="not cold"))
+    assert table_rows(run)[0][-1] == "not cold"
+
+
 def test_a_record_survives_the_file(tmp_path):
-    roof = Roof("null:0", "cpu", "a device", "abc", 1e12, ((1e4, 5e11),))
+    roof = Roof("null:0", "cpu", "a device", "abc", 1e12, ((1e4, 5e11),), (("L1", 1 << 15),))
     run = run_of(*ROWS, chosen="null/chosen on null:0", devices=(roof,), absent=("none",), interrupted=True)
     path = tmp_path / "run.json"
     path.write_text(to_text(run))
@@ -267,7 +340,6 @@ def test_what_is_no_record_is_refused():
         "",
         "[]",
         "{}",
-        json.dumps({**good, "opyard_bench": 99}),
         json.dumps({**good, "cells": [{}]}),
     ):
         with pytest.raises(
@@ -275,6 +347,16 @@ def test_what_is_no_record_is_refused():
             match=r"x\.json is no record of a benchmark \(.*write one with `opyard bench --json FILE`",
         ):
             from_text(text, "x.json")
+
+
+@pytest.mark.parametrize("version", [1, 3, None])
+def test_a_record_of_another_version_is_refused(version: object):
+    text = json.dumps({**json.loads(to_text(run_of(*ROWS))), "opyard_bench": version})
+    with pytest.raises(
+        SettingsError,
+        match=rf"x\.json is a record of version {version}, and .* reads version 2 alone; measure again",
+    ):
+        from_text(text, "x.json")
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .errors import SpecError
+from .errors import DeviceError, SpecError
 from .spec import TensorSpec
 
 HOST = "host"
@@ -110,6 +110,26 @@ class Device(ABC):
 
     def synchronize(self) -> None:
         """Waits for all work that was started on this device. The default suits devices that work synchronously."""
+
+    def record(self) -> Any:
+        """A mark behind all work that was started so far, on the device's own clock; None where it has no such clock.
+
+        Times are taken by one thread while no other starts work on the device.
+        """
+        return None
+
+    def elapsed(self, begin: Any, end: Any) -> float:
+        """Seconds between two marks, as the device's clock says; waits until the second is reached.
+
+        A device whose ``record`` gives marks overrides both.
+        """
+        raise DeviceError(
+            f"{self.name} cannot tell the time between two marks: a device that overrides record() overrides elapsed(begin, end), too."
+        )
+
+    def cache_bytes(self) -> int | None:
+        """Size of the cache before the device's memory, or None where the driver does not say. CPUs need none: the system tells."""
+        return None
 
     def memory_info(self) -> tuple[int, int] | None:
         """Free and total bytes, or None where the driver does not say."""

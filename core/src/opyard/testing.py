@@ -5,7 +5,7 @@ Also ``check_kernel``, which compares one kernel with the reference on the cases
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,18 @@ class NullArray:
 
 
 class NullDevice(Device):
-    """A device whose memory is its own, unless ``memory`` names that of another; ``log`` records what was asked of it."""
+    """A device whose memory is its own, unless ``memory`` names that of another; ``log`` records what was asked of it.
+
+    ``clock`` gives seconds and becomes the device's own clock; without it there is none.
+    """
 
     def __init__(
-        self, name: str, *, memory: str | None = None, capabilities: Capabilities | None = None
+        self,
+        name: str,
+        *,
+        memory: str | None = None,
+        capabilities: Capabilities | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(
             name,
@@ -48,6 +56,7 @@ class NullDevice(Device):
             capabilities=capabilities,
         )
         self.log: list[str] = []
+        self._clock = clock
 
     def owns(self, array: Any) -> bool:
         """Whether the array lives on this very device."""
@@ -64,6 +73,14 @@ class NullDevice(Device):
             raise TypeError(f"{self.name} was given {array!r} to download")
         self.log.append(f"download {TensorSpec.of(array)!r}")
         return np.array(array._contents)
+
+    def record(self) -> float | None:
+        """What the clock shows; None without one."""
+        return None if self._clock is None else self._clock()
+
+    def elapsed(self, begin: Any, end: Any) -> float:
+        """Seconds between two marks."""
+        return float(end - begin)
 
 
 class NullBackend:

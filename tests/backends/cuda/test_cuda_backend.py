@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,11 +117,21 @@ def test_memory_counts_the_pool_as_free(devices: tuple[CUDADevice, CUDADevice], 
     assert fake_cupy.get_default_memory_pool.freed == before + 1
 
 
+def test_the_size_of_the_cache_is_an_attribute(
+    devices: tuple[CUDADevice, CUDADevice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(type(devices[0].handle).attributes, "L2CacheSize", 50 << 20)  # type: ignore[arg-type]
+    assert devices[0].cache_bytes() == 50 << 20
+    monkeypatch.delitem(type(devices[0].handle).attributes, "L2CacheSize")
+    assert devices[0].cache_bytes() is None
+
+
 def test_elapsed_is_in_seconds_and_waits_for_the_work(
     devices: tuple[CUDADevice, CUDADevice], fake_cupy: Any
 ) -> None:
-    work: Callable[[], None] = lambda: fake_cupy.cuda.Stream.log.append("work")  # noqa: E731
-    assert devices[1].elapsed(work) == 2.5e-3
+    begin = devices[1].record()
+    fake_cupy.cuda.Stream.log.append("work")
+    assert devices[1].elapsed(begin, devices[1].record()) == 2.5e-3
     assert fake_cupy.cuda.Stream.log == ["record 1", "work", "record 1", "synchronize event"]
 
 

@@ -174,7 +174,22 @@ def test_much_unfinished_work_is_waited_for(opencl: Any, monkeypatch: pytest.Mon
 
 def test_elapsed(opencl: Any) -> None:
     array = opencl.upload(np.zeros(8, np.float32))
-    assert opencl.elapsed(lambda: _scaled(opencl, array)) > 0
+    marks = [opencl.record()]
+    for _ in range(2):
+        result = _scaled(opencl, array)
+        marks.append(opencl.record())
+    whole = opencl.elapsed(marks[0], marks[2])
+    assert 0 < opencl.elapsed(marks[0], marks[1]) < whole
+    assert not opencl.download(result).any(), "the queue that keeps times does the same work"
+
+
+def test_a_clock_that_cannot_be_read(opencl: Any) -> None:
+    """A mark on a queue without times."""
+    plain = pyopencl.enqueue_marker(pyopencl.CommandQueue(opencl.context, opencl.cl_device))
+    with pytest.raises(
+        DeviceError, match=r"opencl:0: reading its clock: the OpenCL driver reports .*PROFILING"
+    ):
+        opencl.elapsed(plain, plain)
 
 
 def test_devices_of_two_contexts_do_not_share_arrays(opencl: Any) -> None:
@@ -186,3 +201,8 @@ def test_devices_of_two_contexts_do_not_share_arrays(opencl: Any) -> None:
     moved = transfer(opencl.upload(np.arange(3, dtype=np.float32)), opencl, other)
     assert other.owns(moved)
     np.testing.assert_array_equal(other.download(moved), [0, 1, 2])
+
+
+def test_the_size_of_the_cache_is_what_the_driver_says(opencl: Any) -> None:
+    said = opencl.cl_device.global_mem_cache_size
+    assert opencl.cache_bytes() == (said or None)

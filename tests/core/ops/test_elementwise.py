@@ -397,3 +397,8 @@ def test_scalar_expressions_know_functions_from_values() -> None:
         SpecError, match="calls 'min', which is also the name of an input or attribute; rename that one"
     ):
         Scalar("min(x, min)", ("x", "min"))
+
+
+def test_the_imaginary_part_of_a_real_number_reads_nothing() -> None:
+    assert selection.imag.op.call(TensorSpec((8,))).cost == (8.0, 8 * 4)
+    assert selection.imag.op.call(TensorSpec((8,), "complex64")).cost == (8.0, 8 * (8 + 4))

@@ -180,3 +180,10 @@ def test_symbolic_sizes() -> None:
 
 def test_cost_counts_the_input() -> None:
     assert r.sum.op.call(TensorSpec((8, 16))).cost == (128.0, 4 * 129)
+
+
+def test_cost_of_what_the_first_element_may_decide() -> None:
+    for op in (r.any.op, r.all.op):
+        assert op.call(TensorSpec((8, 16))).cost == (128.0, 4 + 1)
+        assert op.call(TensorSpec((8, 16)), axis=1).cost == (128.0, 8 * (4 + 1))
+        assert op.call(TensorSpec((3, 0)), axis=1).cost == (0.0, 3), "there is nothing to read"

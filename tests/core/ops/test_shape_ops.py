@@ -371,3 +371,7 @@ def test_depth_and_space_refuse() -> None:
 
 def test_moving_costs_no_arithmetic() -> None:
     assert s.permute_dims.op.call(TensorSpec((4, 8)), axes=(1, 0)).cost == (0.0, 256.0)
+
+
+def test_a_slice_reads_what_it_takes() -> None:
+    assert slice_op.op.call(TensorSpec((100, 8)), starts=(0,), stops=(2,)).cost == (0.0, 2 * 2 * 8 * 4)

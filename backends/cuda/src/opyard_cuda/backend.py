@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,6 +126,10 @@ class CUDADevice(Device):
         free, total = self.handle.mem_info
         return free + pooled, total
 
+    def cache_bytes(self) -> int | None:
+        """Size of the L2 cache, which all cores share."""
+        return self.handle.attributes.get("L2CacheSize") or None
+
     def release_memory(self) -> None:
         """Gives what the pool holds and nobody uses back to the driver, for other processes."""
         with self.handle:
@@ -144,16 +148,18 @@ class CUDADevice(Device):
             finally:
                 outer.wait_event(inner.record())
 
-    def elapsed(self, run: Callable[[], object]) -> float:
-        """Seconds that the GPU takes for the work that ``run`` starts on the current stream, by CUDA events."""
-        cuda = self._cupy.cuda
+    def record(self) -> Any:
+        """A CUDA event behind the work on the current stream."""
         with self.handle:
-            start, stop = cuda.Event(), cuda.Event()
-            start.record()
-            run()
-            stop.record()
-            stop.synchronize()
-            return float(cuda.get_elapsed_time(start, stop)) / 1e3  # it gives milliseconds
+            mark = self._cupy.cuda.Event()
+            mark.record()
+            return mark
+
+    def elapsed(self, begin: Any, end: Any) -> float:
+        """Seconds on the GPU between two events."""
+        with self.handle:
+            end.synchronize()
+            return float(self._cupy.cuda.get_elapsed_time(begin, end)) / 1e3  # it gives milliseconds
 
 
 class CUDABackend:

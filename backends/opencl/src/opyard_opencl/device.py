@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -133,6 +131,10 @@ class OpenCLDevice(Device):
         with _failures(f"{self.name}: allocating {nbytes} bytes"):
             return cl.Buffer(self.context, flags, size=size, hostbuf=host)
 
+    def cache_bytes(self) -> int | None:
+        """As the driver says; 0 there means that it does not know."""
+        return int(self.cl_device.global_mem_cache_size) or None
+
     # Work --------------------------------------------------------------------------------------------------------
 
     def build(self, source: str, options: tuple[str, ...] = ()) -> Any:
@@ -166,13 +168,23 @@ class OpenCLDevice(Device):
             self.queue.finish()
         done.clear()
 
-    def elapsed(self, work: Callable[[], object]) -> float:
-        """Seconds from an idle queue to the end of all that ``work`` starts, the waiting included."""
-        self.synchronize()
-        start = time.perf_counter()
-        work()
-        self.synchronize()
-        return time.perf_counter() - start
+    def record(self) -> Any:
+        """An event behind the work so far. The first one replaces the queue by one that keeps times, which starts work more slowly."""
+        with _failures(f"{self.name}: marking its queue"):
+            keeps_times = cl.command_queue_properties.PROFILING_ENABLE
+            if not self.queue.properties & keeps_times:
+                self.synchronize()
+                self.queue = cl.CommandQueue(self.context, self.cl_device, properties=keeps_times)
+                weakref.finalize(self, self.queue.finish)
+            mark = cl.enqueue_marker(self.queue)
+            self.queue.flush()
+        return mark
+
+    def elapsed(self, begin: Any, end: Any) -> float:
+        """Seconds on the device between two events."""
+        with _failures(f"{self.name}: reading its clock"):
+            end.wait()
+            return float(end.profile.end - begin.profile.end) * 1e-9  # it gives nanoseconds
 
 
 class _failures:

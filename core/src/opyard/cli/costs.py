@@ -10,9 +10,8 @@ import click
 
 from ..placement import TuneReport, default_costs
 from ..units import format_seconds
-from .kernels import parse_spec
 from .output import console, json_option, print_json, print_table, print_text
-from .program import load, memory_option, parse_limits
+from .program import load, memory_option, parse_limits, parse_spec
 
 
 @click.command()

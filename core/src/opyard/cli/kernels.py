@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import math
-import re
 from typing import Any
 
 import click
@@ -13,10 +12,9 @@ from .. import runtime
 from ..errors import SpecError
 from ..placement import default_costs, drawing
 from ..selection import Candidate, active_policy, candidates
-from ..spec import SHORT_NAMES, TensorSpec
 from ..units import format_seconds
 from .output import json_option, print_json, print_table, print_text
-from .program import Program, is_program, load, memory_option, parse_limits
+from .program import Program, is_program, load, memory_option, parse_limits, parse_spec
 
 _WORDS = {"true": True, "false": False, "none": None}
 
@@ -154,19 +152,6 @@ def _candidate_row(row: Candidate) -> dict[str, Any]:
         "estimate": row.estimate.source if row.estimate else None,
         "refusal": row.refusal,
     }
-
-
-def parse_spec(text: str) -> TensorSpec | None:
-    """A spec as people write it: ``float32[2,3]``, ``f32[2, 3]``, ``float32[]`` for 0-d, ``none`` for an input left out."""
-    if text == "none":
-        return None
-    match = re.fullmatch(r"(\w+)\[((?:\s*\d+\s*,)*(?:\s*\d+\s*)?)\]", text)
-    if match is None:
-        raise SpecError(
-            f"an input is written as dtype[sizes] with numbers, such as 'float32[32,4096]'; found {text!r}."
-        )
-    sizes = [int(size) for size in match[2].split(",") if size.strip()]
-    return TensorSpec(sizes, SHORT_NAMES.get(match[1], match[1]))
 
 
 def parse_attribute(text: str) -> tuple[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from ..graph import Graph, trace
 from ..placement import Limits, Placement, TuneReport
 from ..registry import describe_error
 from ..session import Session
-from ..spec import TensorSpec
+from ..spec import SHORT_NAMES, TensorSpec
 
 Specs = tuple[TensorSpec | None, ...]
 
@@ -161,3 +162,16 @@ def _find(target: str) -> Any:
         public = tuple(key for key in names if not key.startswith("_"))
         raise RegistryError(f"{place} has no {name!r}.{did_you_mean(name, public)}")
     return names[name]
+
+
+def parse_spec(text: str) -> TensorSpec | None:
+    """A spec as people write it: ``float32[2,3]``, ``f32[2, 3]``, ``float32[]`` for 0-d, ``none`` for an input left out."""
+    if text == "none":
+        return None
+    match = re.fullmatch(r"(\w+)\[((?:\s*\d+\s*,)*(?:\s*\d+\s*)?)\]", text)
+    if match is None:
+        raise SpecError(
+            f"an input is written as dtype[sizes] with numbers, such as 'float32[32,4096]'; found {text!r}."
+        )
+    sizes = [int(size) for size in match[2].split(",") if size.strip()]
+    return TensorSpec(sizes, SHORT_NAMES.get(match[1], match[1]))

@@ -33,10 +33,11 @@ __all__ = [
 ]
 
 
-def _reads_output(call: Call) -> Cost:
-    """Cost of an op that reads of its first input only as many elements as it writes."""
-    indices = sum(spec.nbytes for spec in call.inputs[1:] if spec is not None)
-    return Cost(0.0, float(2 * call.output.nbytes + indices))
+def _gather_cost(call: Call) -> Cost:
+    """Indices and output alone: equal indices read one and the same part of the tensor."""
+    indices = call.inputs[0 if call.op.name == "embedding" else 1]
+    assert indices is not None
+    return Cost(0.0, float(call.output.nbytes + indices.nbytes))
 
 
 def positions(low: int, high: int, *shape: int, dtype: str = "int64") -> Draw:
@@ -67,7 +68,7 @@ def _gather_cases() -> list[Case]:
     ]
 
 
-@op("gather", infer=_infer_gather, cost=_reads_output, cases=_gather_cases, tolerance=EXACT)
+@op("gather", infer=_infer_gather, cost=_gather_cost, cases=_gather_cases, tolerance=EXACT)
 def gather(x: Array, indices: Array, *, axis: int = 0) -> Array:
     """The parts of ``x`` at ``indices`` along ``axis``. ``[n, k], [...] -> [..., k]`` for axis 0; the standard's ``take``.
 
@@ -123,7 +124,7 @@ def _gather_nd_cases() -> list[Case]:
     ]
 
 
-@op("gather_nd", infer=_infer_gather_nd, cost=_reads_output, cases=_gather_nd_cases, tolerance=EXACT)
+@op("gather_nd", infer=_infer_gather_nd, cost=_gather_cost, cases=_gather_nd_cases, tolerance=EXACT)
 def gather_nd(x: Array, indices: Array, *, batch_dims: int = 0) -> Array:
     """The parts of ``x`` at index tuples, which lie along the last axis of ``indices``: ``[..., d] -> [..., *x.shape[d:]]``.
 
@@ -171,7 +172,7 @@ def _along_cases() -> list[Case]:
     ]
 
 
-@op("take_along_axis", infer=_infer_take_along_axis, cost=_reads_output, cases=_along_cases, tolerance=EXACT)
+@op("take_along_axis", infer=_infer_take_along_axis, cost=_gather_cost, cases=_along_cases, tolerance=EXACT)
 def take_along_axis(x: Array, indices: Array, *, axis: int = -1) -> Array:
     """``x[i, indices[i, j]]`` (axis 1), and so on: as argsort's result sorts. ``[m, n], [m, k] -> [m, k]``.
 
@@ -286,12 +287,6 @@ def _infer_embedding(indices: TensorSpec, table: TensorSpec) -> TensorSpec:
     return _infer_gather(table, indices, axis=0)
 
 
-def _embedding_cost(call: Call) -> Cost:
-    indices = call.inputs[0]
-    assert indices is not None
-    return Cost(0.0, float(2 * call.output.nbytes + indices.nbytes))
-
-
 def _embedding_cases() -> list[Case]:
     return [
         *(
@@ -310,7 +305,7 @@ def _embedding_cases() -> list[Case]:
 @op(
     "embedding",
     infer=_infer_embedding,
-    cost=_embedding_cost,
+    cost=_gather_cost,
     decompose=lambda indices, table: gather(table, indices, axis=0),
     cases=_embedding_cases,
     tolerance=EXACT,

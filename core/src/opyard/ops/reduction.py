@@ -138,6 +138,14 @@ def _cost(flops_per_element: float) -> Any:
     return cost
 
 
+def _truth_cost(call: Call) -> Cost:
+    """One element for each output: the first may decide. All are looked at where it does not."""
+    spec = call.inputs[0]
+    assert spec is not None
+    read = int(call.output.size) * spec.dtype.itemsize if int(spec.size) else 0
+    return Cost(float(int(spec.size)), float(read + call.output.nbytes))
+
+
 @op("sum", infer=reduction("numeric"), cost=_cost(1), cases=sum_cases, tolerance=Tolerance(16, scaled=True))
 def sum(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """Sum over axes, in the dtype of ``x``; 0 where there is nothing to add."""
@@ -186,13 +194,13 @@ def argmin(x: Array, *, axis: int | None = None, keepdims: bool = False) -> Arra
     return np.argmin(native(x), axis=axis, keepdims=keepdims)
 
 
-@op("any", infer=reduction("any", "bool"), cost=_cost(1), cases=truth_cases)
+@op("any", infer=reduction("any", "bool"), cost=_truth_cost, cases=truth_cases)
 def any(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """Whether some element over axes is not zero (NaN is not zero); False where there is none."""
     return np.any(native(x) != 0, axis=axis, keepdims=keepdims)
 
 
-@op("all", infer=reduction("any", "bool"), cost=_cost(1), cases=truth_cases)
+@op("all", infer=reduction("any", "bool"), cost=_truth_cost, cases=truth_cases)
 def all(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """Whether no element over axes is zero (NaN is not zero); True where there is none."""
     return np.all(native(x) != 0, axis=axis, keepdims=keepdims)

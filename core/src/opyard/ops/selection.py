@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..cases import Case, Draw, Tolerance, case
+from ..cases import Case, Cost, Draw, Tolerance, case
 from ..errors import SpecError
 from ..infer import elementwise, require_kind
+from ..operation import Call
 from ..opfunction import op
 from ..spec import TensorSpec, as_dtype, broadcast, promote
 from ._cases import binary_cases, unary_cases
@@ -230,7 +231,13 @@ def real(x: Array) -> Array:
     return np.real(x).copy()
 
 
-@op("imag", scalar="imag(x)", infer=real_part, cases=_kind_cases, tolerance=EXACT)
+def _imag_cost(call: Call) -> Cost:
+    """Of a real number nothing has to be read."""
+    size, needed = float(int(call.output.size)), float(call.output.nbytes)
+    return Cost(size, needed if call.inputs[0] == call.output else call.bytes)
+
+
+@op("imag", scalar="imag(x)", infer=real_part, cost=_imag_cost, cases=_kind_cases, tolerance=EXACT)
 def imag(x: Array) -> Array:
     """Imaginary part, elementwise; 0 for a real number. ``[...] -> [...]``."""
     return np.imag(x).copy()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .binding import bindings
-from .calibration import calibrate, calibrated
+from .calibration import Calibration, calibrate, calibrated
+from .match import Match
 from .measured import MeasuredCosts, default_costs
 from .memory import Limits, check_limits
 from .model import Alternative, Binding, Decision, MemoryUse, Placement
@@ -15,10 +16,12 @@ from .tuning import tune
 __all__ = [
     "Alternative",
     "Binding",
+    "Calibration",
     "CostStore",
     "CostsWarning",
     "Decision",
     "Limits",
+    "Match",
     "MeasuredCosts",
     "MemoryUse",
     "Placement",

@@ -37,12 +37,54 @@ HOPELESS = 8.0
 Array = np.ndarray[Any, Any]
 
 
-class Batch:
-    """A function of no arguments that starts work on a device, timed in batches; the first batches settle their size."""
+Clock = Callable[[Callable[[], None]], float]
+"""Gives the seconds that the work takes which a function starts."""
 
-    def __init__(self, start: Callable[[], Any], device: Device) -> None:
+
+def host_clock(device: Device) -> Clock:
+    """Seconds on the host from an idle device to its end of the work."""
+
+    def seconds(work: Callable[[], None]) -> float:
+        device.synchronize()
+        begin = time.perf_counter()
+        work()
+        device.synchronize()
+        return time.perf_counter() - begin
+
+    return seconds
+
+
+def device_clock(device: Device) -> Clock | None:
+    """Seconds on the device between a mark before the work and one behind it; None where it has no clock."""
+    if device.record() is None:
+        return None
+
+    def seconds(work: Callable[[], None]) -> float:
+        device.synchronize()
+        begin = device.record()
+        work()
+        return device.elapsed(begin, device.record())
+
+    return seconds
+
+
+class Batch:
+    """A function of no arguments that starts work on a device, timed in batches; the first batches settle their size.
+
+    clock       the host's unless given
+    most_calls  of one batch
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Any],
+        device: Device,
+        clock: Clock | None = None,
+        most_calls: int = MOST_CALLS,
+    ) -> None:
         self._start = start
-        self._device = device
+        self._clock = clock or host_clock(device)
+        self._most_calls = most_calls
         self.calls = 1
         self.samples: list[float] = []
 
@@ -50,23 +92,22 @@ class Batch:
         """Runs without keeping times until a batch is long enough; gives the seconds of one call."""
         while True:
             seconds = self._once()
-            if seconds * self.calls >= BATCH_SECONDS or self.calls >= MOST_CALLS:
+            if seconds * self.calls >= BATCH_SECONDS or self.calls >= self._most_calls:
                 return seconds
             wanted = BATCH_SECONDS / max(seconds, 1e-9)
-            self.calls = min(MOST_CALLS, max(2 * self.calls, int(wanted)))
+            self.calls = min(self._most_calls, max(2 * self.calls, int(wanted)))
 
     def sample(self) -> None:
         """Keeps the time of one batch."""
         self.samples.append(self._once())
 
     def _once(self) -> float:
+        return self._clock(self._work) / self.calls
+
+    def _work(self) -> None:
         start = self._start
-        self._device.synchronize()
-        begin = time.perf_counter()
         for _ in range(self.calls):
             start()
-        self._device.synchronize()
-        return (time.perf_counter() - begin) / self.calls
 
     @property
     def steady(self) -> bool:
@@ -120,17 +161,34 @@ def make_start(
 ) -> Callable[[], Any]:
     """A function that starts the kernel as a plan does: on native arrays in its layouts, into a buffer where it takes one."""
     run = kernel.bind(work, device)
-    native: list[Any] = []
-    for position, (array, spec) in enumerate(zip(arrays, work.inputs, strict=True)):
-        if array is None or spec is None:
-            native.append(None)
-        else:
-            layout = kernel.input_layout(work, position)
-            native.append(convert(device.upload(array), spec, "", layout, device, registry))
-    if kernel.out and len(work.outputs) == 1:
+    return bind_start(run, make_inputs(kernel, work, device, arrays, registry), kernel, work, device)
+
+
+def make_inputs(
+    kernel: Kernel, work: Work, device: Device, arrays: Sequence[Any], registry: Registry
+) -> list[Any]:
+    """The arrays as a kernel takes them: native to the device and in its layouts; None for inputs that are left out."""
+    return [
+        None
+        if array is None or spec is None
+        else convert(device.upload(array), spec, "", kernel.input_layout(work, position), device, registry)
+        for position, (array, spec) in enumerate(zip(arrays, work.inputs, strict=True))
+    ]
+
+
+def bind_start(
+    run: Callable[..., Any], native: Sequence[Any], kernel: Kernel, work: Work, device: Device
+) -> Callable[[], Any]:
+    """A function that starts a bound kernel on these arrays, into a buffer of its own where it takes one."""
+    if writes_into(kernel, work):
         buffer = device.empty(work.outputs[0])
         return lambda: run(*native, out=buffer)
     return lambda: run(*native)
+
+
+def writes_into(kernel: Kernel, work: Work) -> bool:
+    """Whether the kernel takes a buffer for the output."""
+    return kernel.out and len(work.outputs) == 1
 
 
 def convert(

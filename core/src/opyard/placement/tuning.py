@@ -15,7 +15,7 @@ from ..errors import OpyardError, PlacementError
 from ..kernels import Work
 from ..registry import REFERENCE, Registry, describe_error
 from .bounds import Arm, Bounds, Key
-from .calibration import calibrated
+from .calibration import calibrate, keep
 from .identity import short
 from .inplace import MOST_PLANS, PlanTime, Rehearse, Trials
 from .measured import TRANSFER_BYTES, MeasuredCosts, transfer_key
@@ -137,8 +137,11 @@ class _Tuner:
         new = [device for device in ours if store.capabilities(device) is None]
         for device in new:
             self.say(f"calibrating {device.name}")
-            calibrated(device, store, self.registry, CALIBRATION_SHARE * self.budget / len(new))
-            self.calibrated.append(device.name)
+            found = calibrate(device, self.registry, CALIBRATION_SHARE * self.budget / len(new))
+            if refusal := keep(device, store, found):
+                self._note(refusal)
+            else:
+                self.calibrated.append(device.name)
 
     def settle(self, share: float) -> bool:
         """Measures until the plan is stable; gives whether it is, before that share of the time was up."""

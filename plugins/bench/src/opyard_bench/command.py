@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import click
@@ -12,13 +11,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import opyard as oy
 from opyard.cli.output import console, json_option, print_json, print_table, print_text
-from opyard.errors import SettingsError
+from opyard.errors import SettingsError, did_you_mean
 from opyard.spec import SHORT_NAMES, as_dtype
 from opyard_bench import compare as comparing
-from opyard_bench.record import Run, read
+from opyard_bench import keeping
+from opyard_bench.record import HOT, REGIMES, Run, read
 from opyard_bench.report import FORMATS, HEADINGS, remarks, table_rows
 from opyard_bench.sizes import parse_shapes
-from opyard_bench.sweep import CELL_SECONDS, QUICK_CELL_SECONDS, Options, sweep
+from opyard_bench.sweep import sweep
+from opyard_bench.tasks import CELL_SECONDS, QUICK_CELL_SECONDS, Options
 
 
 class _WithDefault(click.Group):
@@ -67,11 +68,25 @@ def bench() -> None:
 @click.option(
     "--shapes", metavar="SIZES", help="Time these sizes and not the cases: m=256:4096:x2,k=512,n=512."
 )
+@click.option(
+    "--model",
+    default="",
+    metavar="TARGET",
+    help="Time the calls of this program, module:function or path.py:function, and the patterns and regions in it; OPS are then its inputs, such as 'float32[32,64]'.",
+)
+@click.option(
+    "--regime",
+    "regimes",
+    default=HOT,
+    show_default=True,
+    metavar="NAMES",
+    help=f"What a time holds, separated by commas: {', '.join(REGIMES)}.",
+)
 @click.option("--quick", is_flag=True, help="Smaller sizes alone, and less time for each case.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
-    help=f"Time for all kernels of one case. Default: {CELL_SECONDS:g}; quick: {QUICK_CELL_SECONDS:g}.",
+    help=f"Time for all kernels of one case in one regime. Default: {CELL_SECONDS:g}; quick: {QUICK_CELL_SECONDS:g}.",
 )
 @click.option(
     "--seed",
@@ -88,17 +103,26 @@ def bench() -> None:
     "--json",
     "json_path",
     metavar="FILE",
-    help="Write the record; - writes it to the standard output in the place of the table.",
+    help="Write the record, every few seconds anew; - writes it to the standard output in the place of the table.",
+)
+@click.option(
+    "--resume",
+    metavar="FILE",
+    help="Go on with the interrupted run in FILE, with its options; the record goes there, unless --json names another file.",
 )
 @click.option("--csv", "csv_path", metavar="FILE", help="Write the table as CSV.")
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Write the table as Markdown.")
 @click.option("--save", is_flag=True, help="Keep the medians as costs: placement uses them from now on.")
+@click.pass_context
 def run(
+    context: click.Context,
     ops: Sequence[str],
     kernels: Sequence[str],
     devices: Sequence[str],
     dtypes: Sequence[str],
     shapes: str | None,
+    model: str,
+    regimes: str,
     quick: bool,
     seconds: float | None,
     seed: int,
@@ -107,35 +131,79 @@ def run(
     csv_path: str | None,
     markdown_path: str | None,
     save: bool,
+    resume: str | None,
 ) -> int:
     """Time the kernels of the ops OPS, or of all ops."""
-    outputs = {"json": json_path, "csv": csv_path, "markdown": markdown_path}
-    files = {name: Path(path) for name, path in outputs.items() if path is not None and path != "-"}
-    for path in files.values():
-        _check_writable(path)
+    outputs = {"json": json_path or resume, "csv": csv_path, "markdown": markdown_path}
     options = Options(
-        ops=tuple(ops),
+        ops=() if model else tuple(ops),
         kernels=tuple(kernels),
         devices=tuple(devices),
         dtypes=tuple(as_dtype(SHORT_NAMES.get(name, name)).name for name in dtypes),
         shapes=parse_shapes(shapes) if shapes is not None else {},
+        model=model,
+        inputs=tuple(ops) if model else (),
+        regimes=parse_regimes(regimes),
         quick=quick,
         seconds=seconds or (QUICK_CELL_SECONDS if quick else CELL_SECONDS),
         seed=seed,
         calibrate=not no_calibration,
         save=save,
     )
-    found = _sweep(options)
-    for name, path in files.items():
-        path.write_text(FORMATS[name](found), encoding="utf-8")
-    printed = [name for name, path in outputs.items() if path == "-"]
-    for name in printed:
-        click.echo(FORMATS[name](found), nl=False)
-    if not printed:
-        _show(found)
+    if model and (shapes or dtypes):
+        raise SettingsError(
+            "--shapes and --dtype are for the cases of ops; a model has sizes and dtypes of its own. Write them as its inputs: opyard bench --model TARGET 'float32[32,64]'."
+        )
+    begun = read(resume) if resume is not None else None
+    if begun is not None and resume is not None:
+        given, options = options, keeping.options_of(begun, resume)
+        keeping.check_options(options, given, _typed(context, bool(model)), resume)
+    files = {name: Path(path) for name, path in outputs.items() if path is not None and path != "-"}
+    for path in files.values():
+        keeping.check_writable(path)
+    return _finish(_sweep(options, files.get("json"), begun, resume or ""), files, outputs)
+
+
+def _finish(found: Run, files: Mapping[str, Path], outputs: Mapping[str, str | None]) -> int:
+    """Writes and prints a run. What cannot be written is printed all the same."""
+    try:
+        for name, path in files.items():
+            keeping.write(path, FORMATS[name](found))
+    finally:
+        printed = [name for name, path in outputs.items() if path == "-"]
+        for name in printed:
+            click.echo(FORMATS[name](found), nl=False)
+        if not printed:
+            _show(found)
     if found.interrupted:
         raise KeyboardInterrupt
     return 0
+
+
+_FIELDS = {"no_calibration": "calibrate"}
+"""Options that have another name than their parameter."""
+
+
+def _typed(context: click.Context, has_model: bool) -> list[str]:
+    """The options that were given on the command line."""
+    names = {field.name for field in fields(Options)}
+    typed = [
+        _FIELDS.get(name, name)
+        for name in context.params
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    return ["inputs" if name == "ops" and has_model else name for name in typed if name in names]
+
+
+def parse_regimes(text: str) -> tuple[str, ...]:
+    """``hot,cold`` as regimes, each once. Raises SettingsError for others."""
+    found = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in found:
+        if name not in REGIMES:
+            raise SettingsError(
+                f"--regime {name!r} is none.{did_you_mean(name, REGIMES)} There are {', '.join(REGIMES)}."
+            )
+    return found
 
 
 @bench.command()
@@ -184,30 +252,29 @@ def compare(base: str, head: str, force: bool, as_json: bool) -> int:
     return int(comparing.is_worse(verdicts))
 
 
-def _sweep(options: Options) -> Run:
+def _sweep(options: Options, path: Path | None, begun: Run | None, name: str) -> Run:
+    """Times everything, and writes the record as it grows. Where that fails, what was measured is printed."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     screen = console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task("benchmark", total=1.0)
-        return sweep(
-            options,
-            oy.default_registry(),
-            lambda done, text: progress.update(task, completed=done, description=text),
-        )
+    keeper = keeping.Keeper(path)
+    try:
+        with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+            task = progress.add_task("benchmark", total=1.0)
+            return sweep(
+                options,
+                oy.default_registry(),
+                lambda done, text: progress.update(task, completed=done, description=text),
+                keeper.keep,
+                begun,
+                name,
+            )
+    except SettingsError:
+        if keeper.latest is not None:
+            _show(keeper.latest)
+        raise
 
 
 def _show(found: Run) -> None:
     print_table(HEADINGS, table_rows(found))
     for sentence in remarks(found):
         print_text(f"\n{sentence}")
-
-
-def _check_writable(path: Path) -> None:
-    """Raises SettingsError for a file that cannot be written, before anything is measured."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise SettingsError(
-            f"{path} cannot be written: there is no folder {str(folder)!r}. Type: mkdir -p {folder}"
-        )
-    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise SettingsError(f"{path} cannot be written; name another file, or change its rights.")

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import opyard as oy
-from opyard.placement import calibrate, calibrated, default_costs
+from opyard.placement import calibrate, default_costs
 from opyard.placement.identity import fingerprint
 from opyard.placement.measuring import Batch, interleave, make_start
 from opyard.registry import REFERENCE
-from opyard_bench.record import OK, Cell, Roof, Row
+from opyard_bench import machine
+from opyard_bench.record import COLD, OK, Cell, Roof, Row
 from opyard_bench.statistics import summarize
 
 SLACK = 1.05
 """A kernel faster than the roof by more than this factor is not believed."""
 
 ELEMENTS = tuple(1 << power for power in (10, 13, 16, 19, 22))
-WIDTHS = (256, 512)
+CALIBRATION_SHARE = 0.6
+"""Part of the time for opyard's calibration; the rest is for streams of bytes."""
+
 CACHES = 64
 MOST_ROUNDS = 1000
 _COLUMNS = 64
@@ -32,40 +36,32 @@ _RATED = ("float32", "float64")
 
 def describe(device: oy.Device) -> Roof:
     """The device, with nothing measured."""
-    return Roof(device.name, device.kind, device.description, fingerprint(device))
+    return Roof(
+        device.name, device.kind, device.description, fingerprint(device), caches=machine.caches(device)
+    )
 
 
 def measure(device: oy.Device, registry: oy.Registry, seconds: float, keep: bool) -> Roof:
     """The device with its roofs, measured in about so many seconds.
 
-    The operations are those of opyard's calibration, kept or new (which is kept if ``keep`` says so), or of products here. The
-    bandwidth is the best of ``add``, ``equal``, ``max`` and a product with a vector, over five amounts of bytes, because
-    caches are several times as fast as memory. Of all samples the fastest counts. The reference has no roof.
+    The operations are those of opyard's calibration, kept or new: where its tries disagree they are not known, and else it
+    is kept if ``keep`` says so. The bandwidth is the best of ``add``, ``equal``, ``max`` and a product with a vector, over
+    five amounts of bytes, because caches are several times as fast as memory. Of all samples the fastest counts. The
+    reference has no roof.
     """
     found = describe(device)
     if device.backend == REFERENCE:
         return found
     store, declared = default_costs().store, device.capabilities
-    if keep:
-        known = calibrated(device, store, registry, seconds / 2)
-    else:
-        known = store.capabilities(device) or calibrate(device, registry, seconds / 2)
-    flops = [known.flops] if known.flops != declared.flops else []  # else it was not measured
-    bandwidth = []
-    share = seconds / 2 / (len(ELEMENTS) + len(WIDTHS))
-    for number, elements in enumerate(ELEMENTS):
-        calls = list(_streams(elements, registry))
-        found_rates = [
-            (_rate(c, c.bytes, device, registry, share / len(calls), number), c.bytes) for c in calls
-        ]
-        rate, nbytes = max(found_rates)
-        if rate > 0:
-            bandwidth.append((nbytes, rate))
-    for number, width in enumerate(WIDTHS):
-        square = oy.TensorSpec((width, width))
-        product = registry.get_op("matmul").call(square, square)
-        flops.append(_rate(product, product.cost.flops, device, registry, share, number))
-    return replace(found, flops=max(flops) or None, bandwidth=tuple(sorted(bandwidth)))
+    known, doubts = store.capabilities(device), ""
+    if known is None:
+        measured = calibrate(device, registry, CALIBRATION_SHARE * seconds)
+        known, doubts = measured.capabilities, " ".join(measured.doubts)
+        if keep and not doubts:
+            store.put_capabilities(device, known)
+    is_sure = known.flops != declared.flops and "flops" not in doubts
+    bandwidth = _bandwidth(device, registry, (1 - CALIBRATION_SHARE) * seconds)
+    return replace(found, flops=known.flops if is_sure else None, bandwidth=bandwidth)
 
 
 def least_seconds(cell: Cell, roof: Roof) -> float:
@@ -81,6 +77,32 @@ def least_seconds(cell: Cell, roof: Roof) -> float:
     if roof.bandwidth and not rates:
         rates = [roof.bandwidth[-1][1]]
     return max(seconds, cell.bytes / max(rates)) if rates else seconds
+
+
+class Share(NamedTuple):
+    """How much of what its device can do at most a kernel reaches, and what that is: "flops", a cache such as "L2", or "memory"."""
+
+    fraction: float
+    level: str
+
+
+def share(cell: Cell, row: Row, seconds: float, roof: Roof | None) -> Share | None:
+    """The share of the roof at this time of the row, or None where no roof is known.
+
+    Bytes are held against the rate that was measured over nearly as many, cold ones against that over the most. The level is
+    named by the smallest cache that holds them; where no caches are known it is "memory".
+    """
+    if roof is None or not roof.bandwidth or seconds <= 0 or row.shares:
+        return None
+    is_cold = row.regime == COLD
+    rate = roof.bandwidth[-1][1]
+    if not is_cold and cell.bytes > 0:
+        rate = min(roof.bandwidth, key=lambda pair: abs(math.log(pair[0] / cell.bytes)))[1]
+    level = next((name for name, size in roof.caches if cell.bytes <= size and not is_cold), "memory")
+    rated = bool(roof.flops) and all(name in _RATED for name in cell.dtypes)
+    computing = cell.flops / roof.flops if rated and roof.flops else 0.0
+    moving = cell.bytes / rate
+    return Share(max(computing, moving) / seconds, "flops" if computing > moving else level)
 
 
 def doubt(cell: Cell, row: Row, roof: Roof | None) -> str:
@@ -104,12 +126,32 @@ def _streams(elements: int, registry: oy.Registry) -> Iterator[oy.Call]:
     yield registry.get_op("matmul").call(*matrix)
 
 
-def _rate(
-    call: oy.Call, work: float, device: oy.Device, registry: oy.Registry, seconds: float, seed: int
-) -> float:
-    """Work per second of the best batch of the best kernel of a call; 0 where the device has none."""
+def _bandwidth(device: oy.Device, registry: oy.Registry, seconds: float) -> tuple[tuple[float, float], ...]:
+    """The best rate for each amount of bytes. All streams take turns, so that none meets the busy moments alone."""
+    streams = [
+        (elements, call.bytes, batch)
+        for elements in ELEMENTS
+        for call in _streams(elements, registry)
+        for batch in _batches(call, device, registry)
+    ]
+    batches = [batch for *_, batch in streams]
+    deadline = time.perf_counter() + seconds
+    if batches:
+        interleave(batches, Random(0), deadline, enough=_never, most_rounds=MOST_ROUNDS, patience=math.inf)
+    best: dict[int, tuple[float, float]] = {}
+    for elements, nbytes, batch in streams:
+        rate = nbytes / max(min(batch.samples), 1e-9)
+        best[elements] = max(best.get(elements, (0.0, 0.0)), (rate, nbytes))
+    return tuple(sorted((nbytes, rate) for rate, nbytes in best.values()))
+
+
+def _never(batch: Batch) -> bool:
+    return False
+
+
+def _batches(call: oy.Call, device: oy.Device, registry: oy.Registry) -> Iterator[Batch]:
+    """The kernels of a call on a device, as far as they work."""
     arrays: list[Any] = [np.ones(spec.shape, spec.dtype) for spec in call.inputs if spec is not None]
-    batches = []
     for candidate in oy.candidates(call, [device], registry):
         if candidate.refusal is None:
             try:
@@ -117,9 +159,4 @@ def _rate(
                 start()
             except Exception:  # it will be met again, with its reason, among the kernels that are timed
                 continue
-            batches.append(Batch(start, device))
-    if not batches:
-        return 0.0
-    deadline = time.perf_counter() + seconds
-    interleave(batches, Random(seed), deadline, enough=lambda batch: False, most_rounds=MOST_ROUNDS)
-    return work / max(min(min(batch.samples) for batch in batches), 1e-9)
+            yield Batch(start, device)

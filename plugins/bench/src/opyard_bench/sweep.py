@@ -1,109 +1,118 @@
-"""The sweep: op after op, case after case, all kernels of a case on all devices in turns, each verified before and after."""
+"""The sweep: cell after cell, all kernels of a cell on all devices in turns, regime after regime, each verified before and after."""
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
 import opyard as oy
-from opyard import settings
-from opyard.errors import OpyardError, RegistryError, did_you_mean
+from opyard.errors import RegistryError, did_you_mean
 from opyard.placement import default_costs
 from opyard.placement.identity import describe_kernel, describe_work
-from opyard.placement.measuring import Batch, Expected, disagreement, expect, interleave, make_start
+from opyard.placement.measuring import Expected, bind_start, disagreement, expect, interleave, make_inputs
 from opyard.placement.store import Measurement
 from opyard.registry import REFERENCE, describe_error
-from opyard_bench import roofs, sizes
-from opyard_bench.record import FAILED, OK, REFUSED, WRONG, Cell, Roof, Row, Run
+from opyard_bench import machine, roofs
+from opyard_bench.keeping import check_machine
+from opyard_bench.record import (
+    END_TO_END,
+    FAILED,
+    HOT,
+    OK,
+    PARTS,
+    REFUSED,
+    WRONG,
+    Cell,
+    Roof,
+    Row,
+    Run,
+)
+from opyard_bench.regimes import Ready, Sets, Timer, make_timer
 from opyard_bench.statistics import is_precise
+from opyard_bench.tasks import Options, Task, find_tasks
 
 MOST_ROUNDS = 400
 PATIENCE = 20
 """A kernel whose batch takes less than this part of the time of a cell is timed as often as the fastest."""
 
-CALIBRATION_SECONDS, QUICK_CALIBRATION_SECONDS = 6.0, 3.0
-CELL_SECONDS, QUICK_CELL_SECONDS = 1.0, 0.25
+CALIBRATION_SECONDS, QUICK_CALIBRATION_SECONDS = 10.0, 6.0
 
 Progress = Callable[[float, str], None]
+Keep = Callable[[Run], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What to time. Empty tuples stand for everything; ``seconds`` is the time for all kernels of one case."""
-
-    ops: tuple[str, ...] = ()
-    kernels: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
-    dtypes: tuple[str, ...] = ()
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    quick: bool = False
-    seconds: float = CELL_SECONDS
-    seed: int = 0
-    calibrate: bool = True
-    save: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One call to time, and the arrays to time it on, where a case makes them."""
-
-    call: oy.Call
-    case: str
-    drawn: oy.Case | None
-
-
-def sweep(options: Options, registry: oy.Registry, progress: Progress) -> Run:
+def sweep(
+    options: Options,
+    registry: oy.Registry,
+    progress: Progress,
+    keep: Keep = lambda run: None,
+    begun: Run | None = None,
+    name: str = "the run",
+) -> Run:
     """Times everything that was asked for. An interrupt ends it; what was measured until then is in the run.
 
-    Raises RegistryError for an unknown op or kernel, DeviceUnavailable for an unknown device, SpecError for sizes that
+    keep   called with the run so far after every cell; what it raises ends the sweep
+    begun  a run of the same options on this machine, whose cells are not timed again; ``name``: what messages call it
+
+    Raises SettingsError for a run that was begun elsewhere, RegistryError for an unknown op or kernel, DeviceUnavailable for an unknown device, SpecError for sizes that
     do not fit: all before anything is measured.
     """
     devices = _devices(options, registry)
-    tasks = _tasks(options, registry)
     _check_kernels(options, registry)
-    run = Run(
-        machine=_machine(),
-        versions=_versions(),
-        options=asdict(options),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        devices=tuple(map(roofs.describe, devices)),
-        absent=_absent(registry),
-    )
-    found: list[Roof] = []
+    tasks = find_tasks(options, registry)
+    run = _new_run(options, devices, registry)
+    measured: dict[str, Roof] = {}
     cells: list[Cell] = []
-    interrupted = False
+    if begun is not None:
+        check_machine(begun, run, name)
+        run = replace(run, started=begun.started, load=begun.load)
+        measured = {roof.device: roof for roof in begun.devices if roof.bandwidth}
+        cells = [cell for cell in begun.cells if not cell.interrupted]
+    done = {(cell.kind, cell.op, cell.case) for cell in cells}
+
+    def so_far(interrupted: bool) -> Run:
+        known = tuple(measured.get(roof.device, roof) for roof in run.devices)
+        return replace(run, devices=known, cells=tuple(cells), interrupted=interrupted)
+
     try:
         for device in devices if options.calibrate else ():
-            progress(0.0, f"calibrating {device.name}")
-            seconds = QUICK_CALIBRATION_SECONDS if options.quick else CALIBRATION_SECONDS
-            found.append(roofs.measure(device, registry, seconds, options.save))
+            if device.name not in measured:
+                progress(0.0, f"calibrating {device.name}")
+                seconds = QUICK_CALIBRATION_SECONDS if options.quick else CALIBRATION_SECONDS
+                measured[device.name] = roofs.measure(device, registry, seconds, options.save)
         for number, task in enumerate(tasks):
-            progress(number / len(tasks), f"{task.call.op.name} {task.case}")
+            if task.key in done:
+                continue
+            progress(number / len(tasks), f"{task.title} {task.case}")
             with np.errstate(all="ignore"):
-                _Bench(task, devices, options, registry, found).measure(cells)
+                _Bench(task, devices, options, registry, measured).measure(cells)
+            keep(so_far(True))
     except KeyboardInterrupt:
-        interrupted = True
-    return replace(
-        run,
-        devices=(*found, *run.devices[len(found) :]),
-        interrupted=interrupted,
-        cells=tuple(cells),
+        return so_far(True)
+    return so_far(False)
+
+
+def _new_run(options: Options, devices: Sequence[oy.Device], registry: oy.Registry) -> Run:
+    return Run(
+        machine=machine.describe(),
+        versions=machine.versions(),
+        options=asdict(options),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        load=machine.load(),
+        devices=tuple(map(roofs.describe, devices)),
+        absent=machine.absent(registry),
     )
 
 
 class _Bench:
-    """All kernels of one call."""
+    """All kernels of one call, pattern or region."""
 
     def __init__(
         self,
@@ -111,118 +120,190 @@ class _Bench:
         devices: Sequence[oy.Device],
         options: Options,
         registry: oy.Registry,
-        found: Sequence[Roof],
+        found: Mapping[str, Roof],
     ) -> None:
-        self.task, self.options, self.registry = task, options, registry
-        self.roofs = {roof.device: roof for roof in found}
-        self.candidates = oy.candidates(task.call, devices, registry, costs=default_costs(), any_layout=True)
+        self.task, self.options, self.registry, self.roofs = task, options, registry, found
+        self.candidates = task.candidates(devices, registry)
         self.rows: list[Row] = []
-        self.ready: list[tuple[oy.Candidate, Callable[[], Any], Batch, bool]] = []
+        self.ready: list[tuple[oy.Candidate, Ready]] = []
+        self.timers: dict[tuple[int, str], Timer] = {}
 
     def measure(self, cells: list[Cell]) -> None:
         """Verifies and times the kernels, and adds the cell, also when it is interrupted."""
-        call, options = self.task.call, self.options
-        note = ""
+        work, options = self.task.work, self.options
+        note, interrupted = "", True
         try:
-            known = self.task.drawn.arrays(options.seed) if self.task.drawn else [None] * len(call.inputs)
+            known = self.task.drawn.arrays(options.seed) if self.task.drawn else [None] * len(work.inputs)
             try:
-                expected = expect(call, known, options.seed)
+                expected = expect(work, known, options.seed)
             except Exception as error:
                 note = f"the reference fails on this case: {describe_error(error)}"
+                interrupted = False
                 return
             for candidate in self.candidates:
                 if _is_wanted(candidate, options):
                     self._prepare(candidate, expected)
-            random = Random(f"{options.seed} {call.op.name} {self.task.case}")
-            interleave(
-                [batch for _, _, batch, _ in self.ready],
-                random,
-                time.perf_counter() + options.seconds,
-                enough=lambda batch: is_precise(batch.samples),
-                most_rounds=MOST_ROUNDS,
-                patience=options.seconds / PATIENCE,
-            )
+            for regime in options.regimes:
+                self._time(regime)
             self._verify_again(expected)
+            interrupted = False
         finally:
-            self._finish(cells, note)
+            self._finish(cells, note, interrupted)
 
     def _prepare(self, candidate: oy.Candidate, expected: Expected) -> None:
-        """Makes a candidate ready to be timed, or adds the row that says why it is not."""
+        """Makes a candidate ready to be timed, or adds the rows that say why it is not."""
         if candidate.refusal is not None:
-            self.rows.append(_row(candidate, REFUSED, candidate.refusal))
+            self._add(candidate, REFUSED, candidate.refusal)
             return
-        call, device = self.task.call, candidate.device
+        work, device, kernel = self.task.work, candidate.device, candidate.kernel
         try:
-            start = make_start(candidate.kernel, call, device, expected.arrays, self.registry)
+            inputs = make_inputs(kernel, work, device, expected.arrays, self.registry)
+            device.synchronize()
+            begin = time.perf_counter()
+            run = kernel.bind(work, device)
+            start = bind_start(run, inputs, kernel, work, device)
             result = start()
-            difference = disagreement(expected, candidate.kernel, call, device, result, self.registry)
+            device.synchronize()
+            first = time.perf_counter() - begin
+            difference = disagreement(expected, kernel, work, device, result, self.registry)
         except Exception as error:
-            self.rows.append(_row(candidate, FAILED, describe_error(error)))
+            self._add(candidate, FAILED, describe_error(error))
             return
         if difference is not None:
-            self._add_wrong(candidate, difference)
+            self._add_wrong(candidate, difference, first)
             return
-        self.ready.append((candidate, start, Batch(start, device), _shares(result, expected)))
+        shares = _shares(result, expected)
+        ready = Ready(kernel, device, work, expected.arrays, inputs, run, start, first, shares)
+        self.ready.append((candidate, ready))
+
+    def _time(self, regime: str) -> None:
+        """Times what is ready in one regime, all in turns."""
+        sets: Sets = {}
+        timers: list[Timer] = []
+        for number, (candidate, ready) in enumerate(self.ready):
+            try:
+                timer = make_timer(regime, ready, self.registry, sets)
+            except Exception as error:
+                self.rows.append(_row(candidate, FAILED, describe_error(error), regime, ready.first))
+                continue
+            timers.append(timer)
+            self.timers[number, regime] = timer
+        random = Random(f"{self.options.seed} {self.task.title} {self.task.case} {regime}")
+        interleave(
+            [timer.batch for timer in timers],
+            random,
+            time.perf_counter() + self.options.seconds,
+            enough=lambda batch: is_precise(batch.samples),
+            most_rounds=MOST_ROUNDS,
+            patience=self.options.seconds / PATIENCE,
+        )
 
     def _verify_again(self, expected: Expected) -> None:
-        """Moves to the wrong ones what no longer agrees after it was timed."""
-        still = []
-        for entry in self.ready:
-            candidate, start, _, _ = entry
+        """Takes the times from what no longer agrees after it was timed."""
+        for number, (candidate, ready) in enumerate(self.ready):
             try:
                 difference = disagreement(
-                    expected, candidate.kernel, self.task.call, candidate.device, start(), self.registry
+                    expected, candidate.kernel, self.task.work, candidate.device, ready.start(), self.registry
                 )
             except Exception as error:
-                self.rows.append(_row(candidate, FAILED, f"after it was timed: {describe_error(error)}"))
+                self._drop(number)
+                self._add(candidate, FAILED, f"after it was timed: {describe_error(error)}", ready.first)
                 continue
-            if difference is None:
-                still.append(entry)
-            else:
-                self._add_wrong(candidate, f"after it was timed: {difference}")
-        self.ready = still
+            if difference is not None:
+                self._drop(number)
+                self._add_wrong(candidate, f"after it was timed: {difference}", ready.first)
 
-    def _add_wrong(self, candidate: oy.Candidate, difference: str) -> None:
-        self.rows.append(_row(candidate, WRONG, difference))
+    def _drop(self, number: int) -> None:
+        for regime in self.options.regimes:
+            self.timers.pop((number, regime), None)
+
+    def _add(self, candidate: oy.Candidate, status: str, reason: str, first: float | None = None) -> None:
+        """A row for each regime: what is not timed in one is not timed in any."""
+        self.rows += [_row(candidate, status, reason, regime, first) for regime in self.options.regimes]
+
+    def _add_wrong(self, candidate: oy.Candidate, difference: str, first: float) -> None:
+        self._add(candidate, WRONG, difference, first)
         if self.options.save:
             self._put(candidate, Measurement(0.0, verdict="wrong", reason=difference))
 
     def _put(self, candidate: oy.Candidate, measured: Measurement) -> None:
-        work, kernel = describe_work(self.task.call), describe_kernel(candidate.kernel)
+        if candidate.kernel.name == PARTS or (
+            candidate.device.backend == REFERENCE and not candidate.kernel.op
+        ):
+            return  # these are no kernels that placement knows
+        work, kernel = describe_work(self.task.work), describe_kernel(candidate.kernel)
         default_costs().store.put(work, kernel, candidate.device, measured)
 
-    def _finish(self, cells: list[Cell], note: str) -> None:
+    def _finish(self, cells: list[Cell], note: str, interrupted: bool) -> None:
         """Adds the cell, unless an interrupt came before anything of it was known."""
-        call = self.task.call
-        best = next((c for c in self.candidates if c.refusal is None), None)
-        specs = [spec for spec in (*call.inputs, *call.outputs) if spec is not None]
+        work, task = self.task.work, self.task
+        specs = [spec for spec in (*work.inputs, *work.outputs) if spec is not None]
         cell = Cell(
-            op=call.op.name,
-            case=self.task.case,
-            flops=float(call.cost.flops),
-            bytes=float(call.cost.bytes),
+            op=task.title,
+            case=task.case,
+            flops=float(work.cost.flops),
+            bytes=float(work.cost.bytes),
             dtypes=tuple(sorted({spec.dtype.name for spec in specs})),
-            chosen=f"{best.kernel.id} on {best.device.name}" if best else "",
+            chosen=_chosen(self.candidates, lambda c: c.seconds),
             note=note,
+            kind=task.kind,
+            times=task.times,
+            chosen_end_to_end=_chosen(self.candidates, self._end_to_end_seconds)
+            if END_TO_END in self.options.regimes
+            else "",
+            interrupted=interrupted,
         )
-        for candidate, _, batch, shares in self.ready:
-            if batch.samples:
-                name, device = candidate.kernel.id, candidate.device.name
-                row = Row(name, device, OK, "", batch.calls, tuple(batch.samples), shares)
-                self.rows.append(row)
-                if self.options.save and not roofs.doubt(cell, row, self.roofs.get(device)):
-                    self._put(candidate, batch.result())
+        for (number, regime), timer in self.timers.items():
+            candidate, ready = self.ready[number]
+            if timer.batch.samples:
+                self._finish_row(cell, candidate, ready, regime, timer)
         if self.rows or note:
             cells.append(replace(cell, rows=tuple(self.rows)))
 
+    def _finish_row(
+        self, cell: Cell, candidate: oy.Candidate, ready: Ready, regime: str, timer: Timer
+    ) -> None:
+        estimate = candidate.estimate
+        parts = estimate.source if candidate.kernel.name == PARTS and estimate else ""
+        row = Row(
+            kernel=candidate.kernel.id,
+            device=candidate.device.name,
+            status=OK,
+            reason="; ".join(filter(None, [parts, timer.note])),
+            calls=timer.batch.calls,
+            samples=tuple(timer.batch.samples),
+            shares=ready.shares,
+            regime=regime,
+            first=ready.first,
+            clock=timer.clock,
+        )
+        self.rows.append(row)
+        if self.options.save and regime == HOT and not roofs.doubt(cell, row, self.roofs.get(row.device)):
+            self._put(candidate, timer.batch.result())
 
-def _row(candidate: oy.Candidate, status: str, reason: str) -> Row:
-    return Row(candidate.kernel.id, candidate.device.name, status, reason)
+    def _end_to_end_seconds(self, candidate: oy.Candidate) -> float:
+        """What placement expects of the kernel with all copies between its device and the host."""
+        costs, host, device = default_costs(), self.registry.device(REFERENCE), candidate.device
+        work = self.task.work
+        inputs = sum(costs.transfer_seconds(host, device, spec.nbytes) for spec in work.inputs if spec)
+        outputs = sum(costs.transfer_seconds(device, host, spec.nbytes) for spec in work.outputs)
+        return candidate.seconds + inputs + outputs
+
+
+def _chosen(candidates: Sequence[oy.Candidate], seconds: Callable[[oy.Candidate], float]) -> str:
+    """What placement would use at these times: the reference as the last resort."""
+    usable = [c for c in candidates if c.refusal is None]
+    best = min(usable, key=lambda c: (c.device.backend == REFERENCE, seconds(c)), default=None)
+    return f"{best.kernel.id} on {best.device.name}" if best else ""
+
+
+def _row(candidate: oy.Candidate, status: str, reason: str, regime: str, first: float | None) -> Row:
+    return Row(candidate.kernel.id, candidate.device.name, status, reason, regime=regime, first=first)
 
 
 def _is_wanted(candidate: oy.Candidate, options: Options) -> bool:
-    """Whether the kernel was asked for; the reference always is, for everything is compared with it."""
-    if candidate.device.backend == REFERENCE or not options.kernels:
+    """Whether the kernel was asked for. The reference and sums of parts always are: others are compared with them."""
+    if candidate.device.backend == REFERENCE or candidate.kernel.name == PARTS or not options.kernels:
         return True
     return any(fnmatchcase(candidate.kernel.id, pattern) for pattern in options.kernels)
 
@@ -238,40 +319,10 @@ def _shares(result: Any, expected: Expected) -> bool:
     )
 
 
-# What is asked for ----------------------------------------------------------------------------------------------
-
-
 def _devices(options: Options, registry: oy.Registry) -> list[oy.Device]:
     """The devices asked for, and the reference."""
     named = [registry.device(name) for name in options.devices] or list(registry.devices())
     return list(dict.fromkeys([*named, registry.device(REFERENCE)]))
-
-
-def _tasks(options: Options, registry: oy.Registry) -> list[Task]:
-    ops = [registry.get_op(name) for name in options.ops] or [registry.ops[n] for n in sorted(registry.ops)]
-    found: dict[tuple[str, str], Task] = {}
-    for op in ops:
-        for task in _tasks_of(op, options):
-            found.setdefault((op.name, task.case), task)
-    if not found:
-        asked = ", ".join(options.dtypes) or "any dtype"
-        raise RegistryError(
-            f"there is nothing to time: none of the ops has a case for {asked}. Leave --dtype out to see the cases that there are: opyard bench --quick."
-        )
-    return list(found.values())
-
-
-def _tasks_of(op: oy.Op, options: Options) -> Iterator[Task]:
-    if options.shapes:
-        for call in sizes.named_calls(op, options.shapes, options.dtypes):
-            yield Task(call, "-".join(repr(spec).replace(" ", "") for spec in call.inputs), None)
-        return
-    limits = (sizes.SMALL, sizes.MEDIUM) if options.quick else (sizes.SMALL, sizes.MEDIUM, sizes.LARGE)
-    for case in sizes.scaled_cases(op, limits, options.dtypes):
-        try:
-            yield Task(sizes.call_of(op, case), case.id, case)
-        except OpyardError:
-            continue  # a case that is there to show an error
 
 
 def _check_kernels(options: Options, registry: oy.Registry) -> None:
@@ -281,39 +332,3 @@ def _check_kernels(options: Options, registry: oy.Registry) -> None:
             raise RegistryError(
                 f"no kernel is called {pattern!r}.{did_you_mean(pattern, known)} `opyard kernels OP` lists those of an op; 'cpu/*' stands for all of a backend."
             )
-
-
-# Where it ran ---------------------------------------------------------------------------------------------------
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "processor": _processor(),
-        "processors": os.cpu_count() or 1,
-        "threads": settings.num_threads(),
-        "system": platform.system(),
-        "architecture": platform.machine(),
-    }
-
-
-def _processor() -> str:
-    """The model of the processor: that of Linux, else what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "numpy": np.__version__, "opyard": oy.__version__}
-    for plugin in oy.plugins():
-        if plugin.entry.distribution:
-            found[plugin.entry.distribution] = plugin.entry.version
-    return found
-
-
-def _absent(registry: oy.Registry) -> tuple[str, ...]:
-    statuses = map(registry.open, registry.backends)
-    return tuple(f"{s.name} has no device here ({s.state}): {s.reason}" for s in statuses if s.state != "ok")
