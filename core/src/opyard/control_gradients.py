@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from .bodies import Body, finish_bodies, indexed, trace_body
+from .errors import GraphError
 from .graph import Value, current_graph
 from .operation import Op
 from .ops import _control
@@ -24,7 +25,11 @@ Gradients = Callable[[Any, Any, Any], Any]
 
 def control_rule(op: Op, gradients: Gradients) -> Callable[..., Any] | None:
     """The rule of an op of control flow; None for other ops."""
-    rules: dict[Op, Callable[..., Any]] = {_control.cond.op: _cond_rule, _control.scan.op: _scan_rule}
+    rules: dict[Op, Callable[..., Any]] = {
+        _control.cond.op: _cond_rule,
+        _control.scan.op: _scan_rule,
+        _control.while_loop.op: _while_rule,
+    }
     return partial(rules[op], gradients) if op in rules else None
 
 
@@ -55,6 +60,10 @@ def _cond_rule(
         {"then": bodies[0], "otherwise": bodies[1]},
     )
     return (None, *_spread(found, real, len(operands)))
+
+
+def _while_rule(gradients: Gradients, *arguments: Any, **attributes: Any) -> NoReturn:
+    raise GraphError("how many steps there are is not known before they are done; use scan.")
 
 
 def _scan_rule(

@@ -6,7 +6,7 @@ they record themselves in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -250,15 +250,19 @@ def _aligned(arguments: Any, found: Any, title: str) -> list[Any]:
     """The cotangents of the arrays among the arguments, in order; None for a whole argument stands for all of its arrays."""
     if found is None:
         return [None for leaf in leaves(arguments) if isinstance(leaf, Value)]
-    if isinstance(arguments, (tuple, list)):
-        if not isinstance(found, (tuple, list)) or len(found) != len(arguments):
-            raise GraphError(
-                f"custom_gradient: the cotangents that {title} gives have the nesting of its arguments, here {len(arguments)} entries; found {_kind(found)}."
-            )
-        return [one for a, f in zip(arguments, found, strict=True) for one in _aligned(a, f, title)]
-    if isinstance(arguments, dict):
-        return [one for key, a in arguments.items() for one in _aligned(a, found[key], title)]
-    return [found] if isinstance(arguments, Value) else []
+    if not isinstance(arguments, (tuple, list, Mapping)):
+        return [found] if isinstance(arguments, Value) else []
+    if isinstance(arguments, Mapping):
+        alike = isinstance(found, Mapping) and found.keys() == arguments.keys()
+        pairs = [(arguments[key], found[key]) for key in arguments] if alike else []
+    else:
+        alike = isinstance(found, (tuple, list)) and len(found) == len(arguments)
+        pairs = list(zip(arguments, found, strict=True)) if alike else []
+    if not alike:
+        raise GraphError(
+            f"custom_gradient: the cotangents that {title} gives have the nesting of its arguments, here {len(arguments)} entries; found {_kind(found)}."
+        )
+    return [one for argument, part in pairs for one in _aligned(argument, part, title)]
 
 
 def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -208,6 +208,9 @@ def test_checkpoint_computes_again_and_no_pass_undoes_it() -> None:
     assert count(kept, "exp") == 3
     assert count(computed, "exp") == 6
     np.testing.assert_allclose(deep(oy.checkpoint)(X), deep(lambda f: f)(X))
+    large = oy.TensorSpec((100, 100))
+    of_plain, of_again = (oy.compile(f, devices="cpu:0").explain(large).memory[0] for f in (plain, again))
+    assert of_again.peak_bytes < of_plain.peak_bytes
 
 
 def test_checkpoints_within_each_other_and_of_gradients() -> None:
@@ -304,6 +307,24 @@ def test_gradients_on_opencl() -> None:
     assert {decision.chosen.device.name for decision in step.explain(parameters, x).decisions} == {"opencl:0"}
     for name, found in step(parameters, x).items():
         np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif("opencl:0" not in DEVICES, reason="no OpenCL device here")
+def test_gradients_of_convolutions_on_opencl() -> None:
+    def features(parameters: Any, images: Any) -> Any:
+        hidden = oy.relu(oy.conv(images, parameters["filters"], parameters["shift"], padding=1, strides=2))
+        return oy.sum(oy.square(oy.max_pool(hidden, kernel=3, strides=2, padding=1)))
+
+    parameters, images, _ = training_arrays()
+    arrays = {name: parameters[name] for name in ("filters", "shift")}, images
+    step = oy.compile(oy.grad(features, (0, 1)), devices=["opencl:0", "cpu:0"])
+    placed = {d.node.op.name: d.chosen.device.name for d in step.explain(*arrays).decisions}
+    assert placed["conv_transpose"] == "cpu:0"  # OpenCL has no kernel for it
+    mixed = step(*arrays)
+    of_parameters, of_images = oy.grad(features, (0, 1))(*arrays)
+    np.testing.assert_allclose(mixed[1], of_images, rtol=1e-4, atol=1e-4)
+    for name, found in of_parameters.items():
+        np.testing.assert_allclose(mixed[0][name], found, rtol=1e-4, atol=1e-4)
     both = oy.compile(oy.grad(network), devices=["opencl:0", "cpu:0"])(*training_arrays())
     for name, found in oy.grad(network)(*training_arrays()).items():
         np.testing.assert_allclose(both[name], found, rtol=1e-4, atol=1e-5)
@@ -327,6 +348,10 @@ def test_gradients_on_opencl() -> None:
         (
             lambda: oy.grad(lambda x: oy.custom_gradient(lambda a, b: (oy.sum(a), lambda g: g))(x, x))(X),
             "have the nesting of its arguments, here 2 entries; found float64[]",
+        ),
+        (
+            lambda: oy.grad(lambda x: oy.custom_gradient(lambda p: (oy.sum(p["a"]), lambda g: {"b": g}))({"a": x}))(X),
+            "have the nesting of its arguments, here 1 entries; found a dict",
         ),
     ],
 )  # fmt: skip

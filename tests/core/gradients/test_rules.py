@@ -208,3 +208,9 @@ def test_cotangents_have_the_dtype_of_their_values(dtype: str) -> None:
     assert all(
         np.isfinite(f.astype(np.float32)).all() for f in evaluate(graph, [np.ones((2, 3), spec.dtype)] * 2)
     )
+
+
+def test_the_mean_of_many_narrow_numbers() -> None:
+    graph = oy.trace(lambda x: oy.gradients(oy.mean(x), x), oy.TensorSpec((100_000,), "float16"))
+    found = evaluate(graph, [np.ones(100_000, np.float16)])[0]
+    np.testing.assert_allclose(found.astype(np.float64), 1e-5, rtol=0.01)

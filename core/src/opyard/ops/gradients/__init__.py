@@ -44,7 +44,6 @@ ZERO: dict[str, str] = {
 """Ops whose gradient is zero, or that have no input or output of real numbers, and why."""
 
 WITHOUT: dict[str, str] = {
-    "while_loop": "how many steps there are is not known before they are done; use scan",
     "nextafter": "it steps from one float to the next, which no derivative describes",
 }
 """Ops that have no gradient rule, and why."""

@@ -15,6 +15,7 @@ from ...operation import Op
 from .. import STANDARD
 from .._precision import cast_to
 from ..arithmetic import Array
+from ..random import dropout
 from ._expressions import rule
 
 EXPRESSIONS: dict[str, tuple[str | None, ...]] = {
@@ -118,8 +119,13 @@ def _cast(g: Array, y: Array, x: Array, *, dtype: str) -> Array:
     return cast_to(g, x.dtype)
 
 
+def _dropout(g: Array, y: Array, x: Array, key: Array, *, rate: float) -> Any:
+    return dropout(g, key, rate=rate), None  # the same key drops the same elements
+
+
 RULES: dict[Op, Callable[..., Any]] = {
     STANDARD[name].op: rule(STANDARD[name].op.signature.inputs, *texts) for name, texts in EXPRESSIONS.items()
 }
 RULES[STANDARD["gelu"].op] = _gelu
 RULES[STANDARD["cast"].op] = _cast
+RULES[dropout.op] = _dropout

@@ -12,7 +12,6 @@ import numpy as np
 from ...opfunction import op
 from ...spec import TensorSpec
 from .. import windows
-from .._precision import computing_dtype
 from ..arithmetic import Array, constant_like, divide
 from ..comparison import equal, greater
 from ..pooling import average_pool, elements_per_window, max_pool, pool_geometry, pool_windows
@@ -126,7 +125,7 @@ def _average_pool(g: Array, y: Array, x: Array, *, count_include_pad: bool, **at
     padding, sizes = attributes["padding"], tuple(map(int, x.shape[2:]))
     pairs = windows.padding_pairs(padding, sizes, *geometry)
     elements = elements_per_window(sizes, geometry, padding, attributes["ceil_mode"], count_include_pad)
-    share = divide(g, np.maximum(elements, 1).astype(computing_dtype(g.dtype)).astype(g.dtype))
+    share = divide(g, np.maximum(elements, 1).astype(g.dtype))
 
     def parts(shape: tuple[int, ...]) -> Array:
         return broadcast_to(reshape(share, shape=(shape[0], 1, *shape[2:])), shape=shape)

@@ -90,10 +90,10 @@ def _product_of_others_by_division(x: Array, axes: tuple[int, ...]) -> Array:
     """The same for sizes that are not known yet, by dividing the product of what is not zero."""
     zero, one = constant_like(0, x), constant_like(1, x)
     is_zero = equal(x, zero)
-    filled = where(is_zero, one, x)
-    product = prod(filled, axis=axes, keepdims=True)
+    factors = where(is_zero, one, x)
+    product = prod(factors, axis=axes, keepdims=True)
     zeros = sum(where(is_zero, one, zero), axis=axes, keepdims=True)
-    without_zeros = where(equal(zeros, zero), divide(product, filled), zero)
+    without_zeros = where(equal(zeros, zero), divide(product, factors), zero)
     return where(is_zero, where(equal(zeros, one), product, zero), without_zeros)
 
 
@@ -108,8 +108,9 @@ def _logsumexp(g: Array, y: Array, x: Array, *, axis: Any, keepdims: bool) -> Ar
 
 
 def _mean(g: Array, y: Array, x: Array, *, axis: Any, keepdims: bool) -> Array:
-    share = divide(_over(x, g, axis, keepdims), _count_over(x, axis, g.dtype))
-    return broadcast_to(share, shape=tuple(x.shape))
+    wide = computing_dtype(x.dtype)  # the count may be too large for a narrow one
+    share = divide(cast_to(_over(x, g, axis, keepdims), wide), _count_over(x, axis, wide))
+    return broadcast_to(cast_to(share, x.dtype), shape=tuple(x.shape))
 
 
 def _slope(g: Array, x: Array, axis: Any, keepdims: bool, correction: float) -> Array:
