@@ -27,6 +27,7 @@ SOURCES = {
     "opyard_conformance": ROOT / "plugins" / "conformance",
     "opyard_demo": ROOT / "plugins" / "demo",
     "opyard_bench": ROOT / "plugins" / "bench",
+    "opyard_onnx": ROOT / "plugins" / "onnx",
 }
 UV = shutil.which("uv")
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from .graph import Graph
     from .registry import Registry
 
 API_LEVEL = 1
@@ -42,6 +43,11 @@ def opyard_register(registry: Registry) -> None:
 @hookspec
 def opyard_commands(group: Any) -> None:
     """Add commands to the ``opyard`` command line: ``group`` is its click.Group. Called when the command line starts."""
+
+
+@hookspec(firstresult=True)
+def opyard_open_model(path: str) -> Graph | None:
+    """The graph of a model file, or None for a file of another kind. Called when a command is given a file."""
 
 
 @hookspec

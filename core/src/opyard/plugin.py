@@ -156,6 +156,14 @@ class Plugins:
                     group.commands[name] = command
                     _note(plugin, f"its command {name!r} is left out: there is one of that name already")
 
+    def open_model(self, path: str) -> Any:
+        """The graph of a model file by the first plugin that opens it, or None. What its reader raises is not caught."""
+        for plugin in self.all:
+            found = plugin.manager.hook.opyard_open_model(path=path) if plugin.manager else None
+            if found is not None:
+                return found
+        return None
+
 
 _MISSING = " Install the package that defines it, or correct the name."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,7 +13,10 @@ from .errors import SpecError, did_you_mean
 
 Shape = tuple["int | Dim", ...]
 
-_EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4")
+_EXTENDED = (
+    *("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+    *("float4_e2m1fn", "int4", "uint4", "int2", "uint2"),
+)
 _NATIVE = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "complex64", "complex128"),
@@ -175,6 +179,19 @@ def spec_of(array: Any, what: str) -> TensorSpec:
         return TensorSpec(array.shape, array.dtype)
     except SpecError as error:
         raise SpecError(f"{what}: {error}") from None
+
+
+def parse_spec(text: str) -> TensorSpec | None:
+    """A spec as people write it: ``float32[2,3]``, ``f32[2, 3]``, ``float32[]`` for 0-d, ``none`` for an input left out."""
+    if text == "none":
+        return None
+    match = re.fullmatch(r"(\w+)\[((?:\s*\d+\s*,)*(?:\s*\d+\s*)?)\]", text)
+    if match is None:
+        raise SpecError(
+            f"an input is written as dtype[sizes] with numbers, such as 'float32[32,4096]'; found {text!r}."
+        )
+    sizes = [int(size) for size in match[2].split(",") if size.strip()]
+    return TensorSpec(sizes, SHORT_NAMES.get(match[1], match[1]))
 
 
 def broadcast(*shapes: Shape) -> Shape:

@@ -12,6 +12,8 @@ import pytest
 
 import opyard as oy
 from opyard.cli import main
+from opyard.cli import program as cli_program
+from opyard.errors import RegistryError
 from opyard.placement import default_costs
 from opyard.placement.store import Measurement
 from opyard.testing import NullDevice
@@ -176,7 +178,59 @@ def test_tune(opyard: Any) -> None:
 def test_tune_needs_a_program(opyard: Any) -> None:
     outcome = opyard("tune", "matmul", "f32[2,2]", "f32[2,2]")
     assert outcome.status == 1
-    assert "'matmul' is no program; write module:function or path.py:function" in outcome.err
+    assert (
+        "'matmul' is no program; write module:function, path.py:function or the path of a model file"
+        in outcome.err
+    )
+
+
+def test_model_files_are_opened_by_plugins(
+    opyard: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opyard import runtime
+
+    made = oy.trace(oy.relu, oy.TensorSpec((3, 4), "float32"))
+    opened = {"acme": made, "other": None}
+
+    class Hook:
+        def __init__(self, name: str) -> None:
+            self.name, self.hook = name, self
+
+        def opyard_open_model(self, path: str) -> oy.Graph | None:
+            return opened[self.name] if path.endswith(".acme") else None
+
+    class Loaded:
+        def __init__(self, name: str) -> None:
+            self.manager = Hook(name)
+
+    found = type(runtime.inspect_plugins())(oy.standard_registry())
+    found.all = [Loaded("other"), Loaded("acme")]  # type: ignore[list-item]
+    monkeypatch.setattr(runtime, "inspect_plugins", lambda: found)
+    path = tmp_path / "net.acme"
+    path.write_bytes(b"")
+    assert cli_program.load(str(path), ()).session.graph is made
+    with pytest.raises(RegistryError, match=r"there is no file '.*none\.acme'\."):
+        cli_program.load(str(tmp_path / "none.acme"), ())
+    with pytest.raises(RegistryError, match=r"there is no file 'none\.onnx'\."):
+        cli_program.load("none.onnx", ())
+    for ending, hint in (
+        (".onnx", "Type: `pip install .*opyard-onnx"),
+        (".tflite", r"Known endings: \.onnx"),
+    ):
+        other = tmp_path / f"net{ending}"
+        other.write_bytes(b"")
+        with pytest.raises(RegistryError, match=rf"no installed plugin opens the file '.*{ending}'\. {hint}"):
+            cli_program.load(str(other), ())
+
+
+def test_what_names_a_model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("add", "net.acme", "block.py"):
+        Path(name).write_bytes(b"")
+    models = ["net.onnx", "net.acme", "folder/none.acme", "folder/net.onnx"]
+    others = ["add", "acme.swish", "block.py", "block.py:f", "folder/block.py:f", "package.module:f"]
+    assert all(map(cli_program.is_model, models))
+    assert not any(map(cli_program.is_model, others))
 
 
 def test_an_interrupted_tune_says_so(opyard: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,12 @@ from .. import __version__, runtime
 from ..errors import OpyardError, did_you_mean, installing
 from . import costs, doctor, kernels, listings, new_plugin
 
-BROUGHT_BY = {"bench": "opyard-bench", "conformance": "opyard-conformance", "demo": "opyard-demo"}
+BROUGHT_BY = {
+    "bench": "opyard-bench",
+    "conformance": "opyard-conformance",
+    "demo": "opyard-demo",
+    "run": "opyard-onnx",
+}
 """Commands of plugins that may not be installed, and the package to name then."""
 
 _COMPLETE = "_OPYARD_COMPLETE"

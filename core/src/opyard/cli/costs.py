@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from ..placement import TuneReport, default_costs
+from ..spec import parse_spec
 from ..units import format_seconds
 from .output import console, json_option, print_json, print_table, print_text
-from .program import load, memory_option, parse_limits, parse_spec
+from .program import load, memory_option, parse_limits
 
 
 @click.command()
@@ -38,11 +39,12 @@ def tune(
     """Measure kernels where it can change what TARGET runs.
 
     What is measured is kept for all programs on this machine. TARGET is module:function or path.py:function: a function over arrays, a Graph, a Session, or a function
-    that gives one of these. INPUTS are the dtype and sizes of its arrays:
+    that gives one of these; or a model file. INPUTS are the dtype and sizes of its arrays:
 
     \b
       opyard tune model.py:block 'float32[32,64]' 'float32[64,10]'
       opyard tune package.model:build --seconds 120
+      opyard tune model.onnx
 
     Kernels are compared with the reference first; a wrong one is recorded and not used again on this machine.
     """

@@ -12,9 +12,10 @@ from .. import runtime
 from ..errors import SpecError
 from ..placement import default_costs, drawing
 from ..selection import Candidate, active_policy, candidates
+from ..spec import parse_spec
 from ..units import format_seconds
 from .output import json_option, print_json, print_table, print_text
-from .program import Program, is_program, load, memory_option, parse_limits, parse_spec
+from .program import Program, is_program, load, memory_option, parse_limits
 
 _WORDS = {"true": True, "false": False, "none": None}
 
@@ -86,7 +87,7 @@ def explain(
 ) -> None:
     """Explain which kernels TARGET would use, and why.
 
-    TARGET is an op, or a program: module:function or path.py:function, see `opyard tune --help`.
+    TARGET is an op, or a program: module:function, path.py:function or a model file, see `opyard tune --help`.
     INPUTS are written as a dtype with sizes; none leaves an input out:
 
     \b
@@ -94,6 +95,7 @@ def explain(
       opyard explain softmax 'f16[32,4096]' --set axis=0
       opyard explain conv 'f32[1,3,32,32]' 'f32[8,3,3,3]' none --set padding=1
       opyard explain model.py:block 'f32[32,64]'
+      opyard explain model.onnx
     """
     if draw is not None and as_json:
         raise SpecError("--draw prints a drawing and --json prints data; choose one of them.")

@@ -1,11 +1,10 @@
-"""Programs that a command line names: ``module:function`` or ``path.py:function``, with the specs of their inputs."""
+"""Programs that a command line names: ``module:function``, ``path.py:function`` or a model file, with the specs of their inputs."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import os
-import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -15,15 +14,19 @@ from typing import Any
 
 import click
 
+from .. import runtime
 from ..compiled import Compiled
-from ..errors import GraphError, OpyardError, RegistryError, SpecError, did_you_mean
+from ..errors import GraphError, OpyardError, RegistryError, SpecError, did_you_mean, installing
 from ..graph import Graph, trace
 from ..placement import Limits, Placement, TuneReport
 from ..registry import describe_error
 from ..session import Session
-from ..spec import SHORT_NAMES, TensorSpec
+from ..spec import TensorSpec
 
 Specs = tuple[TensorSpec | None, ...]
+
+MODELS_OPENED_BY = {".onnx": "opyard-onnx"}
+"""Endings of model files, and the package to name when no plugin opens them."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,46 @@ class Program:
 
 def is_program(target: str) -> bool:
     """Whether this names a program and not an op."""
-    return ":" in target
+    return ":" in target or is_model(target)
+
+
+def is_model(target: str) -> bool:
+    """Whether this names a model file, be it there or not."""
+    path = Path(target)
+    if path.suffix in MODELS_OPENED_BY:
+        return True
+    elsewhere = ":" not in target and len(path.parts) > 1
+    return path.suffix not in ("", ".py") and (
+        elsewhere or path.is_file()
+    )  # an op has no ending, a source no graph
+
+
+def open_model(path: str) -> Graph:
+    """The graph of a model file, opened by a plugin. Raises RegistryError where there is no file, or nobody opens it."""
+    if not Path(path).is_file():
+        raise RegistryError(f"there is no file {path!r}.")
+    found = runtime.inspect_plugins().open_model(path)
+    if not isinstance(found, Graph):
+        package = MODELS_OPENED_BY.get(Path(path).suffix)
+        hint = (
+            f" Type: {installing(package)}" if package else f" Known endings: {', '.join(MODELS_OPENED_BY)}."
+        )
+        raise RegistryError(f"no installed plugin opens the file {path!r}.{hint}")
+    return found
 
 
 def load(target: str, specs: Specs, memory: Limits | None = None) -> Program:
     """The program that a command line names, with these memory limits in place of its own, if there are any.
 
     The name may belong to a function over arrays, to a Graph, a Session or a compiled function, or to a function without
-    parameters that gives one of these. Raises RegistryError for a name that is not there, and SpecError for specs that
-    do not fit.
+    parameters that gives one of these; or it is the path of a model file. Raises RegistryError for a name that is not
+    there, and SpecError for specs that do not fit.
     """
     if not is_program(target):
-        raise RegistryError(f"{target!r} is no program; write module:function or path.py:function.")
-    found = _find(target)
+        raise RegistryError(
+            f"{target!r} is no program; write module:function, path.py:function or the path of a model file."
+        )
+    found = open_model(target) if is_model(target) else _find(target)
     given = tuple(spec for spec in specs if spec is not None)
     if len(given) < len(specs):
         raise SpecError(f"the inputs of the program {target!r} are arrays; none is for ops.")
@@ -162,16 +192,3 @@ def _find(target: str) -> Any:
         public = tuple(key for key in names if not key.startswith("_"))
         raise RegistryError(f"{place} has no {name!r}.{did_you_mean(name, public)}")
     return names[name]
-
-
-def parse_spec(text: str) -> TensorSpec | None:
-    """A spec as people write it: ``float32[2,3]``, ``f32[2, 3]``, ``float32[]`` for 0-d, ``none`` for an input left out."""
-    if text == "none":
-        return None
-    match = re.fullmatch(r"(\w+)\[((?:\s*\d+\s*,)*(?:\s*\d+\s*)?)\]", text)
-    if match is None:
-        raise SpecError(
-            f"an input is written as dtype[sizes] with numbers, such as 'float32[32,4096]'; found {text!r}."
-        )
-    sizes = [int(size) for size in match[2].split(",") if size.strip()]
-    return TensorSpec(sizes, SHORT_NAMES.get(match[1], match[1]))

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import opyard as oy
-from opyard.cli.program import load, parse_spec
+from opyard.cli.program import load
 from opyard.errors import OpyardError, RegistryError
 from opyard.kernels import Work
 from opyard.operation import Call
 from opyard.placement import Match, Placement, default_costs
 from opyard.region import Region
 from opyard.registry import REFERENCE
+from opyard.spec import parse_spec
 from opyard_bench import sizes
 from opyard_bench.record import CALL, HOT, PARTS, PATTERN, REGION
 

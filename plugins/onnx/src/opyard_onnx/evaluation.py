@@ -1,0 +1,134 @@
+"""Values that are known while a graph is built: constants, what is computed of them, and sizes, which may be symbolic.
+
+ONNX computes shapes with ordinary tensor ops (Shape, Gather, Concat, Reshape). The sizes themselves are known from
+inference, so these computations are done at import, with opyard's symbolic sizes as elements where there are any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import opyard as oy
+
+Array = np.ndarray[Any, Any]
+
+LARGEST = 2**24
+"""Elements of a result that is still computed at import; shapes need few, and a damaged model may ask for billions."""
+
+
+class NeedsValue(Exception):
+    """What was asked for depends on numbers that are only known at run time, those of ``value``."""
+
+    def __init__(self, value: oy.Value) -> None:
+        super().__init__(value.name)
+        self.value = value
+
+
+class Evaluator:
+    """Evaluates values of one graph. Results are remembered."""
+
+    def __init__(self) -> None:
+        self._found: dict[oy.Value, Array] = {}
+
+    def __call__(self, value: oy.Value) -> Array:
+        """The array that ``value`` is in every run; of dtype object where sizes in it are symbolic. Raises NeedsValue."""
+        constant = value.graph.constants.get(value)
+        if constant is not None:
+            return constant
+        if value in self._found:
+            return self._found[value]
+        stack = [value]
+        while stack:  # not recursive: chains of a thousand nodes are ordinary
+            top = stack[-1]
+            missing = self._missing(top, value)
+            if missing:
+                stack += missing
+            else:
+                stack.pop()
+                self._compute(top, value)
+        return self._found[value]
+
+    def _missing(self, value: oy.Value, asked: oy.Value) -> list[oy.Value]:
+        if value in self._found or value in value.graph.constants:
+            return []
+        if value.node is None:
+            raise NeedsValue(asked)
+        if value.node.op.name in _OF_SHAPE:
+            return []
+        return [
+            v
+            for v in value.node.inputs
+            if v is not None and v not in self._found and v not in v.graph.constants
+        ]
+
+    def _compute(self, value: oy.Value, asked: oy.Value) -> None:
+        node = value.node
+        if node is None or value in self._found:
+            return
+        if node.op.name in _OF_SHAPE:
+            source = node.inputs[0]
+            assert source is not None
+            self._found[value] = _OF_SHAPE[node.op.name](source.spec)
+            return
+        arrays = [None if v is None else v.graph.constants.get(v, self._found.get(v)) for v in node.inputs]
+        if any(a is not None and a.dtype == object for a in arrays):
+            rule = _SYMBOLIC.get(node.op.name)
+            if rule is None:
+                raise NeedsValue(asked)
+            results: Any = rule(*arrays, **node.call.attrs)
+            results = results if node.call.is_tuple else (results,)
+        elif sum(int(spec.size) for spec in node.call.outputs if spec.is_concrete) > LARGEST:
+            raise NeedsValue(asked)
+        else:
+            results = node.call.reference(*arrays)
+        for output, result in zip(node.outputs, results, strict=True):
+            self._found[output] = np.asarray(result)
+
+
+def _sizes_array(sizes: tuple[Any, ...]) -> Array:
+    if all(isinstance(n, int) for n in sizes):
+        return np.array(sizes, np.int64)
+    found = np.empty(len(sizes), object)
+    found[:] = sizes
+    return found
+
+
+def _size_array(spec: oy.TensorSpec) -> Array:
+    return _sizes_array((spec.size,)).reshape(())
+
+
+_OF_SHAPE: dict[str, Callable[[oy.TensorSpec], Array]] = {
+    "shape_of": lambda spec: _sizes_array(spec.shape),
+    "size_of": _size_array,
+}
+"""Ops whose results depend on the shape of their input alone."""
+
+
+def _slice(x: Array, **attributes: Any) -> Any:
+    return oy.slice.op.reference(x, **attributes)
+
+
+_SYMBOLIC: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "multiply": lambda a, b: a * b,
+    "floor_divide": lambda a, b: a // b,
+    "remainder": lambda a, b: a % b,
+    "gather": lambda x, indices, axis: np.take(x, indices.astype(np.int64), axis=axis),
+    "concat": lambda *arrays, axis: np.concatenate(arrays, axis=axis),
+    "reshape": lambda x, shape: np.reshape(x, shape),
+    "expand_dims": lambda x, axis: np.expand_dims(x, axis),
+    "squeeze": lambda x, axis: np.squeeze(x, axis=axis),
+    "broadcast_to": lambda x, shape: np.broadcast_to(x, shape),
+    "slice": _slice,
+    "identity": lambda x: x,
+    "cast": lambda x, dtype: x if dtype in ("int64", "int32") else _no_sizes(dtype),
+}
+"""What ops do with arrays of sizes, some of which are symbolic."""
+
+
+def _no_sizes(dtype: str) -> Any:
+    raise oy.errors.SpecError(f"a symbolic size cannot become {dtype} before it is bound; give it a number.")
