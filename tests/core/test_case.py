@@ -102,6 +102,30 @@ def test_scaled_measures_against_the_largest_value() -> None:
     assert violation(Tolerance(4, scaled=True), found, expected) is None
 
 
+def test_sums_of_more_terms_may_be_further_off() -> None:
+    epsilon = float(np.finfo(np.float32).eps)
+    found, expected = np.float32(1 + 20 * epsilon), np.float32(1)
+    assert violation(Tolerance(4, terms=15 * 15), found, expected) is not None
+    assert violation(Tolerance(4, terms=16 * 16), found, expected) is None
+    assert Tolerance(4, terms=256).units(as_dtype("float64")) == 20
+    assert Tolerance(4, terms=256).units(as_dtype("bfloat16")) == 4 + 16 * 2**-16
+
+
+def test_a_magnitude_takes_the_place_of_the_value() -> None:
+    found, expected = np.zeros(3, np.float32), np.array([1e-5, 1e-5, 1e-5], np.float32)
+    magnitude = np.array([100.0, 10.0, np.inf], np.float32)
+    sentence = Tolerance(4).violation(found, expected, magnitude)
+    assert sentence is not None and sentence.startswith("2 of 3 values differ; at (2,) it is 0.0")
+
+
+def test_zeros_have_signs_where_it_says_so() -> None:
+    assert violation(Tolerance(0), [0.0, -0.0], [-0.0, 0.0]) is None
+    found = violation(Tolerance(0, signed_zeros=True), [0.0, -0.0, 1.0], [0.0, 0.0, 1.0])
+    assert found == "1 of 3 values differ; at (1,) it is -0.0, the reference has 0.0"
+    assert violation(Tolerance(0, signed_zeros=True), [0j], [complex(0, -0.0)], "complex64") is not None
+    assert violation(Tolerance(0, signed_zeros=True), [-0.0], [-0.0], "bfloat16") is None
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
 @pytest.mark.parametrize(
     ("found", "expected", "agree"),

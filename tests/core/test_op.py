@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import opyard as oy
+from opyard import ops as standard_ops
+from opyard.cases import Tolerance
 from opyard.dim import Dim
 from opyard.errors import SpecError
 from opyard.infer import (
@@ -16,6 +19,7 @@ from opyard.infer import (
     same_as_first,
 )
 from opyard.operation import REQUIRED, Signature, freeze
+from opyard.region import Region
 from opyard.spec import TensorSpec
 
 VECTOR = TensorSpec((3,))
@@ -278,6 +282,27 @@ def test_reference_gives_the_dtypes_that_inference_promises() -> None:
 def test_reference_takes_special_values_in_silence() -> None:
     (result,) = oy.divide.op.call(VECTOR, VECTOR).reference(np.ones(3, np.float32), np.zeros(3, np.float32))
     assert np.isinf(result).all()
+
+
+def test_the_tolerance_of_a_call_counts_its_terms() -> None:
+    matmul = standard_ops.STANDARD["matmul"].op
+    a, b = np.array([[1, -1, 2]], np.float32), np.array([[3], [3], [-1]], np.float32)
+    call = matmul.call(TensorSpec.of(a), TensorSpec.of(b))
+    assert call.tolerance == replace(matmul.tolerance, terms=3)
+    np.testing.assert_array_equal(call.magnitudes(a, b), [[[8]]])
+    exp = swish.op.call(VECTOR)
+    assert exp.tolerance is swish.op.tolerance
+    assert exp.magnitudes(np.ones(3, np.float32)) == (None,)
+    softmax = standard_ops.STANDARD["softmax"].op.call(TensorSpec((5, 7)), axis=0)
+    assert softmax.tolerance.terms == 5
+    assert softmax.magnitudes(np.ones((5, 7), np.float32)) == (None,), "relative to the largest value"
+
+
+def test_the_tolerance_of_a_region_adds_up() -> None:
+    graph = oy.trace(lambda a, b: oy.exp(oy.matmul(a, b)), TensorSpec((2, 9)), TensorSpec((9, 3)))
+    region = Region(graph)
+    assert region.tolerance == Tolerance(8, scaled=True, terms=9)
+    assert region.magnitudes(np.ones((2, 9)), np.ones((9, 3))) == (None,)
 
 
 def test_cost() -> None:

@@ -164,7 +164,7 @@ def test_a_kernel_that_gives_another_number_of_outputs_is_wrong() -> None:
     kernel, device, registry = host_kernel("split", lambda x, **attributes: (x,))
     with pytest.raises(
         KernelError,
-        match=r"kernel toy/mine of split is wrong on case .*: it gives 1 outputs, the reference has",
+        match=r"kernel toy/mine of split is wrong on case .*: there are 1 outputs, the reference has",
     ):
         check_kernel(kernel, device, registry)
 

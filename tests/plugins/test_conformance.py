@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 import opyard as oy
-from environments import run_python
 from opyard.cli import main
 from opyard.errors import DeviceUnavailable, RegistryError
 from opyard.ops import STANDARD
-from opyard_conformance import LEVELS, conformance_suite, run_conformance, runner, trials
+from opyard_conformance import LEVELS, run_conformance, runner, trials
 from opyard_conformance.command import conformance
 from opyard_conformance.memory import LAYOUTS, guarded, same_bits
+from opyard_conformance.runner import select_kernels
 
 SAMPLE = [
     "add",
@@ -181,7 +181,7 @@ def test_equal_failures_are_told_once(
     status, out, _ = run(capsys, "--backend", "null", "--level", "smoke")
     assert status == 1
     assert out.count("FAILED exp null/null: it cannot say whether it takes the call: ") == 1
-    assert out.count("    opyard conformance --backend null --op exp ") == len(
+    assert out.count("    opyard conformance --backend null:0 --op exp ") == len(
         list(STANDARD["exp"].op.cases())
     )
 
@@ -192,21 +192,23 @@ def test_json_and_junit(capsys: pytest.CaptureFixture[str], wrong_relu: Any, tmp
     data = json.loads(out)
     assert status == 1
     assert list(data) == [
-        *("backend", "device", "level", "passed", "failed", "unsupported", "unjudged"),
+        *("backend", "devices", "level", "seed", "passed", "failed", "unsupported", "unjudged"),
         *("seconds", "kernels", "failures"),
     ]
-    assert (data["backend"], data["device"], data["level"]) == ("null", "null:0", "core")
+    assert (data["backend"], data["devices"], data["level"], data["seed"]) == ("null", ["null:0"], "core", 0)
     (row,) = data["kernels"]
     assert row["failed"] == data["failed"] == len(data["failures"]) > 0
     assert row["unsupported"] > 0
     assert any("takes x of float32, not float64" in reason for reason in row["reasons"])
     (suite,) = ElementTree.parse(file).getroot()
-    assert suite.get("name") == "relu null/wrong"
+    assert suite.get("name") == "relu null/wrong null:0"
     assert suite.get("failures") == str(data["failed"])
     assert suite.get("skipped") == str(data["unsupported"] + data["unjudged"])
     assert suite.get("tests") == str(len(suite))
     failures = suite.findall("testcase/failure")
-    assert [found.text for found in failures] == [failure["command"] for failure in data["failures"]]
+    assert [found.text for found in failures] == [
+        f"{failure['detail']}\n{failure['command']}" for failure in data["failures"]
+    ]
     assert all(
         (found.get("message") or "").startswith(("unsupported: ", "unjudged: "))
         for found in suite.findall("testcase/skipped")
@@ -267,55 +269,104 @@ def test_a_backend_must_be_named() -> None:
     assert "Missing option '--backend'" in CliRunner().invoke(conformance, []).output
 
 
-# The suite for pytest --------------------------------------------------------------------------------------------
-
-TestCpu = conformance_suite("cpu", ops=["exp", "softmax"], level="smoke")
-
-SUITE = """
-import numpy as np
-import opyard as oy
-from opyard_conformance import conformance_suite
-
-def registry():
-    made = oy.standard_registry()
-    oy.testing.add_null_backend(made, ops=["exp"])
-    made.kernel("relu", backend="null", name="wrong", prepare=lambda call, device: lambda x: x)
-    made.kernel("tanh", backend="null", name="shy", load=np.tanh, accepts=lambda call, device: "not today")
-    made.backend("absent", load=lambda: oy.testing.NullBackend(reason="plug it in"))
-    made.kernel("exp", backend="absent", name="k", load=np.exp)
-    return made
-
-TestNull = conformance_suite("null", registry=registry)
-TestAbsent = conformance_suite("absent", registry=registry)
-"""
+# What CI systems read --------------------------------------------------------------------------------------------
 
 
-def test_the_suite_passes_fails_and_skips(tmp_path: Path) -> None:
-    (tmp_path / "test_suite.py").write_text(SUITE)
-    done = run_python(
-        f"import pytest, sys; sys.exit(pytest.main(['-rA', '-p', 'no:cacheprovider', {str(tmp_path)!r}]))",
-        OPYARD_CACHE_DIR=str(tmp_path),
+def test_junit_has_what_ci_systems_read(wrong_relu: oy.Registry) -> None:
+    """The elements and attributes of the schema of Jenkins' xUnit plugin, which GitLab and GitHub's actions read as well."""
+
+    def prepare(call: Any, device: Any) -> Any:
+        raise RuntimeError("\x1b[31mno <fp64> & no \x00 luck\x1b[0m")
+
+    wrong_relu.kernel("exp", backend="null", name="loud", prepare=prepare, dtypes=("float32",))
+    report = run_conformance("null", registry=wrong_relu, seed=2)
+    root = ElementTree.fromstring(report.to_junit())
+    suites = list(root)
+    assert root.tag == "testsuites" and {suite.tag for suite in suites} == {"testsuite"}
+    assert [suite.get("name") for suite in suites] == ["exp null/loud null:0", "relu null/wrong null:0"]
+    for name in ("tests", "failures", "errors", "skipped"):
+        assert int(root.get(name, "")) == sum(int(suite.get(name, "")) for suite in suites)
+    assert float(root.get("time", "")) >= 0
+    for suite in suites:
+        cases = list(suite)
+        assert {case.tag for case in cases} == {"testcase"}
+        assert suite.get("tests") == str(len(cases))
+        assert suite.get("failures") == str(len(suite.findall("testcase/failure")))
+        assert suite.get("skipped") == str(len(suite.findall("testcase/skipped")))
+        keys = [(case.get("classname"), case.get("name")) for case in cases]
+        assert len(set(keys)) == len(keys)
+    failure = root.find("testsuite/testcase/failure")
+    assert failure is not None and failure.text is not None
+    message = "it accepts the call and cannot be prepared: RuntimeError: \ufffd[31mno <fp64> & no \ufffd luck\ufffd[0m"
+    assert (failure.get("message"), failure.get("type")) == (message, "failed")
+    command = failure.text.splitlines()[-1]
+    assert command.startswith("opyard conformance --backend null:0 --op exp --kernel null/loud --case ")
+    assert command.endswith(" --seed 2")
+
+
+# The matrix ------------------------------------------------------------------------------------------------------
+
+
+def test_the_matrix(capsys: pytest.CaptureFixture[str], wrong_relu: oy.Registry) -> None:
+    wrong_relu.kernel(
+        "exp",
+        backend="null",
+        name="short",
+        prepare=oy.testing.prepare_null,
+        dtypes=("float32", "float64"),
+        accepts=lambda call, device: None if call.output.ndim < 3 else "has two axes, not more",
     )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "1 passed, 2 skipped, 1 failed" in done.stdout or "1 failed, 1 passed, 2 skipped" in done.stdout
-    assert "::TestNull::test_kernel[exp-null/null]" in done.stdout
-    assert "test_kernel[relu-null/wrong]" in done.stdout
-    assert (
-        "opyard conformance --backend null --op relu --kernel null/wrong --case 'float32[3,4]'" in done.stdout
-    )
-    assert "cases failed" in done.stdout and "\nand " in done.stdout
-    assert "kernel null/shy of op 'tanh' ran no case: not today" in done.stdout
-    assert "absent has no device here: plug it in" in done.stdout
+    status, out, _ = run(capsys, "--backend", "null", "--matrix")
+    assert status == 1
+    lines = out.splitlines()
+    assert lines[:4] == ["| op | null |", "|---|---|", "| `exp` | f32\\* f64 |", "| `relu` | **f32** |"]
+    assert lines[5] == "| backend | refuses, or cannot be judged, because | ops |"
+    assert "| null | has two axes | `exp` |" in lines
+    assert "| null | takes x of float32 | `relu` |" in lines
 
 
-def test_the_suite_needs_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pytest", None)
-    with pytest.raises(
-        ImportError, match=r"which cannot be imported here: .*pip install .*'opyard-conformance\[pytest\]'"
-    ):
-        conformance_suite("cpu")
+def test_the_matrix_in_the_documentation_has_all_ops() -> None:
+    path = Path(__file__).parents[2] / "tools" / "generate_conformance_matrix.py"
+    spec = importlib.util.spec_from_file_location("generate_conformance_matrix", path)
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    _, table, _ = tool.parts(tool.TARGET.read_text(encoding="utf-8"))
+    header, _, *rows = table.partition("\n\n")[0].splitlines()
+    assert header == f"| op | {' | '.join(tool.BACKENDS)} |"
+    found = {row.split("`")[1]: [cell.strip() for cell in row.split("|")[2:-1]] for row in rows}
+    registry = oy.default_registry()
+    for number, backend in enumerate(tool.BACKENDS):
+        expected = set(select_kernels(registry, backend)) & set(STANDARD)
+        stated = {op for op, cells in found.items() if cells[number] != "–"}
+        assert stated == expected, "run `uv run python tools/generate_conformance_matrix.py`"
+    assert "**" not in table, "a failure is no documentation"
 
 
-def test_the_suite_of_an_unknown_backend() -> None:
-    with pytest.raises(RegistryError, match=r"there is no backend called 'cpo'\. Did you mean cpu"):
-        conformance_suite("cpo")
+# Seeds -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+@pytest.mark.parametrize("op", SAMPLE)
+def test_no_false_alarm_with_other_numbers(op: str, seed: int) -> None:
+    report = run_conformance("cpu", ops=[op], seed=seed)
+    assert [(o.command, o.detail) for o in report.failures] == []
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("backend", ["cpu", "opencl"])
+def test_no_false_alarm_with_any_numbers(backend: str, seed: int) -> None:
+    status = oy.default_registry().open(backend)
+    if not status.devices:
+        pytest.skip(status.reason)
+    report = run_conformance(backend, seed=seed)
+    assert [(o.command, o.detail) for o in report.failures] == []
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("backend", ["cpu", "opencl"])
+def test_all_kernels_conform(backend: str) -> None:
+    report = run_conformance(backend)
+    assert not report.failures
+    assert report.counts["passed"] > 8_000

@@ -9,38 +9,8 @@ import numpy as np
 import pytest
 
 import opyard as oy
-from opyard import Registry
+from conforming import checked
 from opyard_conformance import Report, run_conformance
-
-
-class HostDevice(oy.Device):
-    """A device on NumPy arrays."""
-
-    def __init__(self) -> None:
-        super().__init__("mine:0", kind="cpu", memory="host", array_type=np.ndarray)
-
-    def upload(self, array: np.ndarray[Any, Any]) -> Any:
-        return array
-
-    def download(self, array: Any) -> np.ndarray[Any, Any]:
-        return np.asarray(array)
-
-
-class HostBackend:
-    def devices(self) -> list[oy.Device]:
-        return [HostDevice()]
-
-
-def registry_with(op: str, load: Callable[..., Any] | None = None, **facts: Any) -> Registry:
-    registry = oy.standard_registry()
-    registry.backend("mine", load=HostBackend)
-    registry.kernel(op, backend="mine", name="k", load=load, **{"dtypes": ("float32", "float64"), **facts})
-    return registry
-
-
-def checked(op: str, load: Callable[..., Any] | None = None, **facts: Any) -> Report:
-    return run_conformance("mine", registry=registry_with(op, load, **facts))
-
 
 # Right kernels ---------------------------------------------------------------------------------------------------
 
@@ -82,6 +52,16 @@ def test_a_right_kernel_passes(op: str, load: Any, facts: dict[str, Any]) -> Non
     report = checked(op, load, **facts)
     assert [(o.case, o.detail) for o in report.failures] == []
     assert report.counts["passed"] >= 20
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize(("op", "load", "facts"), RIGHT)
+def test_a_right_kernel_passes_whatever_the_numbers(
+    op: str, load: Any, facts: dict[str, Any], seed: int
+) -> None:
+    first, report = checked(op, load, **facts), checked(op, load, seed=seed, **facts)
+    assert [(o.case, o.detail) for o in report.failures] == []
+    assert [o.case for o in report.outcomes] == [o.case for o in first.outcomes]
 
 
 # Wrong numbers ---------------------------------------------------------------------------------------------------
@@ -154,12 +134,44 @@ def single_in_disguise(x: Any) -> Any:
     return np.exp(x.astype(np.float32)).astype(x.dtype)
 
 
+def single_products(x1: Any, x2: Any) -> Any:
+    """Rounds the factors to the 10 bits of TF32."""
+
+    def rounded(x: Any) -> Any:
+        bits = np.ascontiguousarray(x).view(np.uint32)
+        return ((bits + np.uint32(1 << 12)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+    return np.matmul(rounded(x1), rounded(x2))
+
+
+def without_the_last_column(x1: Any, x2: Any) -> Any:
+    short = x1.shape[-1] // 4 * 4 if x1.shape[-1] > 32 else x1.shape[-1]
+    return np.matmul(x1[..., :short], x2[..., :short, :] if x2.ndim > 1 else x2[:short])
+
+
+def chopped_sum(x: Any, *, axis: Any, keepdims: bool) -> Any:
+    """Adds up in float16, in steps."""
+    return np.sum(x.astype(np.float16), axis=axis, keepdims=keepdims).astype(x.dtype)
+
+
+def softmax_of_the_last_axis(x: Any, *, axis: int) -> Any:
+    return softmax(x, axis=-1)
+
+
+def triangle_by_product(x: Any, *, k: int = 0) -> Any:
+    return x * np.tri(*x.shape[-2:], k, dtype=x.dtype)
+
+
+def unstable_softplus(x: Any) -> Any:
+    return np.log(1 + np.exp(x))
+
+
 NUMBERS = [
     ("exp", missed_tail, {}, "differ"),
     ("relu", lambda x: np.fmax(x, x.dtype.type(0)), {}, "the reference has nan"),
     ("max", lambda x, *, axis, keepdims: np.fmax.reduce(x, axis=axis, keepdims=keepdims), {}, "nan"),
     ("softmax", without_maximum, {}, "it is nan"),
-    ("variance", naive_variance, {}, "allowed 16"),
+    ("variance", naive_variance, {}, "(143 ulp, allowed 19.5)"),
     ("exp", ignores_strides, {}, "differ"),
     ("exp", cheap_exp, {}, "allowed 4"),
     ("exp", saturated, {}, "the reference has inf"),
@@ -170,6 +182,18 @@ NUMBERS = [
     ("exp", single_in_disguise, {"dtypes": ("float64",)}, "allowed 4"),
     ("log1p", lambda x: np.log(1 + x), {}, "differ"),
     ("reciprocal", lambda x: 1 / (x + x.dtype.type(0)), {}, "the reference has -inf"),
+    ("negative", lambda x: 0 - x, {}, "it is 0.0, the reference has -0.0"),
+    ("abs", lambda x: np.where(x < 0, -x, x), {}, "it is -0.0, the reference has 0.0"),
+    ("copysign", lambda x1, x2: np.where(x2 < 0, -abs(x1), abs(x1)), {}, "differ"),
+    ("signbit", lambda x: x < 0, {}, "differ"),
+    ("identity", lambda x: x + x.dtype.type(0), {}, "it is 0.0, the reference has -0.0"),
+    ("flip", lambda x, *, axis: np.flip(x + x.dtype.type(0), axis), {}, "it is 0.0, the reference has -0.0"),
+    ("tril", triangle_by_product, {}, "differ"),
+    ("matmul", single_products, {"dtypes": ("float32",)}, "differ"),
+    ("matmul", without_the_last_column, {}, "differ"),
+    ("sum", chopped_sum, {"dtypes": ("float32",)}, "differ"),
+    ("softmax", softmax_of_the_last_axis, {}, "differ"),
+    ("softplus", unstable_softplus, {}, "differ"),
 ]
 
 
@@ -282,12 +306,6 @@ def test_what_a_kernel_refuses_is_unsupported_and_never_passed() -> None:
     assert set(report.counts) == {"unsupported"}
     (summary,) = report.summaries()
     assert summary.reasons == ("takes nothing at all",)
-
-
-def test_a_kernel_with_layouts_is_unsupported() -> None:
-    report = checked("exp", np.exp, layouts={"output": "tiled"})
-    assert report.summaries()[0].reasons[0] == "takes arrays in layouts of its own (tiled)"
-    assert not report.counts["passed"]
 
 
 # Devices with arrays of their own --------------------------------------------------------------------------------

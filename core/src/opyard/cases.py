@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from .spec import TensorSpec, as_dtype
 
 _EPSILON = {"bfloat16": 2.0**-7, "float8_e4m3fn": 2.0**-3, "float8_e5m2": 2.0**-2}
+
+_SUMMED_IN = float(np.finfo(np.float32).eps)
+"""Epsilon of the dtype in which sums of narrower floats are computed."""
 
 
 class Cost(NamedTuple):
@@ -80,45 +85,83 @@ class Tolerance:
     """How far a kernel may be from the reference.
 
     ``ulp`` counts units of the output dtype's machine epsilon, relative to the reference value, or, with ``scaled``,
-    to the largest absolute value of the reference output (right for sums, where cancellation is no kernel's fault).
-    Integers and booleans must be equal, NaN and infinities must stand where the reference has them.
+    to the largest absolute value of the reference output (right where numbers cancel and nobody knows which).
+    ``terms`` is how many numbers an output is the sum of; it adds their square root to the units, of float32 for floats that
+    are narrower, for these are summed in float32. Source: N. J. Higham, T. Mary, "A new approach to probabilistic rounding
+    error analysis", SIAM J. Sci. Comput. 41 (2019): with high probability a sum of n terms, in any order, is no further
+    off than about sqrt(n) units of the sum of their absolute values.
+    Integers and booleans must be equal, NaN and infinities must stand where the reference has them. With ``signed_zeros``
+    zeros must have the sign that they have in the reference, as where numbers are moved.
     ``check_values=False`` leaves only shape and dtype to be compared.
     """
 
     ulp: float = 4.0
     scaled: bool = False
     check_values: bool = True
+    terms: float = 0.0
+    signed_zeros: bool = False
 
-    def violation(self, found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> str | None:
-        """None if ``found`` is near enough to ``expected``, else a sentence that says where and by how much it is not."""
+    def violation(
+        self,
+        found: np.ndarray[Any, Any],
+        expected: np.ndarray[Any, Any],
+        magnitude: np.ndarray[Any, Any] | None = None,
+    ) -> str | None:
+        """None if ``found`` is near enough to ``expected``, else a sentence that says where and by how much it is not.
+
+        ``magnitude`` has, for each output of a sum, the sum of the absolute values of its terms; see ``Call.magnitudes``.
+        """
         if found.shape != expected.shape:
             return f"shape is {found.shape}, the reference has {expected.shape}"
         if found.dtype != expected.dtype:
             return f"dtype is {found.dtype.name}, the reference has {expected.dtype.name}"
         if not self.check_values or not expected.size:
             return None
-        if expected.dtype.kind in "biu":
+        if expected.dtype.kind in "biu" or "int" in expected.dtype.name:
             wrong = found != expected
             return _worst(wrong, np.asarray(wrong, np.float64), found, expected, 0.0) if wrong.any() else None
-        return self._floating_violation(found, expected)
+        return self._floating_violation(found, expected, magnitude)
 
-    def _floating_violation(self, found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> str | None:
+    def units(self, dtype: np.dtype[Any]) -> float:
+        """Allowed units of the machine epsilon of an output's dtype."""
+        return self.ulp + math.sqrt(self.terms) * min(1.0, _SUMMED_IN / epsilon(dtype))
+
+    def _floating_violation(
+        self,
+        found: np.ndarray[Any, Any],
+        expected: np.ndarray[Any, Any],
+        magnitude: np.ndarray[Any, Any] | None,
+    ) -> str | None:
         wide = np.complex128 if expected.dtype.kind == "c" else np.float64
         a, b = found.astype(wide), expected.astype(wide)
         finite = np.isfinite(b)
         special = np.where(np.isnan(b), ~np.isnan(a), (a != b) & ~finite)
+        if self.signed_zeros:
+            special |= (a == 0) & (b == 0) & _signs_differ(a, b)
         if special.any():
             return _worst(special, np.asarray(special, np.float64), found, expected, 0.0)
-        unit = _EPSILON.get(expected.dtype.name) or float(np.finfo(expected.dtype).eps)
-        magnitude = np.abs(np.where(finite, b, 0))
+        unit, allowed = epsilon(expected.dtype), self.units(expected.dtype)
+        scale = np.abs(np.where(finite, b, 0))
         if self.scaled:
-            magnitude = np.full_like(magnitude, magnitude.max())
+            scale = np.full_like(scale, scale.max())
+        elif magnitude is not None:
+            scale = np.maximum(scale, np.where(np.isfinite(magnitude), np.abs(magnitude), 0))
         smallest = 0.0 if expected.dtype.name in _EPSILON else float(np.finfo(expected.dtype).smallest_normal)
         with np.errstate(all="ignore"):  # the difference may overflow, and a magnitude may be zero
             error = np.where(finite, np.abs(a - b), 0)
-            wrong = ~(error <= self.ulp * unit * magnitude + smallest)
-            units = error / (unit * magnitude + smallest)
-        return _worst(wrong, units, found, expected, self.ulp) if wrong.any() else None
+            wrong = ~(error <= allowed * unit * scale + smallest)
+            units = error / (unit * scale + smallest)
+        return _worst(wrong, units, found, expected, allowed) if wrong.any() else None
+
+
+def _signs_differ(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> Any:
+    differ = np.signbit(left.real) != np.signbit(right.real)
+    return differ | (np.signbit(left.imag) != np.signbit(right.imag)) if left.dtype.kind == "c" else differ
+
+
+def epsilon(dtype: np.dtype[Any]) -> float:
+    """The machine epsilon of a dtype of real or complex floats."""
+    return _EPSILON.get(dtype.name) or float(ml_dtypes.finfo(dtype).eps)
 
 
 def _worst(wrong: Any, error: Any, found: Any, expected: Any, allowed: float) -> str:
@@ -127,5 +170,5 @@ def _worst(wrong: Any, error: Any, found: Any, expected: Any, allowed: float) ->
     )
     place = tuple(int(i) for i in index)
     count = int(np.count_nonzero(wrong))
-    beyond = f" ({error[index]:.3g} ulp, allowed {allowed:g})" if allowed else ""
+    beyond = f" ({error[index]:.3g} ulp, allowed {allowed:.3g})" if allowed else ""
     return f"{count} of {wrong.size} values differ; at {place} it is {found[index]}, the reference has {expected[index]}{beyond}"

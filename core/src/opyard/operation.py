@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,9 @@ class Op:
     cost         (call) -> Cost; the default counts one operation per output element
     cases        () -> cases that check and time it
     tolerance    how far kernels may be from the reference
+    terms        (call) -> how many numbers an output is the sum of, on which its rounding errors depend, or None
+    unspecified  (*arrays, **attributes) -> for each output an array, which broadcasts to it, that is true where any value is
+                 right; None: nowhere
     version      raised when the meaning changes
     """
 
@@ -136,6 +139,8 @@ class Op:
     tolerance: Tolerance = DEFAULT_TOLERANCE
     version: int = 1
     doc: str = ""
+    terms: Callable[[Call], float] | None = None
+    unspecified: Callable[..., Any] | None = None
 
     def __repr__(self) -> str:
         return f"<Op {self.name}{self.signature}>"
@@ -244,6 +249,22 @@ class Call:
             if not isinstance(results, (tuple, list)) or len(results) != len(self.outputs):
                 raise SpecError(f"{self}: its reference returned {_count(results)}, not {len(self.outputs)}.")
             return tuple(self._promised(r, index) for index, r in enumerate(results))
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """That of the op, for as many terms as an output of this call is the sum of."""
+        tolerance, terms = self.op.tolerance, self.op.terms
+        return tolerance if terms is None else replace(tolerance, terms=float(terms(self)))
+
+    def magnitudes(self, *arrays: Any) -> tuple[np.ndarray[Any, Any] | None, ...]:
+        """What rounding errors are measured against: for sums the sums of the absolute values of their terms.
+
+        None for an output whose tolerance is relative to the value itself, or to the largest one.
+        """
+        if self.op.terms is None or self.op.tolerance.scaled:
+            return (None,) * len(self.outputs)
+        absolute = (a if a is None or a.dtype.kind in "biu" else abs(a).astype(a.dtype) for a in arrays)
+        return self.reference(*absolute)
 
     def _promised(self, result: Any, index: int) -> np.ndarray[Any, Any]:
         spec = self.outputs[index]

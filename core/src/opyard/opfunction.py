@@ -90,6 +90,8 @@ def op(
     cost: Callable[[Call], Cost] | None = None,
     cases: Callable[[], Iterable[Case]] = tuple,
     tolerance: Tolerance | None = None,
+    terms: Callable[[Call], float] | None = None,
+    unspecified: Callable[..., Any] | None = None,
     version: int = 1,
 ) -> Callable[[Callable[Parameters, Result]], OpFunction[Parameters, Result]]:
     """Declares an op. The decorated function gives the signature, the documentation and, by its body, the reference.
@@ -97,7 +99,6 @@ def op(
     Arrays are positional, attributes keyword-only. A body of ``...`` takes the reference from ``scalar`` or ``decompose``.
     Names of third parties are ``domain.name``. Raises SpecError for a declaration that cannot work.
     """
-
     _check_name(name)
 
     def declare(function: Callable[Parameters, Result]) -> OpFunction[Parameters, Result]:
@@ -106,14 +107,7 @@ def op(
         names = (*signature.inputs, *(key for key, _ in signature.attributes))
         expression = Scalar(scalar, names) if scalar is not None else None
         rule = infer or (elementwise() if expression else None)
-        if expression and signature.variadic:
-            raise SpecError(
-                f"op {name!r}: a scalar expression names each input; write a NumPy reference for '*{signature.inputs[-1]}' instead."
-            )
-        if commutative and (len(signature.inputs) != 2 or signature.optional or signature.variadic):
-            raise SpecError(
-                f"op {name!r}: two inputs can commute, both of them required; {name}{signature} has others."
-            )
+        _check_signature(name, signature, expression, commutative)
         if rule is None:
             raise SpecError(
                 f"op {name!r} needs infer=..., a function from input specs to output specs (see opyard.infer), or scalar=..."
@@ -132,6 +126,8 @@ def op(
             tolerance=tolerance or Tolerance(),
             version=version,
             doc=plain.__doc__ or "",
+            terms=terms,
+            unspecified=unspecified,
         )
         return cast("OpFunction[Parameters, Result]", make_function(declared, plain))
 
@@ -145,6 +141,17 @@ def _check_name(name: Any) -> None:
         )
     if not all(part.isidentifier() for part in name.split(".")):
         raise SpecError(f"an op's name is an identifier, or domain.name; {name!r} is neither.")
+
+
+def _check_signature(name: str, signature: Signature, expression: Scalar | None, commutative: bool) -> None:
+    if expression and signature.variadic:
+        raise SpecError(
+            f"op {name!r}: a scalar expression names each input; write a NumPy reference for '*{signature.inputs[-1]}' instead."
+        )
+    if commutative and (len(signature.inputs) != 2 or signature.optional or signature.variadic):
+        raise SpecError(
+            f"op {name!r}: two inputs can commute, both of them required; {name}{signature} has others."
+        )
 
 
 def _reference(

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import numpy as np
 
-from .cases import Cost
+from .cases import Cost, Tolerance
 from .errors import GraphError
 from .graph import Graph, Node, Value
 from .spec import TensorSpec
@@ -92,6 +92,21 @@ class Region:
         flops = sum(node.call.cost.flops for node in self.graph.nodes)
         specs = (spec for spec in (*self.inputs, *self.outputs) if spec is not None)
         return Cost(flops, float(sum(spec.nbytes for spec in specs)))
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """What the errors of all nodes may add up to, relative to the largest value of an output."""
+        parts = [node.call.tolerance for node in self.graph.nodes]
+        return Tolerance(
+            sum(part.ulp for part in parts),
+            scaled=True,
+            check_values=all(part.check_values for part in parts),
+            terms=sum(part.terms for part in parts),
+        )
+
+    def magnitudes(self, *arrays: Any) -> tuple[None, ...]:
+        """None for each output: the tolerance is relative to the largest value."""
+        return (None,) * len(self.outputs)
 
     def reference(self, *arrays: Any) -> tuple[np.ndarray[Any, Any], ...]:
         """Computes the outputs with the references of the ops."""

@@ -146,6 +146,19 @@ class ScriptedCosts:
         return self._prior.transfer_seconds(source, target, nbytes) if scripted is None else scripted
 
 
+def violation(work: Work, arrays: Sequence[Any], results: Sequence[Any]) -> str | None:
+    """None if NumPy arrays are what some work must give for NumPy arrays, within its tolerance, else how they are not."""
+    expected = work.reference(*arrays)
+    if len(results) != len(expected):
+        return f"there are {len(results)} outputs, the reference has {len(expected)}"
+    pairs = zip(results, expected, work.magnitudes(*arrays), strict=True)
+    for number, (found, wanted, magnitude) in enumerate(pairs):
+        difference = work.tolerance.violation(np.asarray(found), wanted, magnitude)
+        if difference is not None:
+            return f"output {number}: {difference}"
+    return None
+
+
 def check_kernel(kernel: Kernel, device: Device, registry: Registry, *, seed: int = 0) -> int:
     """Runs a kernel on every case of its op that it accepts, and compares with the reference.
 
@@ -162,19 +175,11 @@ def check_kernel(kernel: Kernel, device: Device, registry: Registry, *, seed: in
         if kernel.refusal(call, device) is not None:
             continue
         arrays = case.arrays(seed)
-        expected = call.reference(*arrays)
         native = [None if a is None else device.upload(a.copy()) for a in arrays]
         result = kernel.bind(call, device)(*native)
         results = result if call.is_tuple else (result,)
-        if len(results) != len(expected):
-            raise KernelError(
-                f"kernel {kernel.id} of {op.name} is wrong on case {case.id}: it gives {len(results)} outputs, the reference has {len(expected)}."
-            )
-        for number, (found, wanted) in enumerate(zip(results, expected, strict=True)):
-            difference = op.tolerance.violation(np.asarray(device.download(found)), wanted)
-            if difference is not None:
-                raise KernelError(
-                    f"kernel {kernel.id} of {op.name} is wrong on case {case.id}, output {number}: {difference}."
-                )
+        difference = violation(call, arrays, [device.download(found) for found in results])
+        if difference is not None:
+            raise KernelError(f"kernel {kernel.id} of {op.name} is wrong on case {case.id}: {difference}.")
         compared += 1
     return compared

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import opyard as oy
+from opyard.errors import SpecError
 from opyard.operation import Op
 from opyard.registry import Registry
 from opyard.spec import TensorSpec
-from opyard_cpu import elementwise, plugin
+from opyard.testing import violation
+from opyard_cpu import elementwise, plugin, reduction, sorting
 
 REGISTRY = Registry()
 plugin.opyard_register(REGISTRY)
@@ -33,8 +36,7 @@ def _compare(declared: Op, *arrays: Any, **attributes: Any) -> None:
     assert kernel.refusal(call, DEVICE) is None
     result = kernel.bind(call, DEVICE)(*arrays)
     results = result if call.is_tuple else (result,)
-    for found, expected in zip(results, call.reference(*arrays), strict=True):
-        assert declared.tolerance.violation(np.asarray(found), expected) is None
+    assert violation(call, arrays, results) is None
 
 
 def _random(*shape: int) -> np.ndarray[Any, Any]:
@@ -195,6 +197,25 @@ def test_gather_out_of_range() -> None:
         run(x, indices)
 
 
+def test_what_an_op_refuses_is_refused_after_a_right_call_too() -> None:
+    registry = oy.standard_registry()
+    plugin.opyard_register(registry)
+    with oy.using(registry=registry):
+        oy.cumulative_sum(_random(4))
+        with pytest.raises(SpecError, match="axis may be left out only for a tensor of rank 1"):
+            oy.cumulative_sum(_random(4, 4))
+        oy.depth_to_space(_random(1, 8, 2, 3), block_size=2)
+        with pytest.raises(SpecError, match="the number of channels"):
+            oy.depth_to_space(_random(1, 9, 2, 3), block_size=2)
+        oy.global_max_pool(_random(1, 2, 3))
+        with pytest.raises(SpecError, match="global_max_pool"):
+            oy.global_max_pool(_random(1, 2, 3, 3, 3, 3))
+    with pytest.raises(ValueError, match="axis=None is for one axis; there are 2"):
+        reduction.cumulative_sum(_random(4, 4), axis=None, exclusive=False, reverse=False)
+    with pytest.raises(ValueError, match="there are 3 elements along axis 0, not 5"):
+        sorting.top_k(_random(3), k=5, axis=0, largest=True, sorted=True)
+
+
 def test_attention_refuses_mixed_dtypes() -> None:
     declared = _op("attention", "scaled_dot_product_attention")
     (kernel,) = REGISTRY.kernels(declared.name)
@@ -225,7 +246,7 @@ def test_a_prepared_convolution_runs_in_several_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda x: run(x, weight), inputs))
     for x, found in zip(inputs, results, strict=True):
-        assert declared.tolerance.violation(found, call.reference(x, weight)[0]) is None
+        assert violation(call, [x, weight], [found]) is None
 
 
 def test_estimates_know_the_way_of_a_convolution() -> None:

@@ -12,6 +12,7 @@ from opyard.errors import SpecError
 from opyard.graph import trace
 from opyard.ops.attention import scaled_dot_product_attention
 from opyard.spec import TensorSpec
+from opyard.testing import violation
 
 GENERATOR = np.random.default_rng(19)
 ATTENTION = scaled_dot_product_attention.op
@@ -26,7 +27,7 @@ def attend(*arrays: Any, **attributes: Any) -> Any:
     assert ATTENTION.decompose is not None
     with np.errstate(all="ignore"):
         decomposed = ATTENTION.decompose(*arrays, **call.attrs)
-    assert ATTENTION.tolerance.violation(decomposed, result) is None
+    assert violation(call, arrays, [decomposed]) is None
     return result
 
 
@@ -122,6 +123,26 @@ def test_decomposition_is_two_matrix_products() -> None:
 def test_cost() -> None:
     call = ATTENTION.call(TensorSpec((2, 4, 3, 5)), TensorSpec((2, 2, 6, 5)), TensorSpec((2, 2, 6, 7)))
     assert call.cost.flops == 2 * 4 * 3 * 6 * (2 * 5 + 2 * 7 + 6)
+
+
+@pytest.mark.parametrize("where", ["key", "value"])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_hidden_keys_that_are_not_finite_do_is_unspecified(where: str, number: float) -> None:
+    query, key, value = (np.ones(shape, np.float32) for shape in ((1, 2, 3, 4), (1, 1, 3, 4), (1, 1, 3, 5)))
+    {"key": key, "value": value}[where][0, 0, 1, 2] = number
+    unspecified = ATTENTION.unspecified
+    assert unspecified is not None
+
+    def rows(mask: Any = None, causal: bool = False) -> Any:
+        return unspecified(query, key, value, mask, causal=causal, scale=None)[0, :, :, 0].tolist()
+
+    assert rows() == [[False] * 3] * 2, "nothing is hidden"
+    assert rows(causal=True) == [[True, False, False]] * 2, "the first query does not see key 1"
+    assert rows(np.array([True, False, True])) == [[True] * 3] * 2
+    added = np.zeros((2, 3, 3), np.float32)
+    added[1, 2, 1] = -np.inf
+    assert rows(added) == [[False] * 3, [False, False, True]]
+    assert rows(np.array([False, True, True])) == [[False] * 3] * 2, "the hidden key is finite"
 
 
 def test_symbolic_sizes() -> None:

@@ -92,6 +92,9 @@ AS_REFERENCE = {
 }
 """Ops, by the module of their reference, which already is the NumPy code that suits the CPU and keeps the dtype."""
 
+RANKS = {"depth_to_space": (4, 4), "space_to_depth": (4, 4)}
+"""Ops of images, the code of which gives something for other arrays, too."""
+
 NORMALIZATIONS = {
     "softmax": 0.18,
     "log_softmax": 0.18,
@@ -158,7 +161,8 @@ def _movement(registry: Registry) -> None:
         _numpy(registry, op, load=f"opyard_cpu.indexing:{op}", efficiency=efficiency)
     for module, ops in AS_REFERENCE.items():
         for op, efficiency in ops.items():
-            _numpy(registry, op, load=f"opyard.ops.{module}:{op}.op.reference", efficiency=efficiency)
+            load = f"opyard.ops.{module}:{op}.op.reference"
+            _numpy(registry, op, load=load, ranks=RANKS.get(op), efficiency=efficiency)
 
 
 def _products(registry: Registry) -> None:
@@ -201,7 +205,8 @@ def _neighbourhoods(registry: Registry) -> None:
         prepare = f"opyard_cpu.pooling:prepare_{op}"
         _numpy(registry, op, prepare=prepare, dtypes=dtypes, efficiency=0.2, out=True)
     for op, dtypes in {"global_max_pool": REALS, "global_average_pool": FLOATS}.items():
-        _numpy(registry, op, load=f"opyard_cpu.pooling:{op}", dtypes=dtypes, efficiency=0.5, out=True)
+        load = f"opyard_cpu.pooling:{op}"
+        _numpy(registry, op, load=load, dtypes=dtypes, ranks=(3, 5), efficiency=0.5, out=True)
     for op, efficiency in NORMALIZATIONS.items():
         load = f"opyard_cpu.normalization:{op}"
         _numpy(registry, op, load=load, dtypes=FLOATS, efficiency=efficiency, out=True)

@@ -88,6 +88,8 @@ def logsumexp(x: Array, *, axis: Axis, keepdims: bool, out: Any = None) -> Array
 
 def cumulative_sum(x: Array, *, axis: int | None, exclusive: bool, reverse: bool) -> Array:
     """Sums of all elements up to each one; floats are added up in float64, which costs an addition no more time."""
+    if axis is None and x.ndim != 1:
+        raise ValueError(f"axis=None is for one axis; there are {x.ndim}")
     along = np.moveaxis(x, 0 if axis is None else axis, -1)
     along = along[..., ::-1] if reverse else along
     sums = np.empty(along.shape, x.dtype)

@@ -26,6 +26,8 @@ def argsort(x: Array, *, axis: int, descending: bool) -> Array:
 def top_k(x: Array, *, k: int, axis: int, largest: bool, sorted: bool) -> tuple[Array, Array]:
     """The ``k`` largest (or smallest) elements and their positions: a selection, then a sort of what it leaves."""
     rows = np.moveaxis(x, axis, -1)
+    if k > rows.shape[-1]:
+        raise ValueError(f"there are {rows.shape[-1]} elements along axis {axis}, not {k}")
     if 0 < k < rows.shape[-1] and rows.size and not (x.dtype.kind == "f" and np.isnan(x).any()):
         positions = _select(rows, k, largest)
         values = np.take_along_axis(rows, positions, -1)

@@ -38,7 +38,10 @@ Array = Any
 """Any backend's array, or a graph's Value."""
 
 EXACT = Tolerance(0)
-"""For ops that select or copy bits and so have nothing to round."""
+"""For ops that choose numbers, and so have nothing to round; a zero may stand for one of the other sign."""
+
+BITWISE = Tolerance(0, signed_zeros=True)
+"""For ops that move numbers or change their signs: zeros keep theirs."""
 
 
 def constant_like(value: float, x: Array) -> np.ndarray[Any, Any]:
@@ -63,7 +66,7 @@ def _identity_cases() -> list[Case]:
     ]
 
 
-@op("identity", infer=same_as_first(), cases=_identity_cases, tolerance=EXACT)
+@op("identity", infer=same_as_first(), cases=_identity_cases, tolerance=BITWISE)
 def identity(x: Array) -> Array:
     """The same values, of any dtype. ``[...] -> [...]``. Its kernels may change the layout. Source: ONNX Identity."""
     return x
@@ -160,7 +163,7 @@ def fmod(x1: Array, x2: Array) -> Array:
     scalar="-x",
     infer=elementwise("numeric"),
     cases=lambda: unary_cases(-2, 2, "int32", "complex64"),
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def negative(x: Array) -> Array:
     """The number with the opposite sign, elementwise. ``[...] -> [...]``."""
@@ -172,7 +175,7 @@ def negative(x: Array) -> Array:
     scalar="+x",
     infer=elementwise("numeric"),
     cases=lambda: unary_cases(-2, 2, "int32", "complex64"),
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def positive(x: Array) -> Array:
     """The number itself, elementwise. ``[...] -> [...]``."""
@@ -184,7 +187,7 @@ def positive(x: Array) -> Array:
     scalar="abs(x)",
     infer=real_part,
     cases=lambda: unary_cases(-2, 2, "int32", "uint8", "complex64"),
-    tolerance=Tolerance(4),
+    tolerance=Tolerance(4, signed_zeros=True),
 )
 def abs(x: Array) -> Array:
     """Absolute value, elementwise; real for complex numbers. ``[...] -> [...]``. The least int32 stays as it is."""

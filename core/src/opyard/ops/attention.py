@@ -127,6 +127,29 @@ def _weights(scores: Array, mask: Array | None, causal: bool) -> Array:
     return divide(terms, maximum(sum(terms, axis=-1, keepdims=True), 1.0))
 
 
+def _terms(call: Call) -> float:
+    """How many numbers are summed up on the way to one output element: those of a score, and the keys."""
+    _, key, _, _ = call.inputs
+    assert key is not None
+    return float(int(key.shape[2]) + int(key.shape[3]))
+
+
+def _unspecified(
+    query: Array, key: Array, value: Array, mask: Array | None = None, *, causal: bool, scale: float | None
+) -> Array:
+    """Queries from which a key is hidden that, or the value of which, is not finite. ``[b, h, l, 1]``."""
+    batch, heads, length, _ = query.shape
+    groups, keys = key.shape[1:3]
+    visible = np.ones((batch, heads, length, keys), bool)
+    if mask is not None:
+        visible &= mask if mask.dtype.kind == "b" else precise(mask) != -np.inf
+    if causal:
+        visible &= np.tri(length, keys, dtype=bool)
+    finite = np.isfinite(precise(key)).all(axis=-1) & np.isfinite(precise(value)).all(axis=-1)
+    finite = np.repeat(finite, heads // groups, axis=1)[:, :, None]
+    return np.any(~visible & ~finite, axis=-1, keepdims=True)
+
+
 def _cost(call: Call) -> Cost:
     query, key, value, _ = call.inputs
     assert query is not None and key is not None and value is not None
@@ -165,6 +188,8 @@ def _cases() -> list[Case]:
     cost=_cost,
     cases=_cases,
     tolerance=Tolerance(8, scaled=True),
+    terms=_terms,
+    unspecified=_unspecified,
 )
 def scaled_dot_product_attention(
     query: Array,
@@ -180,6 +205,8 @@ def scaled_dot_product_attention(
     ``mask`` broadcasts to ``[b, h, l, s]``; a boolean one says where to attend, another is added to the scores. ``causal``
     lets query i see the keys 0 to i. ``scale`` is ``1 / sqrt(e)`` unless given. With grouped heads (g divides h) each head of
     ``key`` and ``value`` serves h / g consecutive heads of ``query``. Queries for which every key is masked give zeros.
+    Where a hidden key or its value is not finite, the result of that query is unspecified: a kernel may leave hidden keys
+    out, or multiply them by zero.
     """
     q, k, v = precise(query), precise(key), precise(value)
     repeats = q.shape[1] // k.shape[1]

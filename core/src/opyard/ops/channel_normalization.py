@@ -15,6 +15,7 @@ from ..cases import Case, Cost, Draw, case
 from ..dim import Dim
 from ..errors import SpecError
 from ..infer import require_kind
+from ..operation import Call
 from ..opfunction import op
 from ..spec import TensorSpec
 from ._attributes import require_integer, require_real
@@ -146,6 +147,16 @@ def _grouped(shape: tuple[int, ...], groups: int) -> tuple[int, int, int]:
     return shape[0], groups, shape[1] // groups * math.prod(shape[2:])
 
 
+def _group_elements(call: Call) -> float:
+    """How many elements are normalized together."""
+    return float(math.prod(int(n) for n in call.output.shape[1:]) // int(call.attrs["groups"]))
+
+
+def _channel_elements(call: Call) -> float:
+    """How many elements are normalized together."""
+    return float(math.prod(int(n) for n in call.output.shape[2:]))
+
+
 def _group_decompose(x: Array, scale: Array, bias: Array, *, groups: int, epsilon: float = 1e-5) -> Array:
     dtype, rank = computing_dtype(x.dtype), len(x.shape)
     grouped = reshape(cast_to(x, dtype), shape=_grouped(x.shape, groups))
@@ -179,6 +190,7 @@ def _group_cases(**groups: int) -> list[Case]:
         case((2, 4, 3), (4,), (4,), groups=4),
     ],
     tolerance=TOLERANCE,
+    terms=_group_elements,
 )
 def group_normalization(x: Array, scale: Array, bias: Array, *, groups: int, epsilon: float = 1e-5) -> Array:
     """``scale * (x - mean) / sqrt(variance + epsilon) + bias`` with the statistics of each group of channels in each sample.
@@ -212,6 +224,7 @@ def _instance_decompose(x: Array, scale: Array, bias: Array, *, epsilon: float =
     cost=per_element(8),
     cases=_group_cases,
     tolerance=TOLERANCE,
+    terms=_channel_elements,
 )
 def instance_normalization(x: Array, scale: Array, bias: Array, *, epsilon: float = 1e-5) -> Array:
     """``scale * (x - mean) / sqrt(variance + epsilon) + bias`` with the statistics of each channel of each sample.
@@ -273,6 +286,7 @@ def _response_cases() -> list[Case]:
     cost=lambda call: Cost(int(call.output.size) * (call.attrs["size"] + 5.0), call.bytes),
     cases=_response_cases,
     tolerance=TOLERANCE,
+    terms=lambda call: float(call.attrs["size"]),
 )
 def local_response_normalization(
     x: Array, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cases import Case, Cost, Draw, Tolerance, case
+from ..cases import Case, Cost, Draw, case
 from ..dim import Dim
 from ..errors import SpecError
 from ..infer import require_kind
@@ -85,6 +85,13 @@ def _conv_infer(
     return TensorSpec((x.shape[0], weight.shape[0], *counts), _common_dtype(x, weight, bias))
 
 
+def _conv_products(call: Call) -> float:
+    """How many products one output element is the sum of."""
+    weight = call.inputs[1]
+    assert weight is not None
+    return float(math.prod(int(n) for n in weight.shape[1:]))
+
+
 def _conv_cost(call: Call) -> Cost:
     weight = call.inputs[1]
     assert weight is not None
@@ -111,7 +118,7 @@ def _conv_cases() -> list[Case]:
     ]
 
 
-@op("conv", infer=_conv_infer, cost=_conv_cost, cases=_conv_cases, tolerance=Tolerance(8, scaled=True))
+@op("conv", infer=_conv_infer, cost=_conv_cost, cases=_conv_cases, terms=_conv_products)
 def conv(
     x: Array,
     weight: Array,
@@ -212,6 +219,13 @@ def _conv_transpose_infer(
     return TensorSpec((x.shape[0], channels, *sizes), _common_dtype(x, weight, bias))
 
 
+def _transpose_products(call: Call) -> float:
+    """How many products one output element is the sum of at most."""
+    weight = call.inputs[1]
+    assert weight is not None
+    return math.prod(int(n) for n in (weight.shape[0], *weight.shape[2:])) / int(call.attrs["groups"])
+
+
 def _conv_transpose_cost(call: Call) -> Cost:
     x, weight, bias = call.inputs
     assert x is not None and weight is not None
@@ -243,7 +257,7 @@ def _conv_transpose_cases() -> list[Case]:
     infer=_conv_transpose_infer,
     cost=_conv_transpose_cost,
     cases=_conv_transpose_cases,
-    tolerance=Tolerance(8, scaled=True),
+    terms=_transpose_products,
 )
 def conv_transpose(
     x: Array,

@@ -18,7 +18,7 @@ from ..operation import Call
 from ..opfunction import op
 from ..spec import TensorSpec, as_dtype
 from ._attributes import require_integer, require_real, require_shape, require_value
-from .arithmetic import EXACT, Array
+from .arithmetic import BITWISE, Array
 
 __all__ = [
     "arange",
@@ -63,7 +63,7 @@ def _full_cases() -> list[Case]:
     ]
 
 
-@op("full", infer=_infer_full, cost=_writes, cases=_full_cases, tolerance=EXACT)
+@op("full", infer=_infer_full, cost=_writes, cases=_full_cases, tolerance=BITWISE)
 def full(*, shape: tuple[int, ...], value: complex, dtype: str = "float32") -> Array:
     """A tensor of one value."""
     return np.full(shape, np.asarray(value).astype(as_dtype(dtype)))
@@ -92,7 +92,7 @@ def _constant_cases() -> list[Case]:
     cost=_writes,
     decompose=lambda *, shape, dtype: full(shape=shape, value=0, dtype=dtype),
     cases=_constant_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def zeros(*, shape: tuple[int, ...], dtype: str = "float32") -> Array:
     """A tensor of zeros."""
@@ -105,7 +105,7 @@ def zeros(*, shape: tuple[int, ...], dtype: str = "float32") -> Array:
     cost=_writes,
     decompose=lambda *, shape, dtype: full(shape=shape, value=1, dtype=dtype),
     cases=_constant_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def ones(*, shape: tuple[int, ...], dtype: str = "float32") -> Array:
     """A tensor of ones."""
@@ -140,7 +140,7 @@ def _full_like_cases() -> list[Case]:
     cost=_writes,
     decompose=_decompose_full_like,
     cases=_full_like_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def full_like(x: Array, *, value: complex, dtype: str | None = None) -> Array:
     """A tensor of one value in the shape of ``x``, and in its dtype unless another is given."""
@@ -171,7 +171,7 @@ def _constant_like_cases() -> list[Case]:
     cost=_writes,
     decompose=lambda x, *, dtype=None: full_like(x, value=0, dtype=dtype),
     cases=_constant_like_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def zeros_like(x: Array, *, dtype: str | None = None) -> Array:
     """A tensor of zeros in the shape of ``x``, and in its dtype unless another is given."""
@@ -184,7 +184,7 @@ def zeros_like(x: Array, *, dtype: str | None = None) -> Array:
     cost=_writes,
     decompose=lambda x, *, dtype=None: full_like(x, value=1, dtype=dtype),
     cases=_constant_like_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def ones_like(x: Array, *, dtype: str | None = None) -> Array:
     """A tensor of ones in the shape of ``x``, and in its dtype unless another is given."""
@@ -212,7 +212,7 @@ def _iota_cases() -> list[Case]:
     ]
 
 
-@op("iota", infer=_infer_iota, cost=_writes, cases=_iota_cases, tolerance=EXACT)
+@op("iota", infer=_infer_iota, cost=_writes, cases=_iota_cases, tolerance=BITWISE)
 def iota(*, size: int, dtype: str = "int64") -> Array:
     """The numbers 0, 1, ... size - 1: ``[size]``. Unlike arange it takes a symbolic size."""
     return np.arange(size).astype(as_dtype(dtype))
@@ -296,7 +296,7 @@ def _eye_cases() -> list[Case]:
     ]
 
 
-@op("eye", infer=_infer_eye, cost=_writes, cases=_eye_cases, tolerance=EXACT)
+@op("eye", infer=_infer_eye, cost=_writes, cases=_eye_cases, tolerance=BITWISE)
 def eye(*, rows: int, columns: int | None = None, k: int = 0, dtype: str = "float32") -> Array:
     """Ones on diagonal ``k`` (0 is the main one, positive ones lie above), zeros elsewhere: ``[rows, columns]``."""
     return np.eye(rows, columns, k).astype(as_dtype(dtype))

@@ -19,7 +19,7 @@ from ..operation import Call
 from ..opfunction import op
 from ..spec import TensorSpec, as_dtype, broadcast
 from ._attributes import replaced, require_integer, require_value
-from .arithmetic import EXACT, Array
+from .arithmetic import BITWISE, Array
 from .shape import moves
 
 __all__ = [
@@ -68,7 +68,7 @@ def _gather_cases() -> list[Case]:
     ]
 
 
-@op("gather", infer=_infer_gather, cost=_gather_cost, cases=_gather_cases, tolerance=EXACT)
+@op("gather", infer=_infer_gather, cost=_gather_cost, cases=_gather_cases, tolerance=BITWISE)
 def gather(x: Array, indices: Array, *, axis: int = 0) -> Array:
     """The parts of ``x`` at ``indices`` along ``axis``. ``[n, k], [...] -> [..., k]`` for axis 0; the standard's ``take``.
 
@@ -124,7 +124,7 @@ def _gather_nd_cases() -> list[Case]:
     ]
 
 
-@op("gather_nd", infer=_infer_gather_nd, cost=_gather_cost, cases=_gather_nd_cases, tolerance=EXACT)
+@op("gather_nd", infer=_infer_gather_nd, cost=_gather_cost, cases=_gather_nd_cases, tolerance=BITWISE)
 def gather_nd(x: Array, indices: Array, *, batch_dims: int = 0) -> Array:
     """The parts of ``x`` at index tuples, which lie along the last axis of ``indices``: ``[..., d] -> [..., *x.shape[d:]]``.
 
@@ -172,7 +172,7 @@ def _along_cases() -> list[Case]:
     ]
 
 
-@op("take_along_axis", infer=_infer_take_along_axis, cost=_gather_cost, cases=_along_cases, tolerance=EXACT)
+@op("take_along_axis", infer=_infer_take_along_axis, cost=_gather_cost, cases=_along_cases, tolerance=BITWISE)
 def take_along_axis(x: Array, indices: Array, *, axis: int = -1) -> Array:
     """``x[i, indices[i, j]]`` (axis 1), and so on: as argsort's result sorts. ``[m, n], [m, k] -> [m, k]``.
 
@@ -205,13 +205,13 @@ def _triangle_cases() -> list[Case]:
     ]
 
 
-@op("tril", infer=_infer_triangle, cost=moves, cases=_triangle_cases, tolerance=EXACT)
+@op("tril", infer=_infer_triangle, cost=moves, cases=_triangle_cases, tolerance=BITWISE)
 def tril(x: Array, *, k: int = 0) -> Array:
     """The lower triangles of matrices ``[..., m, n]``: zeros above diagonal ``k``, where positive ``k`` lie above the main one."""
     return np.tril(x, k)
 
 
-@op("triu", infer=_infer_triangle, cost=moves, cases=_triangle_cases, tolerance=EXACT)
+@op("triu", infer=_infer_triangle, cost=moves, cases=_triangle_cases, tolerance=BITWISE)
 def triu(x: Array, *, k: int = 0) -> Array:
     """The upper triangles of matrices ``[..., m, n]``: zeros below diagonal ``k``, where positive ``k`` lie above the main one."""
     return np.triu(x, k)
@@ -258,7 +258,7 @@ def _one_hot_cases() -> list[Case]:
     ]
 
 
-@op("one_hot", infer=_infer_one_hot, cost=moves, cases=_one_hot_cases, tolerance=EXACT)
+@op("one_hot", infer=_infer_one_hot, cost=moves, cases=_one_hot_cases, tolerance=BITWISE)
 def one_hot(
     indices: Array,
     *,
@@ -308,7 +308,7 @@ def _embedding_cases() -> list[Case]:
     cost=_gather_cost,
     decompose=lambda indices, table: gather(table, indices, axis=0),
     cases=_embedding_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def embedding(indices: Array, table: Array) -> Array:
     """The rows of a table of vectors. ``[...], [entries, features] -> [..., features]``."""

@@ -16,7 +16,7 @@ from ..infer import normalize_axis
 from ..opfunction import op
 from ..spec import TensorSpec, broadcast, promote
 from ._attributes import replaced, require_integer, require_integers
-from .arithmetic import EXACT, Array
+from .arithmetic import BITWISE, Array
 from .shape import moves, squeeze
 
 __all__ = ["concat", "split", "stack", "unstack"]
@@ -62,7 +62,7 @@ def _concat_cases() -> list[Case]:
     ]
 
 
-@op("concat", infer=_infer_concat, cost=moves, cases=_concat_cases, tolerance=EXACT)
+@op("concat", infer=_infer_concat, cost=moves, cases=_concat_cases, tolerance=BITWISE)
 def concat(*arrays: Array, axis: int = 0) -> Array:
     """Joins arrays along an axis that they have. ``[m, k], [n, k] -> [m + n, k]``; dtypes are promoted."""
     return np.concatenate(arrays, axis=axis)
@@ -92,7 +92,7 @@ def _stack_cases() -> list[Case]:
     ]
 
 
-@op("stack", infer=_infer_stack, cost=moves, cases=_stack_cases, tolerance=EXACT)
+@op("stack", infer=_infer_stack, cost=moves, cases=_stack_cases, tolerance=BITWISE)
 def stack(*arrays: Array, axis: int = 0) -> Array:
     """Joins arrays of one shape along a new axis. ``[k], [k] -> [2, k]``; dtypes are promoted."""
     return np.stack(arrays, axis=axis)
@@ -134,7 +134,7 @@ def _split_cases() -> list[Case]:
     ]
 
 
-@op("split", infer=_infer_split, cost=moves, cases=_split_cases, tolerance=EXACT)
+@op("split", infer=_infer_split, cost=moves, cases=_split_cases, tolerance=BITWISE)
 def split(x: Array, *, sections: int | tuple[int, ...], axis: int = 0) -> Array:
     """A tuple of parts of ``x`` along ``axis``: so many equal ones, or of the sizes given. Source: ONNX Split."""
     place = normalize_axis(axis, x.ndim)
@@ -176,7 +176,7 @@ def _unstack_cases() -> list[Case]:
     cost=moves,
     decompose=_decompose_unstack,
     cases=_unstack_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def unstack(x: Array, *, axis: int = 0) -> Array:
     """A tuple of all ``x[i]`` along ``axis``. ``[n, k] -> ([k], ...)``, n of them."""

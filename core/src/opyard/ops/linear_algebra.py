@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from ..cases import Case, Cost, Draw, Tolerance, case
+from ..cases import Case, Cost, Draw, case
 from ..dim import Dim
 from ..errors import SpecError
 from ..infer import require_kind
@@ -43,6 +44,13 @@ def _require_equal(left: int | Dim, right: int | Dim, finding: str) -> None:
         )
 
 
+def _products(call: Call) -> float:
+    """How many products one output element is the sum of."""
+    x1 = call.inputs[0]
+    assert x1 is not None
+    return float(int(x1.shape[-1]))
+
+
 def _matmul_cost(call: Call) -> Cost:
     x1 = call.inputs[0]
     assert x1 is not None
@@ -67,9 +75,7 @@ def _matmul_cases() -> list[Case]:
     ]
 
 
-@op(
-    "matmul", infer=_matmul_infer, cost=_matmul_cost, cases=_matmul_cases, tolerance=Tolerance(8, scaled=True)
-)
+@op("matmul", infer=_matmul_infer, cost=_matmul_cost, cases=_matmul_cases, terms=_products)
 def matmul(x1: Array, x2: Array) -> Array:
     """Matrix product. ``[..., m, k], [..., k, n] -> [..., m, n]``, leading axes broadcast.
 
@@ -93,6 +99,13 @@ def _einsum_cost(call: Call) -> Cost:
     sizes = _einsum.label_sizes(terms, tuple(spec.shape for spec in operands))
     flops = _einsum.contraction_flops(terms, output, {label: int(size) for label, size in sizes.items()})
     return Cost(flops, call.bytes)
+
+
+def _einsum_products(call: Call) -> float:
+    operands = tuple(spec for spec in call.inputs if spec is not None)
+    terms, output = _einsum.parse(call.attrs["equation"], tuple(spec.ndim for spec in operands))
+    sizes = _einsum.label_sizes(terms, tuple(spec.shape for spec in operands))
+    return math.prod(float(int(size)) for label, size in sizes.items() if label not in output)
 
 
 def _einsum_decompose(*operands: Array, equation: str) -> Array:
@@ -129,7 +142,7 @@ def _einsum_cases() -> list[Case]:
     decompose=_einsum_decompose,
     cost=_einsum_cost,
     cases=_einsum_cases,
-    tolerance=Tolerance(8, scaled=True),
+    terms=_einsum_products,
 )
 def einsum(*operands: Array, equation: str) -> Array:
     """Products of the operands, summed over every index that the output leaves out.
@@ -189,7 +202,7 @@ def _linear_cases() -> list[Case]:
     decompose=_linear_decompose,
     cost=_linear_cost,
     cases=_linear_cases,
-    tolerance=Tolerance(8, scaled=True),
+    terms=_products,
 )
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Dense layer: ``x @ weight + bias``. ``[..., k], [k, n], [n] -> [..., n]``."""

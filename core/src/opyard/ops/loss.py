@@ -45,6 +45,12 @@ def _reduced_oracle(losses: Any, reduction: str) -> Any:
     )  # no warning for an empty batch
 
 
+def _inputs_per_output(call: Call) -> float:
+    """How many elements one output element is made of, those counted that are broadcast."""
+    sizes = (int(spec.size) for spec in call.inputs if spec is not None)
+    return float(max(sizes) // max(int(call.output.size), 1))
+
+
 def _per_input(flops: float) -> Any:
     def cost(call: Call) -> Cost:
         first = call.inputs[0]
@@ -101,6 +107,7 @@ def _cross_entropy_cases() -> list[Case]:
     cost=_per_input(5.0),
     cases=_cross_entropy_cases,
     tolerance=Tolerance(8, scaled=True),
+    terms=_inputs_per_output,
 )
 def softmax_cross_entropy(logits: Array, labels: Array, *, axis: int = -1, reduction: str = "mean") -> Array:
     """``-log(softmax(logits)[label])``: the cross entropy of predicted classes along ``axis`` with integer labels.
@@ -150,6 +157,7 @@ def _squared_error_cases() -> list[Case]:
     cost=_per_input(3.0),
     cases=_squared_error_cases,
     tolerance=Tolerance(8, scaled=True),
+    terms=_inputs_per_output,
 )
 def mean_squared_error(prediction: Array, target: Array, *, reduction: str = "mean") -> Array:
     """``mean((prediction - target) ** 2)``. ``[...], [...] -> []``, broadcast; "sum", or "none" for each element by itself."""

@@ -14,6 +14,7 @@ import numpy as np
 from ..cases import Case, Draw, case
 from ..errors import SpecError
 from ..infer import normalize_axis, require_kind
+from ..operation import Call
 from ..opfunction import op
 from ..spec import Shape, TensorSpec, broadcast
 from ._precision import cast_to, computing_dtype
@@ -53,6 +54,17 @@ def _trailing(rank: int, axis: int) -> tuple[int, ...]:
     return tuple(range(normalize_axis(axis, rank), rank))
 
 
+def _trailing_elements(call: Call) -> float:
+    """How many elements are normalized together, of the axes from ``axis`` to the last."""
+    shape = call.output.shape
+    return float(math.prod(int(shape[i]) for i in _trailing(len(shape), call.attrs["axis"])))
+
+
+def _along_axis(call: Call) -> float:
+    """How many elements are normalized together, along ``axis``."""
+    return float(int(call.output.shape[call.attrs["axis"]]))
+
+
 def _layer_decompose(
     x: Array, scale: Array | None = None, bias: Array | None = None, *, axis: int = -1, epsilon: float = 1e-5
 ) -> Array:
@@ -85,6 +97,7 @@ def _layer_cases() -> list[Case]:
     cost=per_element(8),
     cases=_layer_cases,
     tolerance=TOLERANCE,
+    terms=_trailing_elements,
 )
 def layer_normalization(
     x: Array, scale: Array | None = None, bias: Array | None = None, *, axis: int = -1, epsilon: float = 1e-5
@@ -131,6 +144,7 @@ def _rms_cases() -> list[Case]:
     cost=per_element(5),
     cases=_rms_cases,
     tolerance=TOLERANCE,
+    terms=_trailing_elements,
 )
 def rms_normalization(
     x: Array, scale: Array | None = None, *, axis: int = -1, epsilon: float = 1e-5
@@ -186,6 +200,7 @@ def _lp_cases() -> list[Case]:
     cost=per_element(3),
     cases=_lp_cases,
     tolerance=TOLERANCE,
+    terms=_along_axis,
 )
 def lp_normalization(x: Array, *, axis: int = -1, p: int = 2) -> Array:
     """``x`` divided by its 1-norm or 2-norm along ``axis``; where that is zero, zeros stay zeros. ``[...] -> [...]``."""
@@ -241,6 +256,7 @@ def _softmax_decompose(x: Array, *, axis: int = -1) -> Array:
     cost=per_element(5),
     cases=_softmax_cases,
     tolerance=TOLERANCE,
+    terms=_along_axis,
 )
 def softmax(x: Array, *, axis: int = -1) -> Array:
     """``exp(x) / sum(exp(x))`` along ``axis``, without overflow. ``[...] -> [...]``.
@@ -263,6 +279,7 @@ def _log_softmax_decompose(x: Array, *, axis: int = -1) -> Array:
     cost=per_element(5),
     cases=_softmax_cases,
     tolerance=TOLERANCE,
+    terms=_along_axis,
 )
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """``x - log(sum(exp(x)))`` along ``axis``, without overflow. ``[...] -> [...]``.

@@ -158,6 +158,11 @@ def max_pool(
     return pool_windows(values, least, geometry, padding, ceil_mode).max(axis=_kernel_axes(values.ndim - 2))
 
 
+def _window_size(call: Call) -> float:
+    """How many elements a window has."""
+    return float(math.prod(pool_geometry(call.output.ndim - 2, call.attrs["kernel"], None, 1)[0]))
+
+
 def _average_pool_cases() -> list[Case]:
     return [
         *_pool_cases(),
@@ -171,7 +176,7 @@ def _average_pool_cases() -> list[Case]:
     infer=_pool_infer("real floating"),
     cost=_pool_cost,
     cases=_average_pool_cases,
-    tolerance=Tolerance(8, scaled=True),
+    terms=_window_size,
 )
 def average_pool(
     x: Array,
@@ -235,6 +240,7 @@ def _lp_pool_cases() -> list[Case]:
     cost=_pool_cost,
     cases=_lp_pool_cases,
     tolerance=Tolerance(16, scaled=True),
+    terms=_window_size,
 )
 def lp_pool(
     x: Array,
@@ -296,7 +302,7 @@ def _spatial_axes(x: Array) -> tuple[int, ...]:
     decompose=lambda x: mean(x, axis=_spatial_axes(x), keepdims=True),
     cost=_input_cost,
     cases=_global_cases,
-    tolerance=Tolerance(8, scaled=True),
+    terms=lambda call: _input_cost(call).flops / (int(call.output.size) or 1),
 )
 def global_average_pool(x: Array) -> Array:
     """Mean over all spatial axes. ``[n, c, *spatial] -> [n, c, 1, ...]``."""

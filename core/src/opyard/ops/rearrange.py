@@ -17,7 +17,7 @@ from ..infer import normalize_axes, normalize_axis
 from ..opfunction import op
 from ..spec import TensorSpec
 from ._attributes import replaced, require_choice, require_integer, require_integers, require_value
-from .arithmetic import EXACT, Array
+from .arithmetic import BITWISE, Array
 from .shape import moves, permute_dims, reshape
 
 __all__ = ["depth_to_space", "flip", "pad", "repeat", "roll", "space_to_depth", "tile"]
@@ -42,7 +42,7 @@ def _flip_cases() -> list[Case]:
     ]
 
 
-@op("flip", infer=_infer_flip, cost=moves, cases=_flip_cases, tolerance=EXACT)
+@op("flip", infer=_infer_flip, cost=moves, cases=_flip_cases, tolerance=BITWISE)
 def flip(x: Array, *, axis: int | tuple[int, ...] | None = None) -> Array:
     """Reverses the order along the axes named, or along all."""
     return np.flip(x, axis)
@@ -84,7 +84,7 @@ def _roll_cases() -> list[Case]:
     ]
 
 
-@op("roll", infer=_infer_roll, cost=moves, cases=_roll_cases, tolerance=EXACT)
+@op("roll", infer=_infer_roll, cost=moves, cases=_roll_cases, tolerance=BITWISE)
 def roll(x: Array, *, shift: int | tuple[int, ...], axis: int | tuple[int, ...] | None = None) -> Array:
     """Moves elements ``shift`` places to the back along ``axis``, cyclically; without ``axis`` in the flattened tensor."""
     return np.roll(x, shift, axis)
@@ -116,7 +116,7 @@ def _tile_cases() -> list[Case]:
     ]
 
 
-@op("tile", infer=_infer_tile, cost=moves, cases=_tile_cases, tolerance=EXACT)
+@op("tile", infer=_infer_tile, cost=moves, cases=_tile_cases, tolerance=BITWISE)
 def tile(x: Array, *, repetitions: tuple[int, ...]) -> Array:
     """The whole tensor, so many times along each axis. ``[m, k] -> [2*m, 3*k]`` with ``repetitions=(2, 3)``.
 
@@ -146,7 +146,7 @@ def _repeat_cases() -> list[Case]:
     ]
 
 
-@op("repeat", infer=_infer_repeat, cost=moves, cases=_repeat_cases, tolerance=EXACT)
+@op("repeat", infer=_infer_repeat, cost=moves, cases=_repeat_cases, tolerance=BITWISE)
 def repeat(x: Array, *, repeats: int, axis: int | None = None) -> Array:
     """Each element so many times along ``axis``, or, without ``axis``, in the flattened tensor."""
     return np.repeat(x, repeats, axis)
@@ -194,7 +194,7 @@ def _pad_cases() -> list[Case]:
     ]
 
 
-@op("pad", infer=_infer_pad, cost=moves, cases=_pad_cases, tolerance=EXACT)
+@op("pad", infer=_infer_pad, cost=moves, cases=_pad_cases, tolerance=BITWISE)
 def pad(
     x: Array, *, pads: tuple[tuple[int, int], ...], mode: str = "constant", value: complex = 0.0
 ) -> Array:
@@ -292,7 +292,7 @@ def _space_cases() -> list[Case]:
     cost=moves,
     decompose=_decompose_depth_to_space,
     cases=_depth_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def depth_to_space(x: Array, *, block_size: int, mode: str = "DCR") -> Array:
     """Blocks of channels become squares of pixels. ``[n, c*b*b, h, w] -> [n, c, h*b, w*b]`` for ``block_size`` b.
@@ -315,7 +315,7 @@ def depth_to_space(x: Array, *, block_size: int, mode: str = "DCR") -> Array:
     cost=moves,
     decompose=_decompose_space_to_depth,
     cases=_space_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def space_to_depth(x: Array, *, block_size: int) -> Array:
     """Squares of pixels become blocks of channels. ``[n, c, h*b, w*b] -> [n, b*b*c, h, w]`` for ``block_size`` b.

@@ -129,6 +129,20 @@ def _cumulative_axis(axis: int | None, rank: int) -> int:
     return normalize_axis(0 if axis is None else axis, rank)
 
 
+def _reduced(call: Call) -> float:
+    """How many elements one output element is made of."""
+    spec = call.inputs[0]
+    assert spec is not None
+    return int(spec.size) / (int(call.output.size) or 1)
+
+
+def _summed_up(call: Call) -> float:
+    """Length of the axis that is summed up."""
+    spec = call.inputs[0]
+    assert spec is not None
+    return float(int(spec.shape[_cumulative_axis(call.attrs["axis"], spec.ndim)]))
+
+
 def _cost(flops_per_element: float) -> Any:
     def cost(call: Call) -> Cost:
         spec = call.inputs[0]
@@ -146,7 +160,7 @@ def _truth_cost(call: Call) -> Cost:
     return Cost(float(int(spec.size)), float(read + call.output.nbytes))
 
 
-@op("sum", infer=reduction("numeric"), cost=_cost(1), cases=sum_cases, tolerance=Tolerance(16, scaled=True))
+@op("sum", infer=reduction("numeric"), cost=_cost(1), cases=sum_cases, terms=_reduced)
 def sum(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """Sum over axes, in the dtype of ``x``; 0 where there is nothing to add."""
     return np.sum(native(x), axis=axis, keepdims=keepdims, dtype=_accumulator(x.dtype))
@@ -158,6 +172,7 @@ def sum(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     cost=_cost(1),
     cases=product_cases,
     tolerance=Tolerance(16, scaled=True),
+    terms=_reduced,
 )
 def prod(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """Product over axes, in the dtype of ``x``; 1 where there is nothing to multiply."""
@@ -206,7 +221,7 @@ def all(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     return np.all(native(x) != 0, axis=axis, keepdims=keepdims)
 
 
-@op("cumulative_sum", infer=_infer_cumulative, cases=cumulative_cases, tolerance=Tolerance(16, scaled=True))
+@op("cumulative_sum", infer=_infer_cumulative, cases=cumulative_cases, terms=_summed_up)
 def cumulative_sum(
     x: Array, *, axis: int | None = None, exclusive: bool = False, reverse: bool = False
 ) -> Array:
@@ -245,7 +260,7 @@ def _mean(values: Array, axis: Axis, keepdims: bool, correction: float = 0.0) ->
     cost=_cost(1),
     decompose=_decompose_mean,
     cases=mean_cases,
-    tolerance=Tolerance(16, scaled=True),
+    terms=_reduced,
 )
 def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """Arithmetic mean over axes; NaN where there are no elements."""
@@ -271,6 +286,7 @@ def _wide_variance(x: Array, axis: Axis, keepdims: bool, correction: float) -> A
     decompose=_decompose_variance,
     cases=variance_cases,
     tolerance=Tolerance(16, scaled=True),
+    terms=_reduced,
 )
 def variance(x: Array, *, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Array:
     """Mean square deviation from the mean over axes, the squares divided by the count minus ``correction``.
@@ -295,6 +311,7 @@ def _decompose_deviation(
     decompose=_decompose_deviation,
     cases=variance_cases,
     tolerance=Tolerance(16, scaled=True),
+    terms=_reduced,
 )
 def standard_deviation(
     x: Array, *, axis: Axis = None, keepdims: bool = False, correction: float = 0
@@ -322,6 +339,7 @@ def _decompose_logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False)
     decompose=_decompose_logsumexp,
     cases=float_cases,
     tolerance=Tolerance(8, scaled=True),
+    terms=_reduced,
 )
 def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """Logarithm of the sum of exponentials over axes, without overflow. SpecError for an empty axis.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cases import Case, Cost, Draw, Tolerance, case
+from ..cases import Case, Cost, Draw, case
 from ..dim import Dim
 from ..errors import SpecError
 from ..infer import normalize_axis, require_kind
@@ -53,6 +53,13 @@ def _write(x: Array, position: tuple[Array, ...], updates: Array, reduction: str
     else:
         _UFUNCS[reduction].at(result, position, native(updates))
     return result
+
+
+def _updates(call: Call) -> float:
+    """How many updates there are: all may be of one element."""
+    updates = call.inputs[2]
+    assert updates is not None
+    return float(int(updates.size))
 
 
 def _scatter_cost(call: Call) -> Cost:
@@ -105,7 +112,7 @@ def _scatter_cases() -> list[Case]:
     infer=_infer_scatter,
     cost=_scatter_cost,
     cases=_scatter_cases,
-    tolerance=Tolerance(8, scaled=True),
+    terms=_updates,
 )
 def scatter(x: Array, indices: Array, updates: Array, *, axis: int = 0, reduction: str = "none") -> Array:
     """``x`` with ``updates[i, j]`` written to ``[indices[i, j], j]`` (axis 0), or to ``[i, indices[i, j]]`` (axis 1), and so on.
@@ -152,7 +159,7 @@ def _scatter_nd_cases() -> list[Case]:
     infer=_infer_scatter_nd,
     cost=_scatter_cost,
     cases=_scatter_nd_cases,
-    tolerance=Tolerance(8, scaled=True),
+    terms=_updates,
 )
 def scatter_nd(x: Array, indices: Array, updates: Array, *, reduction: str = "none") -> Array:
     """``x`` with ``updates[...]`` written to the index tuples ``indices[..., :]``.

@@ -18,7 +18,7 @@ from ..opfunction import op
 from ..spec import TensorSpec, as_dtype, broadcast, promote
 from ._cases import binary_cases, unary_cases
 from ._reference import precise
-from .arithmetic import EXACT, Array, maximum, minimum, real_part
+from .arithmetic import BITWISE, EXACT, Array, maximum, minimum, real_part
 from .comparison import equal
 
 __all__ = [
@@ -53,7 +53,7 @@ def _where_cases() -> list[Case]:
     ]
 
 
-@op("where", scalar="x1 if condition else x2", infer=_where_spec, cases=_where_cases, tolerance=EXACT)
+@op("where", scalar="x1 if condition else x2", infer=_where_spec, cases=_where_cases, tolerance=BITWISE)
 def where(condition: Array, x1: Array, x2: Array) -> Array:
     """x1 where the condition is true, else x2, elementwise. ``bool[...], [...], [...] -> [...]``, broadcast."""
     return np.where(condition, x1, x2)
@@ -172,7 +172,7 @@ def signbit(x: Array) -> Array:
     scalar="copysign(x1, x2)",
     infer=elementwise("real floating"),
     cases=binary_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def copysign(x1: Array, x2: Array) -> Array:
     """The magnitude of x1 with the sign of x2, elementwise; zeros have signs. ``[...], [...] -> [...]``, broadcast."""
@@ -225,7 +225,7 @@ def nan_to_num(
     return np.nan_to_num(precise(x), nan=nan, posinf=above, neginf=below)
 
 
-@op("real", scalar="real(x)", infer=real_part, cases=_kind_cases, tolerance=EXACT)
+@op("real", scalar="real(x)", infer=real_part, cases=_kind_cases, tolerance=BITWISE)
 def real(x: Array) -> Array:
     """Real part, elementwise; a real number itself. ``[...] -> [...]``."""
     return np.real(x).copy()
@@ -243,7 +243,7 @@ def imag(x: Array) -> Array:
     return np.imag(x).copy()
 
 
-@op("conj", scalar="conj(x)", infer=elementwise("numeric"), cases=_kind_cases, tolerance=EXACT)
+@op("conj", scalar="conj(x)", infer=elementwise("numeric"), cases=_kind_cases, tolerance=BITWISE)
 def conj(x: Array) -> Array:
     """Complex conjugate, elementwise; a real number itself. ``[...] -> [...]``."""
     return np.conj(x)

@@ -17,7 +17,7 @@ from ..operation import Call
 from ..opfunction import op
 from ..spec import Shape, TensorSpec, broadcast
 from ._attributes import require_integer, require_integers, require_shape
-from .arithmetic import EXACT, Array
+from .arithmetic import BITWISE, Array
 
 __all__ = [
     "broadcast_to",
@@ -78,7 +78,7 @@ def _reshape_cases() -> list[Case]:
     ]
 
 
-@op("reshape", infer=_infer_reshape, cost=moves, cases=_reshape_cases, tolerance=EXACT)
+@op("reshape", infer=_infer_reshape, cost=moves, cases=_reshape_cases, tolerance=BITWISE)
 def reshape(x: Array, *, shape: Shape) -> Array:
     """The same elements in row-major order under another shape; one size may be -1 and follows from the others."""
     return np.reshape(x, shape)
@@ -111,7 +111,7 @@ def _permute_cases() -> list[Case]:
     ]
 
 
-@op("permute_dims", infer=_infer_permute_dims, cost=moves, cases=_permute_cases, tolerance=EXACT)
+@op("permute_dims", infer=_infer_permute_dims, cost=moves, cases=_permute_cases, tolerance=BITWISE)
 def permute_dims(x: Array, *, axes: tuple[int, ...]) -> Array:
     """Axis ``i`` of the result is axis ``axes[i]`` of ``x``. ``[m, k] -> [k, m]`` with ``axes=(1, 0)``."""
     return np.transpose(x, axes)
@@ -147,7 +147,7 @@ def _expand_cases() -> list[Case]:
     ]
 
 
-@op("expand_dims", infer=_infer_expand_dims, cost=moves, cases=_expand_cases, tolerance=EXACT)
+@op("expand_dims", infer=_infer_expand_dims, cost=moves, cases=_expand_cases, tolerance=BITWISE)
 def expand_dims(x: Array, *, axis: int | tuple[int, ...] = 0) -> Array:
     """New axes of size 1 at the places ``axis`` of the result. ``[m] -> [m, 1]`` with ``axis=1``."""
     return np.expand_dims(x, axis)
@@ -178,7 +178,7 @@ def _squeeze_cases() -> list[Case]:
     ]
 
 
-@op("squeeze", infer=_infer_squeeze, cost=moves, cases=_squeeze_cases, tolerance=EXACT)
+@op("squeeze", infer=_infer_squeeze, cost=moves, cases=_squeeze_cases, tolerance=BITWISE)
 def squeeze(x: Array, *, axis: int | tuple[int, ...]) -> Array:
     """Drops the axes ``axis``, all of size 1. ``[m, 1] -> [m]`` with ``axis=1``."""
     return np.squeeze(x, axis=axis)
@@ -208,7 +208,7 @@ def _broadcast_cases() -> list[Case]:
     ]
 
 
-@op("broadcast_to", infer=_infer_broadcast_to, cost=moves, cases=_broadcast_cases, tolerance=EXACT)
+@op("broadcast_to", infer=_infer_broadcast_to, cost=moves, cases=_broadcast_cases, tolerance=BITWISE)
 def broadcast_to(x: Array, *, shape: Shape) -> Array:
     """Repeats axes of size 1, and adds axes at the front, to give ``shape``."""
     return np.broadcast_to(x, tuple(map(int, shape)))
@@ -252,7 +252,7 @@ def _flatten_cases() -> list[Case]:
     cost=moves,
     decompose=_decompose_flatten,
     cases=_flatten_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def flatten(x: Array, *, axis: int = 1) -> Array:
     """A matrix: axes before ``axis`` become rows, the others columns. ``[n, c, h, w] -> [n, c*h*w]``.
@@ -288,7 +288,7 @@ def _matrix_cases() -> list[Case]:
     cost=moves,
     decompose=_decompose_matrix_transpose,
     cases=_matrix_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def matrix_transpose(x: Array) -> Array:
     """Exchanges the last two axes. ``[..., m, k] -> [..., k, m]``."""
@@ -339,7 +339,7 @@ def _moveaxis_cases() -> list[Case]:
     cost=moves,
     decompose=_decompose_moveaxis,
     cases=_moveaxis_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def moveaxis(x: Array, *, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Array:
     """Moves the axes ``source`` to the places ``destination``; the others keep their order."""

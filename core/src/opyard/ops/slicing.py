@@ -12,7 +12,7 @@ from ..infer import normalize_axis
 from ..opfunction import op
 from ..spec import Shape, TensorSpec
 from ._attributes import require_integer
-from .arithmetic import EXACT, Array
+from .arithmetic import BITWISE, Array
 
 __all__ = ["slice"]
 
@@ -123,7 +123,7 @@ def _slice_cases() -> list[Case]:
     infer=_infer_slice,
     cost=lambda call: Cost(0.0, 2.0 * call.output.nbytes),
     cases=_slice_cases,
-    tolerance=EXACT,
+    tolerance=BITWISE,
 )
 def slice(
     x: Array,

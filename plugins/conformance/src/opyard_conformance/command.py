@@ -11,22 +11,48 @@ from opyard.cli.output import console, json_option, print_json, print_table, pri
 from opyard_conformance.families import LEVELS
 from opyard_conformance.report import STATUSES, Report
 from opyard_conformance.runner import run_conformance
+from opyard_conformance.table import matrix
 
 
 @click.command()
-@click.option("--backend", required=True, metavar="NAME", help="The backend whose kernels are checked.")
 @click.option(
-    "--op", "ops", multiple=True, metavar="OP", help="Check this op; may be repeated. Default: all."
+    "--backend",
+    required=True,
+    metavar="NAME",
+    help="The backend whose kernels are checked, on all of its devices, or one of its devices.",
+)
+@click.option(
+    "--op",
+    "ops",
+    multiple=True,
+    metavar="OP",
+    help="Check this op, or patterns, or regions; may be repeated. Default: all.",
 )
 @click.option("--kernel", default="", metavar="ID", help="Check this kernel alone, such as cpu/numpy.")
 @click.option(
     "--level", type=click.Choice(LEVELS), default="core", show_default=True, help="How many cases to run."
 )
 @click.option("--case", "case", default="", metavar="ID", help="Run this case alone; needs one --op.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Draw other numbers for the same cases.",
+)
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML there, too.")
+@click.option("--matrix", "as_matrix", is_flag=True, help="Print a Markdown table of ops and dtypes instead.")
 @json_option
 def conformance(
-    backend: str, ops: Sequence[str], kernel: str, level: str, case: str, junit: Path | None, as_json: bool
+    backend: str,
+    ops: Sequence[str],
+    kernel: str,
+    level: str,
+    case: str,
+    seed: int,
+    junit: Path | None,
+    as_matrix: bool,
+    as_json: bool,
 ) -> int:
     """Check every kernel of a backend against the references.
 
@@ -41,11 +67,14 @@ def conformance(
             kernel=kernel,
             level=level,
             case=case,
+            seed=seed,
             progress=lambda name: status.update(f"checking {name}"),
         )
     if junit is not None:
         junit.write_text(report.to_junit(), encoding="utf-8")
-    if as_json:
+    if as_matrix:
+        click.echo(matrix([report]), nl=False)
+    elif as_json:
         print_json(report.to_json())
     else:
         _show(report)
@@ -53,13 +82,20 @@ def conformance(
 
 
 def _show(report: Report) -> None:
+    several = len(report.devices) > 1
     print_table(
-        ["op", "kernel", *STATUSES, "unsupported because"],
+        ["op", "kernel", *(["device"] * several), *STATUSES, "unsupported because"],
         [
-            [s.op, s.kernel, *(s.counts[status] for status in STATUSES), "; ".join(s.reasons)]
+            [
+                s.op,
+                s.kernel,
+                *([s.device] * several),
+                *(s.counts[status] for status in STATUSES),
+                "; ".join(s.reasons),
+            ]
             for s in report.summaries()
         ],
-        title=f"Kernels of {report.backend} on {report.device}, level {report.level}:\n",
+        title=f"Kernels of {report.backend} on {', '.join(report.devices)}, level {report.level}:\n",
     )
     alike: dict[str, list[str]] = {}
     for outcome in report.failures:

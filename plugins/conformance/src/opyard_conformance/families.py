@@ -13,19 +13,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, product
 
+import ml_dtypes
+
 from opyard.cases import Case, Draw
 from opyard.errors import OpyardError
-from opyard.operation import Op
+from opyard.operation import Call, Op
+from opyard.region import Region
 from opyard.spec import as_dtype
+from opyard_conformance.contracts import CONTRACTS
 from opyard_conformance.memory import LAYOUTS
-from opyard_conformance.values import ELEMENTWISE_VALUES, FLOAT_VALUES, INTEGER_VALUES
+from opyard_conformance.values import ELEMENTWISE_VALUES, FLOAT_VALUES, INTEGER_VALUES, Array, arrays_of
 
 LEVELS = ("smoke", "core", "full")
 TAILS = (1, 3, 7, 17, 31, 33, 1023)
 """Sizes around those at which vectorized and tiled code changes its path."""
 
-FLOATS = ("float32", "float64", "float16", "bfloat16")
-INTEGERS = ("int32", "int64", "int8", "int16", "uint8", "uint16", "uint32", "uint64")
+FLOATS = ("float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+INTEGERS = ("int32", "int64", "int8", "int16", "uint8", "uint16", "uint32", "uint64", "int4", "uint4")
 COMPLEX = ("complex64", "complex128")
 LARGEST = 200_000
 """Most elements of an input of a derived case: references are slow."""
@@ -39,19 +43,32 @@ _SINGLES: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (2, 0, 3), (2, 1, 3, 1,
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A case, with the names of a value family and of a layout, or empty ones. ``own`` says that the op states it."""
+    """A case, with the names of a value family, of a layout and of a contract, or empty ones.
+
+    own     whether the op states the case
+    number  tells apart cases that differ in the limits of their numbers alone
+    region  what is computed instead of a call of an op, and ``name`` what it is called
+    """
 
     case: Case
     values: str = ""
     layout: str = ""
     own: bool = False
     number: int = 1
+    contract: str = ""
+    region: Region | None = None
+    name: str = ""
 
     @property
     def id(self) -> str:
         """A stable name, such as ``float32[3,4]-axis=0@nan@reversed``; ``#2`` tells apart cases that differ in limits."""
-        families = [f"@{name}" for name in (self.values, self.layout) if name]
-        return "".join([self.case.id, *families, f"#{self.number}" if self.number > 1 else ""])
+        families = [f"@{name}" for name in (self.values, self.layout, self.contract) if name]
+        parts = [self.name, ":" if self.name else "", self.case.id, *families]
+        return "".join([*parts, f"#{self.number}" if self.number > 1 else ""])
+
+    def arrays(self, seed: int) -> tuple[Array | None, ...]:
+        """The inputs: the same for the same seed, on every machine."""
+        return arrays_of(self.case, self.values, seed)
 
 
 def trials(op: Op, level: str = "core") -> Iterator[Trial]:
@@ -68,18 +85,27 @@ def trials(op: Op, level: str = "core") -> Iterator[Trial]:
             yield replace(trial, number=len(twins))
 
 
+def call_of(op: Op, trial: Trial) -> Call:
+    """The call that a trial makes. Raises SpecError when the op does not take it."""
+    specs = [draw.spec if draw else None for draw in trial.case.inputs]
+    return op.call(*specs, **trial.case.attributes)
+
+
 def _own(op: Op, cases: list[Case]) -> Iterator[Trial]:
     return (Trial(case, own=True) for case in cases)
 
 
 def _core(op: Op, cases: list[Case]) -> Iterator[Trial]:
-    for base in _bases(cases):
+    for number, base in enumerate(_bases(cases)):
         derived = [*_dtypes(base), *_sizes(base)]
         if op.scalar is not None:
             derived += _broadcasts(base)
         yield from (Trial(case) for case in derived if _fits(op, case))
         yield from (Trial(base, values=name) for name in _value_names(op, base))
         yield from (Trial(base, layout=name) for name in LAYOUTS)
+        if number == 0:
+            larger = next((c for c in _sizes(base, (1023, 33)) if _fits(op, c)), base)
+            yield from (Trial(larger if name == "threads" else base, contract=name) for name in CONTRACTS)
     for other in islice((c for c in cases if _kind(c) == "float" and c.attributes), 1, 4):
         yield from (Trial(other, values=name) for name in _value_names(op, other))
 
@@ -128,20 +154,21 @@ def _dtypes(base: Case) -> Iterator[Case]:
 def _as(draw: Draw | None, name: str) -> Draw | None:
     if draw is None or draw.dtype in ("bool", name):
         return draw
-    if as_dtype(name).kind == "u" and draw.low < 0:
-        return replace(draw, dtype=name, low=min(1, draw.high))
-    if name == "int8":
-        return replace(draw, dtype=name, low=max(draw.low, -128), high=min(draw.high, 127))
-    return replace(draw, dtype=name)
+    if name not in INTEGERS:
+        return replace(draw, dtype=name)
+    limits = ml_dtypes.iinfo(as_dtype(name))
+    low = 1 if limits.min == 0 and draw.low < 0 else max(draw.low, int(limits.min))
+    high = min(draw.high, int(limits.max))
+    return replace(draw, dtype=name, low=min(low, high), high=high)
 
 
-def _sizes(base: Case) -> Iterator[Case]:
+def _sizes(base: Case, sizes: tuple[int, ...] = (*TAILS, 0)) -> Iterator[Case]:
     """The case with one of its sizes replaced, everywhere alike, by odd ones and by zero."""
     if not _kind(base):  # indices among the inputs would leave their range
         return
     draws = [draw for draw in base.inputs if draw is not None]
     for old in dict.fromkeys(n for draw in draws for n in draw.shape if n > 1):
-        for new in (*TAILS, 0):
+        for new in sizes:
             changed = tuple(
                 draw and _resized(draw, tuple(new if n == old else n for n in draw.shape), len(draws) == 1)
                 for draw in base.inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -18,34 +19,40 @@ class Outcome:
 
     op: str
     kernel: str
+    device: str
     case: str
+    dtype: str
     status: str
     detail: str = ""
+    seed: int = 0
 
     @property
     def command(self) -> str:
         """What runs this trial alone."""
-        words = ["opyard", "conformance", "--backend", self.kernel.partition("/")[0], "--op", self.op]
-        return shlex.join([*words, "--kernel", self.kernel, "--case", self.case])
+        words = ["opyard", "conformance", "--backend", self.device, "--op", self.op]
+        words += ["--kernel", self.kernel, "--case", self.case]
+        return shlex.join([*words, "--seed", str(self.seed)] if self.seed else words)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The outcomes of one kernel of one op, counted, and the reasons why cases were refused, most frequent first."""
+    """The outcomes of one kernel of one op on one device, counted, and why cases were refused, most frequent first."""
 
     op: str
     kernel: str
+    device: str
     counts: Counter[str]
     reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcomes of a run on one device, in order, and how long it took."""
+    """The outcomes of a run, in order, and how long it took."""
 
     backend: str
-    device: str
+    devices: tuple[str, ...]
     level: str
+    seed: int
     outcomes: Sequence[Outcome]
     seconds: float
 
@@ -61,63 +68,92 @@ class Report:
 
     def summaries(self) -> list[Summary]:
         """One for each op and kernel, in order."""
-        groups: dict[tuple[str, str], list[Outcome]] = {}
+        groups: dict[tuple[str, str, str], list[Outcome]] = {}
         for outcome in self.outcomes:
-            groups.setdefault((outcome.op, outcome.kernel), []).append(outcome)
+            groups.setdefault((outcome.op, outcome.kernel, outcome.device), []).append(outcome)
         return [
             Summary(
-                *(op, kernel, Counter(o.status for o in group)),
+                *(*key, Counter(o.status for o in group)),
                 tuple(
                     r for r, _ in Counter(o.detail for o in group if o.status == "unsupported").most_common()
                 ),
             )
-            for (op, kernel), group in groups.items()
+            for key, group in groups.items()
         ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: the counts, a row for each kernel of each op, and every failure with its command."""
         return {
             "backend": self.backend,
-            "device": self.device,
+            "devices": list(self.devices),
             "level": self.level,
+            "seed": self.seed,
             **{status: self.counts[status] for status in STATUSES},
             "seconds": self.seconds,
             "kernels": [
                 {
                     "op": s.op,
                     "kernel": s.kernel,
+                    "device": s.device,
                     **{status: s.counts[status] for status in STATUSES},
                     "reasons": list(s.reasons),
                 }
                 for s in self.summaries()
             ],
             "failures": [
-                {"op": o.op, "kernel": o.kernel, "case": o.case, "detail": o.detail, "command": o.command}
+                {
+                    "op": o.op,
+                    "kernel": o.kernel,
+                    "device": o.device,
+                    "case": o.case,
+                    "detail": o.detail,
+                    "command": o.command,
+                }
                 for o in self.failures
             ],
         }
 
     def to_junit(self) -> str:
-        """JUnit XML: a suite for each kernel of each op. What is unsupported or unjudged counts as skipped."""
-        root = ElementTree.Element("testsuites", name=f"opyard conformance {self.device} {self.level}")
-        suites: dict[tuple[str, str], ElementTree.Element] = {}
+        """JUnit XML: a suite for each kernel of each op on each device. Unsupported and unjudged cases count as skipped.
+
+        The attributes are those of the schema that Jenkins, GitLab and GitHub actions read, sums at the root included.
+        """
+        title = f"opyard conformance {self.backend} {self.level}"
+        root = ElementTree.Element(
+            "testsuites", {"name": title, **_attributes(self.counts), "time": f"{self.seconds:.3f}"}
+        )
+        suites: dict[tuple[str, str, str], ElementTree.Element] = {}
         for s in self.summaries():
-            skipped = s.counts["unsupported"] + s.counts["unjudged"]
-            suites[s.op, s.kernel] = ElementTree.SubElement(
-                root,
-                "testsuite",
-                name=f"{s.op} {s.kernel}",
-                tests=str(s.counts.total()),
-                failures=str(s.counts["failed"]),
-                skipped=str(skipped),
-            )
+            name = f"{s.op} {s.kernel} {s.device}"
+            key = s.op, s.kernel, s.device
+            suites[key] = ElementTree.SubElement(root, "testsuite", {"name": name, **_attributes(s.counts)})
         for outcome in self.outcomes:
-            suite = suites[outcome.op, outcome.kernel]
-            case = ElementTree.SubElement(
-                suite, "testcase", classname=f"{outcome.op}.{outcome.kernel}", name=outcome.case
-            )
+            suite = suites[outcome.op, outcome.kernel, outcome.device]
+            classname = f"{outcome.op}.{outcome.kernel}.{outcome.device}"
+            case = ElementTree.SubElement(suite, "testcase", classname=classname, name=outcome.case)
             if outcome.status == "failed":
-                ElementTree.SubElement(case, "failure", message=outcome.detail).text = outcome.command
+                failure = ElementTree.SubElement(
+                    case, "failure", message=_text(outcome.detail), type="failed"
+                )
+                failure.text = _text(f"{outcome.detail}\n{outcome.command}")
             elif outcome.status != "passed":
-                ElementTree.SubElement(case, "skipped", message=f"{outcome.status}: {outcome.detail}")
+                ElementTree.SubElement(case, "skipped", message=_text(f"{outcome.status}: {outcome.detail}"))
         return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
+
+
+_NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 has no way to write, such as those that color the messages of compilers."""
+
+
+def _text(text: str) -> str:
+    return _NOT_IN_XML.sub("\ufffd", text)
+
+
+def _attributes(counts: Counter[str]) -> dict[str, str]:
+    skipped = counts["unsupported"] + counts["unjudged"]
+    return {
+        "tests": str(counts.total()),
+        "failures": str(counts["failed"]),
+        "errors": "0",
+        "skipped": str(skipped),
+    }

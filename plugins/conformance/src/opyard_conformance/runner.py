@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from opyard import default_registry
 from opyard.driver import Device
-from opyard.errors import RegistryError, did_you_mean
-from opyard.kernels import Kernel
-from opyard.operation import Op
+from opyard.errors import KernelError, RegistryError, did_you_mean
+from opyard.kernels import Kernel, Work
 from opyard.registry import REFERENCE, Registry, reference_kernel
-from opyard_conformance.checking import Broken, check, refusal
-from opyard_conformance.families import LEVELS, Trial, trials
-from opyard_conformance.oracle import Expected, call_of, expect
+from opyard_conformance.checking import check, refusal
+from opyard_conformance.contracts import honour
+from opyard_conformance.families import LEVELS, Trial, call_of, trials
+from opyard_conformance.oracle import Expected, expect
+from opyard_conformance.regions import PATTERNS, REGIONS, region_trials
 from opyard_conformance.report import Outcome, Report
+from opyard_conformance.running import Bench, Broken, NotChecked
+
+SEEDS = 8
+"""Draws of numbers that one trial may need: those of the next seed begin behind them."""
 
 
 def run_conformance(
@@ -26,40 +32,56 @@ def run_conformance(
     kernel: str = "",
     level: str = "core",
     case: str = "",
+    seed: int = 0,
     registry: Registry | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
-    """Checks the kernels of a backend on its first device; those of some ops, one kernel or one case where named.
+    """Checks the kernels of a backend on all of its devices; those of some ops, one kernel or one case where named.
 
-    ``backend`` may be "reference": then the references are compared with themselves in float64. ``progress`` is called with
-    the name of each op before its trials. Raises RegistryError for an unknown backend, op, kernel, level or case, and
-    DeviceUnavailable where the backend has no device.
+    backend   a backend, one of its devices, such as "opencl:1", or "reference": then the references are compared with
+              themselves in float64
+    ops       names of ops; "patterns" and "regions" stand for the pattern kernels and the region compilers
+    seed      of the numbers drawn; cases and their names do not depend on it
+    progress  called with the name of each op before its trials
+
+    Raises RegistryError for an unknown backend, op, kernel, level or case, and DeviceUnavailable where the backend has no
+    device.
     """
     registry = registry or default_registry()
     began = time.perf_counter()
     chosen = select_kernels(registry, backend, ops, kernel)
-    device = registry.device(backend)
+    found = devices_of(registry, backend)
     outcomes: list[Outcome] = []
     for name, kernels in chosen.items():
         if progress is not None:
             progress(name)
-        op = registry.get_op(name)
-        for trial in _selected(op, level, case):
-            outcomes += run_trial(op, trial, kernels, device)
-    return Report(backend, device.name, level, outcomes, time.perf_counter() - began)
+        for device in found:
+            for checked, made in trials_for(registry, name, kernels, device, level):
+                before = len(outcomes)
+                for trial in _selected(name, made, level, case):
+                    outcomes += run_trial(registry, name, trial, checked, device, seed)
+                if len(outcomes) == before:
+                    outcomes += untried(name, checked, device)
+    names = tuple(device.name for device in found)
+    return Report(backend, names, level, seed, outcomes, time.perf_counter() - began)
+
+
+def devices_of(registry: Registry, backend: str) -> tuple[Device, ...]:
+    """All devices of a backend, or the one named. Raises DeviceUnavailable where there is none."""
+    first = registry.device(backend)
+    return (first,) if ":" in backend else registry.open(backend).devices
 
 
 def select_kernels(
     registry: Registry, backend: str, ops: Sequence[str] = (), kernel: str = ""
 ) -> dict[str, list[Kernel]]:
-    """The kernels to check by op. Raises RegistryError for names that nothing has."""
+    """The kernels to check by op, or under "patterns" and "regions". Raises RegistryError for names that nothing has."""
+    backend = backend.partition(":")[0]
     if backend not in registry.backends:
         raise RegistryError(registry.open(backend).reason)
     found = {}
-    for name in ops or registry.ops:
-        op = registry.get_op(name)
-        own = [reference_kernel(op)] if backend == REFERENCE else registry.kernels(name)
-        kernels = [k for k in own if k.backend == backend]
+    for name in ops or (*registry.ops, PATTERNS, REGIONS):
+        kernels = [k for k in _kernels(registry, backend, name) if k.backend == backend]
         if kernels:
             found[name] = kernels
         elif ops:
@@ -78,41 +100,89 @@ def select_kernels(
     return {name: kernels for name, kernels in kept.items() if kernels}
 
 
-def _selected(op: Op, level: str, case: str) -> Iterator[Trial]:
+def _kernels(registry: Registry, backend: str, name: str) -> Iterable[Kernel]:
+    if name == PATTERNS:
+        return registry.patterns
+    if name == REGIONS:
+        return registry.region_compilers
+    op = registry.get_op(name)
+    return [reference_kernel(op)] if backend == REFERENCE else registry.kernels(name)
+
+
+def trials_for(
+    registry: Registry, name: str, kernels: list[Kernel], device: Device, level: str
+) -> Iterator[tuple[list[Kernel], Callable[[str], Iterator[Trial]]]]:
+    """Kernels that have their trials in common, and a function from levels to these."""
     if level not in LEVELS:
         raise RegistryError(
             f"there is no level {level!r}.{did_you_mean(level, LEVELS)} Known: {', '.join(LEVELS)}."
         )
+    if name not in (PATTERNS, REGIONS):
+        yield kernels, partial(trials, registry.get_op(name))
+        return
+    for kernel in kernels:
+        yield [kernel], partial(region_trials, registry, kernel, device)
+
+
+def _selected(name: str, made: Callable[[str], Iterator[Trial]], level: str, case: str) -> Iterator[Trial]:
     if not case:
-        return trials(op, level)
-    for trial in trials(op, "full"):
+        return made(level)
+    for trial in made("full"):
         if trial.id == case:
             return iter([trial])
-    known = tuple(trial.id for trial in trials(op, "core"))
+    known = tuple(trial.id for trial in made("core"))
     raise RegistryError(
-        f"op {op.name!r} has no case {case!r}.{did_you_mean(case, known)} `opyard conformance --op {op.name} --json` names those that fail."
+        f"op {name!r} has no case {case!r}.{did_you_mean(case, known)} `opyard conformance --op {name} --json` names those that fail."
     )
 
 
-def run_trial(op: Op, trial: Trial, kernels: Sequence[Kernel], device: Device) -> Iterator[Outcome]:
+def run_trial(
+    registry: Registry, name: str, trial: Trial, kernels: Sequence[Kernel], device: Device, seed: int = 0
+) -> Iterator[Outcome]:
     """The outcome of each kernel on one trial. What only NumPy arrays can show is left out on other devices."""
     if trial.layout and device.array_type is not np.ndarray:
         return
-    call = call_of(op, trial)
-    expected: Expected | None = None
+    work: Work = trial.region or call_of(registry.get_op(name), trial)
+    made: dict[int, Expected] = {}
+    own = trial.own and seed == 0  # which numbers an op can be judged by was looked at for these alone
+
+    def expected(number: int = 0) -> Expected:
+        if number not in made:
+            arrays = trial.arrays(seed * SEEDS + number)
+            made[number] = expect(work, arrays, own=own and number == 0)
+        return made[number]
+
     for kernel in kernels:
-        names = (op.name, kernel.id, trial.id)
+        status, detail = "passed", ""
         try:
-            reason = refusal(kernel, call, device)
+            reason = refusal(kernel, work, device)
             if reason is not None:
-                yield Outcome(*names, "unsupported", reason)
-                continue
-            expected = expected or expect(op, call, trial)
-            if expected.problem and not (trial.own and expected.outputs and kernel.backend != REFERENCE):
-                yield Outcome(*names, "failed" if trial.own else "unjudged", expected.problem)
-                continue
-            check(kernel, device, op, call, trial, expected)
+                status, detail = "unsupported", reason
+            elif expected().problem and not (own and expected().outputs and kernel.backend != REFERENCE):
+                status, detail = "failed" if own else "unjudged", expected().problem
+            else:
+                bench = Bench.of(kernel, device, registry, work, trial.layout)
+                if trial.contract:
+                    honour(trial.contract, bench, expected(), expected)
+                else:
+                    check(bench, expected(), expected if trial.own else None)
         except Broken as error:
-            yield Outcome(*names, "failed", str(error))
-        else:
-            yield Outcome(*names, "passed")
+            status, detail = "failed", str(error)
+        except NotChecked as error:
+            status, detail = "unjudged", str(error)
+        except KernelError as error:  # nothing converts to a layout of the kernel, or back
+            status, detail = "unsupported", str(error)
+        yield Outcome(name, kernel.id, device.name, trial.id, _dtype(work), status, detail, seed)
+
+
+def untried(name: str, kernels: Sequence[Kernel], device: Device) -> Iterator[Outcome]:
+    """For kernels without a single trial: of ops that state no case, and where no graph was found that they take."""
+    reason = "there is no case" if name not in (PATTERNS, REGIONS) else "no graph was found that it takes"
+    return (Outcome(name, kernel.id, device.name, "", "", "unsupported", reason) for kernel in kernels)
+
+
+def _dtype(work: Work) -> str:
+    """The dtype of the first input that is not bool, of the first one, or of the output where there is no input."""
+    names = [spec.dtype.name for spec in (*work.inputs, *work.outputs) if spec is not None]
+    inputs = names[: len(names) - len(work.outputs)]
+    return next((name for name in inputs if name != "bool"), names[0])

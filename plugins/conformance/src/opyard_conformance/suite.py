@@ -8,9 +8,8 @@ from typing import Any
 from opyard import default_registry
 from opyard.errors import installing
 from opyard.registry import Registry
-from opyard_conformance.families import trials
 from opyard_conformance.report import Outcome
-from opyard_conformance.runner import run_trial, select_kernels
+from opyard_conformance.runner import devices_of, run_trial, select_kernels, trials_for
 
 _SHOWN = 5
 
@@ -44,11 +43,16 @@ def conformance_suite(
         @pytest.mark.parametrize(("name", "kernel"), pairs, ids=[f"{name}-{k.id}" for name, k in pairs])
         def test_kernel(self, name: str, kernel: Any) -> None:
             """The kernel passes every trial that it accepts."""
-            status = found.open(backend)
+            status = found.open(backend.partition(":")[0])
             if not status.devices:
                 pytest.skip(f"{backend} has no device here: {status.reason}")
-            op, device = found.get_op(name), found.device(backend)
-            outcomes = [o for trial in trials(op, level) for o in run_trial(op, trial, [kernel], device)]
+            outcomes = [
+                outcome
+                for device in devices_of(found, backend)
+                for kernels, made in trials_for(found, name, [kernel], device, level)
+                for trial in made(level)
+                for outcome in run_trial(found, name, trial, kernels, device)
+            ]
             failures = [o for o in outcomes if o.status == "failed"]
             if failures:
                 pytest.fail(_told(failures), pytrace=False)

@@ -32,9 +32,9 @@ def _changed(array: Array, draw: Draw, position: int, values: str) -> Array:
     if not flat.size:
         return array
     floats = {**FLOAT_VALUES, **ELEMENTWISE_VALUES}
-    if flat.dtype.kind in "fV" and values in floats:
+    if "float" in flat.dtype.name and values in floats:
         floats[values](flat, position)
-    elif flat.dtype.kind in "iu" and values in INTEGER_VALUES and draw.low < 0:
+    elif "int" in flat.dtype.name and values in INTEGER_VALUES and draw.low < 0:
         INTEGER_VALUES[values](
             flat, position
         )  # counts and indices, which are not negative, stay in their range
