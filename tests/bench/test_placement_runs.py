@@ -32,6 +32,7 @@ from opyard.scope import Scope  # noqa: E402
 
 TINY = 500
 EXACT = Effort(memory_gap=0.0, parts=100_000)
+BY_ROOM = Effort(memory_gap=0.0, parts=0, offspring=4, rooms=12, room_gap=0.0)
 CHUNKS = 10
 
 
@@ -322,8 +323,11 @@ def limited(
     placement = oy.place(*arguments, policy=Policy(), memory=memory, effort=EXACT)
     assert placement.seconds == pytest.approx(min(map(judge.seconds, fits)), abs=1e-8)
     assert placement.is_optimal
-    found = judge.peaks([(d.match, d.chosen) for d in placement.decisions])
-    assert all(found[d] <= memory.get(d.name, 1e18) for d in judge.devices)
+    by_room = oy.place(*arguments, policy=Policy(), memory=memory, effort=BY_ROOM)
+    assert by_room.bound <= placement.seconds + 1e-8 <= by_room.seconds + 2e-8
+    for within in (placement, by_room):
+        found = judge.peaks([(d.match, d.chosen) for d in within.decisions])
+        assert all(found[d] <= memory.get(d.name, 1e18) for d in judge.devices)
 
 
 @pytest.mark.parametrize("kind", ["transformer", "resnet", "inception", "unet"])

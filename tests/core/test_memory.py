@@ -22,9 +22,13 @@ from hypothesis import strategies as st
 import opyard as oy
 from opyard.errors import PlacementError
 from opyard.placement.bundle import Bundle
+from opyard.placement.levels import Levels
 from opyard.placement.limited import GRAIN, Fit
+from opyard.placement.memory import Residency, limits_of
 from opyard.placement.network import Network
-from opyard.placement.solver import solve
+from opyard.placement.place import formulate
+from opyard.placement.problem import Problem
+from opyard.placement.solver import Effort, solve
 from opyard.selection import Policy
 from opyard.testing import NullDevice, ScriptedCosts, add_null_backend, prepare_null
 from opyard.units import format_bytes, parse_bytes
@@ -312,6 +316,58 @@ def test_where_a_limit_binds_prices_are_estimates_whatever_a_byte_costs() -> Non
     fit = Fit([0], 5.0, 2.0, np.zeros((1, 1)), solve(network), binds=True)
     assert fit.accuracy == "estimate"
     np.testing.assert_array_equal(fit.prices()[0], [3.0, 0.0])
+
+
+# Room for a time ------------------------------------------------------------------------------------------------
+
+
+def residual(count: int) -> oy.Graph:
+    """Blocks that add what went in: three tensors of 1 kB at the end of each."""
+    with oy.Graph() as graph:
+        x: Any = graph.input("x", SPEC)
+        for _ in range(count):
+            x = oy.add(oy.matmul(oy.exp(x), graph.constant(WEIGHT.copy())), x)
+        graph.output("y", x)
+    return graph
+
+
+def limited_problem(graph: oy.Graph) -> tuple[Problem, Residency]:
+    registry = oy.standard_registry()
+    add_null_backend(registry, NullDevice("null:0"), ops=["exp", "add", "matmul"])
+    devices = registry.devices()
+    problem, *_ = formulate(graph, devices, registry, COSTS, policy=Policy())
+    return problem, Residency(problem, limits_of({"null:0": "300kB"}, devices, problem.places))
+
+
+def test_each_way_to_run_a_node_tells_what_room_it_needs() -> None:
+    problem, residency = limited_problem(residual(2))
+    levels = Levels(problem.network, residency)
+    for node, number in problem.number.items():
+        on_null = [same[0].candidate.device.name == "null:0" for same in problem.options[number].choices]
+        needs = {"exp": 2, "matmul": 2, "add": 3}[node.op.name] * KB
+        assert levels.needed[number][0, on_null].tolist() == [needs]
+    assert levels.steps[0].tolist()[-1] == 3 * KB
+
+
+@limits(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 1000))
+def test_no_placement_needs_less_room_than_its_labels_tell(count: int, seed: int) -> None:
+    problem, residency = limited_problem(residual(count))
+    levels, random = Levels(problem.network, residency), np.random.default_rng(seed)
+    labels = solve(
+        problem.network.with_unary([c + random.integers(0, 10**7, len(c)) for c in problem.network.unary])
+    ).labels
+    usage = residency.usage(labels)
+    assert levels.peaks(labels) <= (usage - usage[:, -1:]).max(axis=1)
+
+
+@pytest.mark.parametrize("limit", [0, 251, 253, 503, 505])
+def test_dividing_by_room_finds_and_proves_what_dividing_by_labels_does(limit: int) -> None:
+    memory = {"null:0": limit * KB}
+    exact = place(residual(4), memory, effort=Effort(memory_gap=0.0))
+    assert exact.is_optimal
+    by_room = place(residual(4), memory, effort=Effort(memory_gap=0.0, parts=0, offspring=2, room_gap=0.0))
+    assert by_room.seconds == exact.seconds and by_room.is_optimal
 
 
 # The bundle method -----------------------------------------------------------------------------------------------

@@ -8,14 +8,14 @@ Programming 46 (1990).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from .memory import Bytes
-from .network import Costs
+from .network import Costs, Network
 
 MOST_PLANES = 80
 ROUNDS = 400
@@ -59,6 +59,18 @@ class Bundle:
         self._promise = np.inf
         self._idle = 0
 
+    def restricted(self, network: Network, tighter: Bytes) -> Bundle:
+        """A bundle to begin with for a part of the problem: planes of the solutions that are left bound its function, too.
+
+        network  with what is forbidden in that part;  tighter  by how much less is allowed
+        """
+        found = Bundle(self.centre)
+        found._reach = self._reach
+        left = [(p, w) for p, w in zip(self._planes, self._weights, strict=True) if network.allows(p.labels)]
+        found._planes = [replace(plane, excess=plane.excess + tighter) for plane, _ in left]
+        found._weights = _on_simplex(np.array([weight for _, weight in left])) if left else np.zeros(0)
+        return found
+
     def add(self, value: float, labels: list[int], cost: float, excess: Bytes) -> bool:
         """Takes the function's value at ``trial`` and the solution there; gives whether it is the best so far."""
         better = value > self.bound
@@ -82,8 +94,12 @@ class Bundle:
 
     def solutions(self) -> list[list[int]]:
         """Labels of the planes, those that decide first."""
+        return [plane.labels for plane, _ in self.mixture()]
+
+    def mixture(self) -> list[tuple[Plane, float]]:
+        """The planes with their weights, those that decide first. Their mean keeps within the limits, at the bound's cost."""
         order = sorted(range(len(self._planes)), key=lambda i: (-self._weights[i], i))
-        return [self._planes[i].labels for i in order]
+        return [(self._planes[i], float(self._weights[i])) for i in order]
 
     def _keep(self, plane: Plane) -> None:
         if len(self._planes) >= MOST_PLANES:

@@ -3,7 +3,8 @@
 A price for each byte at each step turns the limits into costs, and the network, which is then free of limits, is solved as
 always. Its minimum less the price of the limits is a lower bound for any prices that are not negative; prices rise where
 a limit is exceeded and fall where it is not. What fits is a placement; two solutions are crossed to get better ones.
-Where a gap is left, the labels of the node that weighs most are divided and both parts are solved the same way.
+Where a gap is left, the labels of the node that weighs most are divided and both parts are solved the same way; large
+problems with a wide gap are divided by the room that is kept for a time (levels.py), and then by labels.
 
 Sources: M. Held, P. Wolfe, H. Crowder, "Validation of subgradient optimization", Mathematical Programming 6 (1974);
 M. Fisher, "The Lagrangian relaxation method for solving integer programming problems", Management Science 27 (1981).
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .bundle import Bundle
+from .levels import Levels, Room
 from .memory import Bytes, Residency
 from .network import Costs, Network
 from .repair import Breeding
@@ -29,7 +31,7 @@ FIRST_STEPS, BRANCH_STEPS = 150, 12
 """Changes of the prices for the whole problem, and for each part of it."""
 
 LEAST_PARTS = 20
-"""Where effort does not allow at least so many parts, dividing would not raise the bound."""
+"""Where effort does not allow at least so many parts, dividing by single labels would not raise the bound."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +148,28 @@ def _priced(
     return result
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """A part of the problem: a network in grains whose forbidden labels are left out, and the room that it keeps.
+
+    bundle  that led to the bound, or to begin with
+    bound   below the cost of all its labels within the limits
+    split   a variable and a label of it by which the part can be divided
+    """
+
+    network: Network
+    room: Room
+    bundle: Bundle
+    bound: float = -np.inf
+    split: tuple[int, int] | None = None
+
+    def divided(self, network: Network, room: Room) -> _Part:
+        """A part of this part."""
+        tighter = np.zeros_like(self.bundle.centre)
+        tighter[:, -1] = room.low - self.room.low
+        return _Part(network, room, self.bundle.restricted(network, tighter))
+
+
 class _Search:
     """The state of one search: the bound, with the prices that led to it, and the labels that were found."""
 
@@ -160,34 +184,80 @@ class _Search:
         self.is_complete = True
         self._most = _greatest(network)
         parts = effort.parts // max(1, len(network.unary))
-        self._parts = parts if parts >= LEAST_PARTS else 0
+        self._is_small = parts >= LEAST_PARTS
+        self._parts = parts if self._is_small else effort.rooms
+        self._gap = 0.0 if self._is_small else effort.memory_gap
+        self._levels: Levels | None = None
 
     def run(self) -> None:
-        """The whole first, then its parts, those of the least bound first, as long as the effort allows."""
-        root, self.prices, splitting = self._ascend(self.grains, self.prices, FIRST_STEPS)
-        if root < np.inf and not self._is_enough(root):
+        """The whole first, then its parts, as long as the effort allows."""
+        whole = _Part(self.grains, Room.unknown(len(self.residency.limits)), Bundle(self.prices))
+        root = self._ascend(whole, FIRST_STEPS)
+        self.prices = root.bundle.centre
+        if root.bound < np.inf and not self._is_enough(root.bound):
             self._escape()
-            self._breed(root)
-        open_parts = [(root, 0, self.grains, self.prices, splitting)]
+            self._breed(root.bound)
+        if not self._is_small:
+            self._gap = max(self.effort.room_gap, self.effort.memory_gap)
+            if self.found.cost == np.inf or self._is_enough(root.bound):
+                self.bound, self.is_complete = root.bound, root.bound == np.inf
+                return
+            self._levels = Levels(self.network, self.residency)
+        self._divide(root)
+        if not self._is_small:  # nothing was looked for that costs more
+            self.bound = min(self.bound, float(np.ceil((1 - self._gap) * self.found.cost)))
+
+    def _divide(self, root: _Part) -> None:
+        """The parts of a problem, those of the least bound first, until that is enough or the effort is spent."""
+        open_parts = [(root.bound, 0, root)]
         made = 1
         while open_parts:
             open_parts.sort(key=lambda part: part[:2])
-            self.bound, _, network, prices, split = open_parts.pop(0)
+            self.bound, _, part = open_parts.pop(0)
             if self._is_enough(self.bound):
                 return
-            if self._parts <= 0 or split is None:
+            children = self._divided(part) if self._parts > 0 else []
+            if not children:
                 self.is_complete = False
                 return
-            for child in _divided(network, *split):
+            for child in children:
                 self._parts -= 1
-                below, own, further = self._ascend(child, prices, BRANCH_STEPS)
-                open_parts.append((max(self.bound, below), made, child, own, further))
+                below = self._reached(self._ascend(child, BRANCH_STEPS))
+                open_parts.append((max(self.bound, below.bound), made, below))
                 made += 1
+
+    def _divided(self, part: _Part) -> list[_Part]:
+        """The part in two: by the room that is kept for a time, where the problem is large, else by a label."""
+        if self._levels is not None:
+            worth = part.bundle.centre.sum(axis=1)
+            halves = self._levels.halves(part.room, part.bundle.mixture(), worth)
+            if halves:
+                return [part.divided(self._levels.within(part.network, half), half) for half in halves]
+        if part.split is None:
+            return []
+        start = part.bundle.centre
+        return [_Part(network, part.room, Bundle(start)) for network in _divided(part.network, *part.split)]
+
+    def _reached(self, part: _Part) -> _Part:
+        """The part with the bound raised by what reaching its room costs, and without labels that cost too much."""
+        if self._levels is None or part.bound == np.inf:
+            return part
+        solution = solve(_priced(part.network, self.residency, part.bundle.centre), self.effort)
+        if solution.accuracy != "exact":
+            return part
+        extra = solution.prices()
+        bound = part.bound + np.floor(self._levels.least(part.room, extra) / GRAIN)
+        most = GRAIN * ((1 - self._gap) * self.found.cost - part.bound + 1)
+        unary = [
+            np.where(more > most, np.inf, costs)
+            for more, costs in zip(extra, part.network.unary, strict=True)
+        ]
+        return replace(part, network=part.network.with_unary(unary), bound=bound)
 
     def _is_enough(self, bound: float) -> bool:
         """Whether a bound proves the best labels, or, where the problem is too large to be divided, nearly does."""
-        cost, gap = self.found.cost, 0.0 if self._parts > 0 else self.effort.memory_gap
-        return bound >= cost or cost - bound < gap * cost
+        cost = self.found.cost
+        return bound >= cost or cost - bound < self._gap * cost
 
     def _escape(self) -> None:
         """Solutions at prices that rise until nothing is kept where it need not be: if any fits, the last of these does."""
@@ -212,17 +282,18 @@ class _Search:
             if self._is_enough(bound):
                 return
 
-    def _ascend(
-        self, network: Network, prices: Bytes, steps: int
-    ) -> tuple[float, Bytes, tuple[int, int] | None]:
-        """A bound for a network within the limits, its prices, and where to divide: a variable and a label of it."""
-        residency, limits = self.residency, self.residency.limits[:, None]
-        bundle = Bundle(prices)
+    def _ascend(self, part: _Part, steps: int) -> _Part:
+        """The part with its bound: the highest that so many changes of the prices give."""
+        network, residency = part.network, self.residency
+        limits = np.repeat(residency.limits[:, None], residency.fixed.shape[1], axis=1)
+        limits[:, -1] -= part.room.low
+        bundle = part.bundle
         split: tuple[int, int] | None = None
+        hopeless = replace(part, bound=np.inf, split=None)
         for _ in range(steps):
             solution = solve(_priced(network, residency, bundle.trial), self.effort)
             if not np.isfinite(solution.cost):
-                return np.inf, prices, None
+                return hopeless
             usage = residency.usage(solution.labels)
             slack = 0.0 if solution.is_optimal else 1.0  # what bounds are rounded up by
             value = solution.bound / GRAIN - slack + float((bundle.trial * (residency.fixed - limits)).sum())
@@ -231,12 +302,12 @@ class _Search:
                 split = self._heaviest(network, solution.labels, usage, bundle.centre)
             self.found.consider(solution.labels, usage)
             if bundle.bound > self._most or (split is None and not _fits(residency, usage)):
-                return np.inf, prices, None  # not even the dearest labels cost so much, or no others are left
+                return hopeless  # not even the dearest labels cost so much, or no others are left
             if self._is_enough(_whole(bundle.bound)) or bundle.is_done:
                 break
         for labels in bundle.solutions()[: DECIDING if network is self.grains else 2]:
             self.found.add(labels, bundle.centre)
-        return _whole(bundle.bound), bundle.centre, split
+        return replace(part, bound=_whole(bundle.bound), split=split)
 
     def _heaviest(
         self, network: Network, labels: list[int], usage: Bytes, prices: Bytes

@@ -89,6 +89,7 @@ class Residency:
     """What a placement keeps in the limited address spaces, as a sum of terms over the variables of the problem's network.
 
     Constants that several nodes read get variables of their own, which this adds to the network; they cost nothing.
+    After the end of the run comes one more step, at which lies only what lies there all the time.
     """
 
     def __init__(self, problem: Problem, limits: Mapping[int, int]) -> None:
@@ -96,7 +97,7 @@ class Residency:
         self.rows = {space: row for row, space in enumerate(sorted(limits))}
         self.limits = np.array([float(limits[space]) for space in sorted(limits)])
         self.steps = len(problem.graph.nodes)
-        self.fixed: Bytes = np.zeros((len(self.rows), self.steps + 1))
+        self.fixed: Bytes = np.zeros((len(self.rows), self.steps + 2))
         self._ends = [self._anchors(number) for number in range(self.steps)]
         self.terms = [term for tensor in problem.tensors for term in self._tensor_terms(tensor)]
         self.terms += self._constant_terms()
@@ -126,7 +127,7 @@ class Residency:
         return self._sum((term, sign) for term, sign in signs if sign)
 
     def _sum(self, terms: Iterable[tuple[Term, int]]) -> Bytes:
-        changes = np.zeros((len(self.rows), self.steps + 2))
+        changes = np.zeros((len(self.rows), self.steps + 3))
         for term, sign in terms:
             changes[term.row, term.begin] += sign * term.nbytes
             changes[term.row, term.end + 1] -= sign * term.nbytes
@@ -226,7 +227,7 @@ class Residency:
     # Constants ---------------------------------------------------------------------------------------------------
 
     def _constant_terms(self) -> Iterator[Term]:
-        problem, everywhere = self.problem, (0, self.steps)
+        problem, everywhere = self.problem, (0, self.steps + 1)
         readers: dict[Value, set[int]] = {}
         for node in problem.graph.nodes:
             for value in node.inputs:

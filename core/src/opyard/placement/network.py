@@ -61,6 +61,10 @@ class Network:
         total = sum(float(costs[label]) for costs, label in zip(self.unary, labels, strict=True))
         return total + sum(float(table[labels[a], labels[b]]) for (a, b), table in self.tables.items())
 
+    def allows(self, labels: list[int]) -> bool:
+        """Whether no label of an assignment is forbidden by itself."""
+        return all(costs[label] < np.inf for costs, label in zip(self.unary, labels, strict=True))
+
     def cost_of(self, variables: Iterable[int], labels: list[int]) -> float:
         """The part of an assignment's cost that depends on the labels of these variables."""
         pairs: dict[tuple[int, int], None] = {}

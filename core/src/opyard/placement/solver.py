@@ -40,6 +40,7 @@ class Effort:
     backtracks  of the search by the extra ``exact``, for which a gap must be left; 0 is no search
     offspring, parts, memory_gap  the same for memory limits: solutions to breed from; variables, of all parts that the
         problem is divided into, together; and the gap
+    rooms, room_gap  for a problem too large for that: parts by the memory that is needed for a time, and a gap for which it must be
     tasks  kernels in all schedules, together, that are tried for the earliest end
     """
 
@@ -49,6 +50,8 @@ class Effort:
     offspring: int = 160
     parts: int = 10_000
     memory_gap: float = 1e-3
+    rooms: int = 60
+    room_gap: float = 1e-2
     tasks: int = 200_000
 
 
