@@ -10,11 +10,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import numpy as np
 import pytest
 
 import opyard as oy
-from opyard.testing import violation
 
 FLOAT = "float32"
 CALLS: dict[str, tuple[Any, list[tuple[int, ...]], dict[str, Any]]] = {
@@ -48,24 +46,6 @@ def cells() -> list[Any]:
 
 
 @pytest.mark.parametrize(("title", "call", "candidate"), cells())
-def test_kernel(benchmark: Any, title: str, call: oy.Call, candidate: Any) -> None:
-    generator = np.random.default_rng(0)
-    arrays = [
-        generator.standard_normal(spec.shape).astype(spec.dtype) for spec in call.inputs if spec is not None
-    ]
-    device = candidate.device
-    native = [device.upload(array) for array in arrays]
-    run = candidate.kernel.bind(call, device)
-    if candidate.kernel.backend != "reference":
-        found = np.asarray(device.download(run(*native)))
-        assert violation(call, arrays, [found]) is None
-
-    def once() -> None:
-        run(*native)
-        device.synchronize()
-
+def test_kernel(opyard_bench: Any, benchmark: Any, title: str, call: oy.Call, candidate: Any) -> None:
     benchmark.group = title
-    benchmark.extra_info.update(
-        flops=call.cost.flops, bytes=call.cost.bytes, predicted_seconds=candidate.seconds
-    )
-    benchmark.pedantic(once, rounds=9, iterations=3, warmup_rounds=1)
+    opyard_bench(call, kernel=candidate.kernel.id, device=candidate.device.name)

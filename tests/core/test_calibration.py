@@ -114,7 +114,7 @@ def test_a_device_with_little_memory_gets_small_arrays(monkeypatch: pytest.Monke
     monkeypatch.setattr(device, "memory_info", lambda: (1 << 18, 1 << 18), raising=False)
     calibrate(device, registry, 0.5)
     sizes = {int(line.split("[")[1].rstrip("]")) for line in device.log}
-    assert max(sizes) == 1 << 12
+    assert 1 << 12 <= max(sizes) <= 1 << 14, "a quarter of the memory, in float32"
 
 
 def test_calibrated_measures_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,13 +238,17 @@ def test_an_interrupt_keeps_what_was_measured(bench, registry, tmp_path):
 
 
 def test_formats_are_functions_of_the_record(bench, tmp_path):
-    path, csv, markdown = tmp_path / "run.json", tmp_path / "run.csv", tmp_path / "run.md"
-    done = bench("add", "--quick", *SPEED, "--json", path, "--csv", csv, "--markdown", markdown)
+    path, csv, markdown, html = (tmp_path / f"run.{end}" for end in ("json", "csv", "md", "html"))
+    done = bench(
+        "add", "--quick", *SPEED, "--json", path, "--csv", csv, "--markdown", markdown, "--html", html
+    )
     assert done.status == 0
     assert bench("show", path).out == done.out
     assert bench("show", path, "--format", "csv").out == csv.read_text()
     assert bench("show", path, "--format", "markdown").out == markdown.read_text()
+    assert bench("show", path, "--format", "html").out == html.read_text()
     assert bench("show", path, "--format", "json").out == path.read_text()
+    assert html.read_text().count("<tr><td>add") == 2
     head, *body = csv.read_text().splitlines()
     assert head == ",".join(COLUMNS)
     assert len(body) == 4
@@ -301,16 +305,32 @@ def test_a_file_that_cannot_be_written_is_an_error_before_anything_is_measured(b
     done = bench("exp", "--csv", tmp_path)
     assert f"error: {tmp_path} cannot be written; name another file, or change its rights." in done.err
     assert done.status == 1
+    assert "there is no folder" in bench("exp", "--html", tmp_path / "none" / "run.html").err
+    done = bench("compare", "a.json", "b.json", "--html", tmp_path)
+    assert f"error: {tmp_path} cannot be written" in done.err, "before anything is read"
 
 
 def test_compare_on_the_command_line(bench, registry, tmp_path):
-    base, head = tmp_path / "base.json", tmp_path / "head.json"
-    measure(bench, base, "exp", "--shapes", "n=8", "--seconds", "0.1")
+    """Single runs of two kernels tell nothing; folders with some of each side do."""
+    for number in range(3):
+        (tmp_path / "base").mkdir(exist_ok=True)
+        measure(bench, tmp_path / "base" / f"{number}.json", "exp", "--shapes", "n=8", "--seconds", "0.1")
+    base = tmp_path / "base" / "0.json"
     assert bench("compare", base, base).status == 0
-    registry.kernel("exp", backend="null", name="null", prepare=sleeper(0.002), override=True)
-    measure(bench, head, "exp", "--shapes", "n=8", "--seconds", "0.1")
-    done = bench("compare", base, head)
+    registry.kernel("exp", backend="null", name="null", prepare=sleeper(0.02), override=True)
+    for number in range(3):
+        (tmp_path / "head").mkdir(exist_ok=True)
+        measure(bench, tmp_path / "head" / f"{number}.json", "exp", "--shapes", "n=8", "--seconds", "0.1")
+    done = bench("compare", base, tmp_path / "head" / "0.json")
+    assert done.status == 0
+    assert "one run says nothing about the machine" in done.out
+    done = bench("compare", tmp_path / "base", tmp_path / "head")
     assert done.status == 1
     assert "SLOWER" in done.out
-    data = json.loads(bench("compare", base, head, "--json").out)
+    page = tmp_path / "page.html"
+    data = json.loads(bench("compare", tmp_path / "base", tmp_path / "head", "--json", "--html", page).out)
+    assert "null/null" in page.read_text()
     assert next(v for v in data["verdicts"] if v["kernel"] == "null/null")["verdict"] == "SLOWER"
+    (tmp_path / "none").mkdir()
+    done = bench("compare", tmp_path / "none", base)
+    assert f"error: {tmp_path / 'none'} has no records; write one with `opyard bench --json" in done.err

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 import opyard as oy
 from opyard.errors import SettingsError
 from opyard.ops import STANDARD
-from opyard_bench import compare as comparing
+from opyard_bench.levels import Level, Share, levels, share
 from opyard_bench.record import (
     COLD,
     END_TO_END,
@@ -37,6 +38,7 @@ from opyard_bench.record import (
 from opyard_bench.report import (
     HEADINGS,
     IMPLAUSIBLE,
+    MARKDOWN_BYTES,
     lines,
     regret_summary,
     remarks,
@@ -44,9 +46,9 @@ from opyard_bench.report import (
     to_csv,
     to_markdown,
 )
-from opyard_bench.roofs import least_seconds, share
+from opyard_bench.roofs import least_seconds
 from opyard_bench.sizes import MEDIUM, SMALL, call_of, parse_shapes, scaled_cases, size_names
-from opyard_bench.statistics import is_precise, log_ratio_interval, median_interval, summarize
+from opyard_bench.statistics import is_precise, median_interval, summarize
 
 REFERENCE = "reference/reference"
 MACHINE = {"processor": "Z80", "processors": 1, "threads": 1, "system": "CP/M", "architecture": "z80"}
@@ -60,14 +62,6 @@ def row(kernel: str, samples: Any = (), device: str = "null:0", **facts: Any) ->
 def run_of(*rows: Row, chosen: str = "", devices: tuple[Roof, ...] = (), **facts: Any) -> Run:
     cell = Cell("exp", "float32[8]", 8e6, 64e6, ("float32",), chosen, rows=rows)
     return Run(MACHINE, {"numpy": "2"}, {"seed": 0}, "1976-07-01", None, devices, cells=(cell,), **facts)
-
-
-def noise(generator: np.random.Generator, count: int, median: float = 1e-4) -> list[float]:
-    """Times as they are: skewed, with a second mode now and then, and outliers."""
-    times = median * generator.lognormal(0.0, 0.02, count)
-    times[generator.random(count) < 0.1] *= 1.15
-    times[generator.random(count) < 0.01] *= 10
-    return [float(t) for t in times]
 
 
 # Statistics -----------------------------------------------------------------------------------------------------
@@ -101,116 +95,6 @@ def test_few_samples_have_no_grade_and_are_not_precise():
     assert not is_precise([1.0, 2.0] * 10)
 
 
-@given(st.floats(1e-6, 1.0), st.floats(0.1, 10.0))
-def test_the_ratio_of_steady_samples_is_exact(base, ratio):
-    low, high = log_ratio_interval([base] * 9, [base * ratio] * 9, 0.99)
-    assert low == pytest.approx(math.log(ratio), abs=1e-9)
-    assert high == pytest.approx(math.log(ratio), abs=1e-9)
-
-
-# Comparing ------------------------------------------------------------------------------------------------------
-
-
-def verdicts(shift: float, pairs: int, seed: int, count: int = 40) -> list[str]:
-    """Of so many pairs of samples whose true medians differ by a factor."""
-    generator = np.random.default_rng(seed)
-    base = [row(f"null/{i}", noise(generator, count)) for i in range(pairs)]
-    head = [row(f"null/{i}", noise(generator, count, 1e-4 * shift)) for i in range(pairs)]
-    return [v.verdict for v in comparing.compare(run_of(*base), run_of(*head))]
-
-
-def test_noise_is_not_called_slower():
-    found = verdicts(1.0, 1000, seed=1)
-    assert found.count(comparing.SLOWER) <= 10
-    assert found.count(comparing.FASTER) <= 10
-
-
-def test_five_per_cent_are_found_and_their_sign_is_right():
-    found = verdicts(1.05, 300, seed=2)
-    assert found.count(comparing.SLOWER) >= 270
-    assert comparing.FASTER not in found
-    found = verdicts(1 / 1.05, 300, seed=3)
-    assert found.count(comparing.FASTER) >= 270
-    assert comparing.SLOWER not in found
-
-
-def test_a_slower_machine_is_no_slower_kernel():
-    """The reference, which took turns with the kernels, shows the change of the machine."""
-    generator = np.random.default_rng(4)
-
-    def samples(shift: float) -> list[float]:
-        return noise(generator, 100, 1e-4 * shift)
-
-    base = run_of(row("same", samples(1)), row("worse", samples(1)), row(REFERENCE, samples(1), "reference"))
-    head = run_of(
-        row("same", samples(1.2)), row("worse", samples(1.5)), row(REFERENCE, samples(1.2), "reference")
-    )
-    found = {v.kernel: v.verdict for v in comparing.compare(base, head)}
-    assert found == {"same": comparing.AMBIGUOUS, "worse": comparing.SLOWER}
-
-
-def test_moods_of_the_machine_are_not_called_slower():
-    """Neighbouring samples resemble each other: forty of them say less than forty would alone."""
-    generator = np.random.default_rng(5)
-
-    def moody() -> Any:
-        steps = generator.normal(0.0, 0.02, 60)
-        for number in range(1, 60):
-            steps[number] += 0.8 * steps[number - 1]
-        return np.exp(steps)
-
-    base = [row(f"null/{number}", moody()) for number in range(500)]
-    head = [row(f"null/{number}", moody()) for number in range(500)]
-    found = [v.verdict for v in comparing.compare(run_of(*base), run_of(*head))]
-    assert found.count(comparing.SLOWER) <= 5
-
-
-def test_equal_samples_are_the_same_and_uncertain_ones_ambiguous():
-    steady, wild = [1.0] * 9, [1.0, 3.0] * 5
-    found = comparing.compare(
-        run_of(row("a", steady), row("b", wild)), run_of(row("a", steady), row("b", wild))
-    )
-    assert [v.verdict for v in found] == [comparing.SAME, comparing.AMBIGUOUS]
-    assert not comparing.is_worse(found)
-    assert comparing.summary(found) == "total: 1 SAME, 1 AMBIGUOUS; geometric mean of head / base 1.000."
-
-
-def test_too_few_samples_are_ambiguous_whatever_they_say():
-    (found,) = comparing.compare(run_of(row("a", [1.0] * 4)), run_of(row("a", [9.0] * 40)))
-    assert found.verdict == comparing.AMBIGUOUS
-    assert found.reason == "4 samples are too few to tell; give it more --seconds"
-
-
-def test_what_broke_is_worse_and_what_is_missing_is_said():
-    base = run_of(row("a", [1.0] * 9), row("b", [1.0] * 9), row("c", status=WRONG), row("d", status=WRONG))
-    head = run_of(row("a", status=WRONG, reason="zeros"), row("c", [1.0] * 9), row("d", status=WRONG))
-    found = {v.kernel: v for v in comparing.compare(base, head)}
-    assert (found["a"].verdict, found["a"].reason) == (comparing.BROKEN, "wrong: zeros")
-    assert (found["b"].verdict, found["b"].reason) == (comparing.MISSING, "only in the base")
-    assert (found["c"].verdict, found["c"].reason) == (comparing.MISSING, "was wrong in the base: ")
-    assert "d" not in found
-    assert comparing.is_worse(list(found.values()))
-    assert comparing.summary([]) == "total: nothing in common."
-
-
-def test_runs_of_another_machine_are_refused():
-    base, other = run_of(row("a", [1.0] * 9)), {**MACHINE, "threads": 8}
-    head = replace(base, machine=other)
-    text = "the runs are of different machines: threads is 1 in the base and 8 in the head.*--force compares them"
-    with pytest.raises(SettingsError, match=text):
-        comparing.compare(base, head)
-    assert [v.verdict for v in comparing.compare(base, head, force=True)] == [comparing.SAME]
-
-
-def test_another_card_is_another_machine_and_another_library_is_not():
-    def with_device(kind: str, description: str) -> Run:
-        return run_of(row("a", [1.0] * 9), devices=(Roof("null:0", kind, description, ""),))
-
-    with pytest.raises(SettingsError, match="null:0 is 'old card' in the base and 'new card' in the head"):
-        comparing.compare(with_device("gpu", "old card"), with_device("gpu", "new card"))
-    assert comparing.compare(with_device("cpu", "BLAS 1"), with_device("cpu", "BLAS 2"))
-
-
 # Reports --------------------------------------------------------------------------------------------------------
 
 ROWS = (
@@ -239,11 +123,37 @@ def test_columns():
 def test_the_regret_of_a_run():
     run = run_of(*ROWS, chosen="null/chosen on null:0")
     assert regret_summary(run) == (
-        "regret of placement: geometric mean 2.000 over 1 cells, at most 2 (exp float32[8]: null/chosen on null:0)."
+        "regret of placement: geometric mean 2.000 over 1 cells, 95 % of them at most 2, "
+        "all at most 2 (exp float32[8]: null/chosen on null:0)."
     )
-    assert regret_summary(run_of(*ROWS)).endswith(
-        "no cell has a time for the kernel that placement would use."
-    )
+    nothing = "no cell has a time for the kernel that placement would use."
+    assert regret_summary(run_of(*ROWS)) == f"regret of placement: {nothing}"
+    assert regret_summary(run, COLD) == f"regret of placement, cold: {nothing}"
+    assert remarks(run_of())[1] == f"regret of placement: {nothing}"
+
+
+def test_regimes_are_never_compared_with_each_other():
+    cold = [replace(r, regime=COLD, samples=tuple(3 * s for s in r.samples)) for r in ROWS[:3]]
+    copied = [replace(ROWS[2], regime=END_TO_END), replace(ROWS[0], regime=END_TO_END)]
+    run = run_of(*copied, *cold, *ROWS[:3], chosen="null/chosen on null:0")
+    run = replace(run, cells=(replace(run.cells[0], chosen_end_to_end="null/good on null:0"),))
+    found = [(line.row.regime, line.row.kernel, line.vs_reference, line.regret) for line in lines(run)]
+    assert found == [
+        *(("hot", "null/good", 4.0, None), ("hot", "null/chosen", 2.0, 2.0), ("hot", REFERENCE, 1.0, None)),
+        *(
+            ("cold", "null/good", 4.0, None),
+            ("cold", "null/chosen", 2.0, 2.0),
+            ("cold", REFERENCE, 1.0, None),
+        ),
+        *(("end-to-end", "null/good", None, 1.0), ("end-to-end", "null/chosen", None, None)),
+    ]
+    assert [sentence.split(":")[0] for sentence in remarks(run)[1:]] == [
+        "regret of placement",
+        "regret of placement, cold",
+        "regret of placement, end-to-end",
+    ]
+    parsed = list(csv.DictReader(io.StringIO(to_csv(run))))
+    assert [line["regime"] for line in parsed] == [HOT] * 3 + [COLD] * 3 + [END_TO_END] * 2
 
 
 def test_what_is_too_fast_is_implausible_and_not_ranked():
@@ -272,53 +182,110 @@ def test_roofs():
     assert least_seconds(cell(1e6, 1e6), Roof("null:0", "cpu", "", "")) == 0
 
 
-def test_shares_of_the_roof_name_their_level():
-    roof = Roof("null:0", "cpu", "", "", 1e9, ((1e4, 5e11), (1e8, 1e10)), (("L1", 1000), ("L2", 1_000_000)))
-
-    def found(flops: float, nbytes: float, roof: Roof | None = roof, **facts: Any) -> Any:
-        timed = row("null/a", [1e-3] * 9)
-        return share(Cell("exp", "", flops, nbytes, ("float32",)), replace(timed, **facts), 1e-3, roof)
-
-    assert found(5e5, 12) == (0.5, "flops")
-    assert found(0, 1e4) == (pytest.approx(1e4 / 5e11 / 1e-3), "L2")
-    assert found(0, 900) == (pytest.approx(900 / 5e11 / 1e-3), "L1")
-    assert found(0, 5e7) == (pytest.approx(5e7 / 1e10 / 1e-3), "memory")
-    assert found(0, 900, regime=COLD) == (pytest.approx(900 / 1e10 / 1e-3), "memory"), "no cache holds it"
-    assert found(0, 900, replace(roof, caches=())) == (pytest.approx(900 / 5e11 / 1e-3), "memory")
-    assert found(0, 0) == (0, "L1")
-    assert found(1e6, 1e6, shares=True) is found(1e6, 1e6, None) is None
-    assert found(1e6, 1e6, replace(roof, bandwidth=())) is None
-
-
-def test_regimes_are_ranked_among_themselves():
-    rows = [
-        row(f"null/{name}", [seconds] * 9, regime=regime, first=0.25)
-        for regime, times in ((HOT, (1e-3, 2e-3)), (END_TO_END, (6e-3, 3e-3)))
-        for name, seconds in zip("ab", times, strict=True)
+def test_shares_name_the_level_that_binds():
+    roof = Roof(
+        "null:0", "cpu", "", "", flops=1e9, bandwidth=((1e3, 1e9), (1e4, 4e10), (1e6, 2e10), (1e8, 1e10))
+    )
+    assert levels(roof, HOT) == [
+        Level("up to 10 kB", 1e4, 4e10),
+        Level("up to 1 MB", 1e6, 2e10),
+        Level("over 1 MB", math.inf, 1e10),
     ]
-    run = run_of(*rows, chosen="null/a on null:0")
-    run = replace(run, cells=(replace(run.cells[0], chosen_end_to_end="null/a on null:0"),))
-    found = {(line.row.kernel, line.row.regime): line for line in lines(run)}
-    assert list(found) == [
-        *(("null/a", HOT), ("null/b", HOT), ("null/b", END_TO_END), ("null/a", END_TO_END)),
-    ]
-    assert (found["null/a", HOT].vs_best, found["null/a", HOT].regret) == (1.0, 1.0)
-    assert (found["null/a", END_TO_END].vs_best, found["null/a", END_TO_END].regret) == (0.5, 2.0)
-    assert found["null/b", END_TO_END].regret is None
-    said = remarks(run)
-    assert said[1].startswith("regret of placement: geometric mean 1.000 over 1 cells")
-    assert said[2].startswith("regret of placement, end-to-end: geometric mean 2.000 over 1 cells")
-    parsed = list(csv.DictReader(io.StringIO(to_csv(run))))
-    assert [(line["regime"], line["first_seconds"], line["clock"]) for line in parsed] == [
-        *((HOT, "0.25", "host"), (HOT, "0.25", "host")),
-        *((END_TO_END, "0.25", "host"), (END_TO_END, "0.25", "host")),
-    ]
-    assert table_rows(run)[0][HEADINGS.index("first")] == "250 ms"
+    assert levels(replace(roof, bandwidth=((1e4, 1e9),)), HOT) == [Level("bytes", math.inf, 1e9)]
+    assert levels(replace(roof, bandwidth=()), COLD) == []
+
+    def found(nbytes: float, flops: float = 0.0, roof: Roof | None = roof, **facts: Any) -> Share | None:
+        return share(Cell("exp", "", flops, nbytes, ("float32",)), row("null/a", **facts), 1e-3, roof)
+
+    assert found(1e3) == Share(1e3 / 4e10 / 1e-3, "up to 10 kB")
+    assert found(1e6) == Share(1e6 / 2e10 / 1e-3, "up to 1 MB")
+    assert found(1e9) == Share(1e9 / 1e10 / 1e-3, "over 1 MB")
+    assert found(1e3, regime=COLD) == Share(1e3 / 1e10 / 1e-3, "over 1 MB"), "no cache holds it"
+    assert found(1e3, flops=1e6) == Share(1.0, "operations")
+    assert found(1e3, shares=True) is found(1e3, regime=END_TO_END) is None
+    assert found(1e3, roof=None) is found(0.0) is None
 
 
-def test_a_note_about_a_time_is_shown():
-    run = run_of(row("null/a", [1e-3] * 9, reason="not cold"))
-    assert table_rows(run)[0][-1] == "not cold"
+def test_levels_are_named_by_the_caches_that_are_known():
+    caches = (("L1", 10_000), ("L2", 1_000_000), ("L3", 50_000_000))
+    rates = ((5e3, 1e9), (2e4, 4e10), (5e5, 6e10), (1e7, 2e10), (1e8, 1e10))
+    roof = Roof("null:0", "cpu", "", "", bandwidth=rates, caches=caches)
+    assert levels(roof, HOT) == [
+        Level("L2", 1e6, 6e10),
+        Level("L3", 5e7, 2e10),
+        Level("memory", math.inf, 1e10),
+    ], "the rate of L1 is that of a start, and L2 is one level"
+    assert levels(replace(roof, bandwidth=rates[:4]), HOT)[-1] == Level("L3", math.inf, 2e10), (
+        "memory was not met"
+    )
+    assert levels(replace(roof, bandwidth=((5e3, 9e10), *rates[1:])), HOT)[0] == Level("L1", 1e4, 9e10)
+    one = replace(roof, bandwidth=((2e6, 4e10), (1e7, 2e10)))
+    assert levels(one, HOT) == [Level("L3", math.inf, 4e10)]
+    assert levels(one, COLD) == [Level("L3", math.inf, 2e10)], "the rate over the most bytes"
+    timed = row("null/a")
+    cells = [Cell("exp", "", 0.0, nbytes, ("float32",)) for nbytes in (5e3, 9e5, 1e6 + 1, 6e7)]
+    found = [share(cell, timed, 1e-3, roof) for cell in cells]
+    assert [s and s.level for s in found] == ["L2", "L2", "L3", "memory"]
+    assert share(cells[0], replace(timed, regime=COLD), 1e-3, roof) == Share(5e3 / 1e10 / 1e-3, "memory")
+
+
+@given(
+    st.lists(st.tuples(st.floats(1, 1e12), st.floats(1, 1e15)), max_size=8),
+    st.lists(st.integers(1, 10**12), max_size=4),
+    st.floats(1, 1e13),
+)
+def test_no_rate_over_as_many_bytes_is_above_its_level(
+    rates: list[tuple[float, float]], sizes: list[int], nbytes: float
+):
+    caches = tuple((f"L{number}", size) for number, size in enumerate(sorted(set(sizes)), 1))
+    roof = Roof("null:0", "cpu", "", "", bandwidth=tuple(sorted(rates)), caches=caches)
+    found = levels(roof, HOT)
+    assert [(level.name, level.most, level.rate) for level in levels(roof, COLD)] == [
+        (level.name, level.most, max(rates)[1]) for level in found[-1:]
+    ]
+    assert bool(found) == bool(rates)
+    assert [level.most for level in found] == sorted({level.most for level in found})
+    assert [level.rate for level in found] == sorted({level.rate for level in found}, reverse=True)
+    if found:
+        level = next(level for level in found if nbytes <= level.most)
+        assert all(rate <= level.rate for measured, rate in rates if measured >= nbytes)
+
+
+def test_the_part_of_the_roof():
+    roof = Roof("null:0", "cpu", "", "", bandwidth=((1e8, 128e9),))
+    (line,) = lines(run_of(row("null/a", [1e-3] * 9, first=0.5), devices=(roof,)))
+    assert line.share == Share(pytest.approx(0.5), "bytes")
+    shown = dict(zip(HEADINGS, table_rows(run_of(line.row, devices=(roof,)))[0], strict=True))
+    assert (shown["roof"], shown["first"], shown["regime"], shown["grade"]) == (
+        "50 % bytes",
+        "500 ms",
+        "hot",
+        "A",
+    )
+
+
+def test_what_has_to_be_known_of_a_time_is_in_the_note():
+    run = run_of(row("null/a", [1e-3] * 9, reason="timed on the host"))
+    assert table_rows(run)[0][-1] == "timed on the host"
+
+
+def test_markdown_ends_where_a_comment_ends_and_begins_with_the_worst():
+    rows = [row(f"null/{number}", [1e-3 + 1e-9 * number] * 9) for number in range(1500)]
+    bad = [row("null/broken", status=FAILED, reason="no\nsuch <unit>")]
+    run = run_of(*rows, *bad, chosen="null/700 on null:0")
+    text = to_markdown(run)
+    assert len(text.encode()) <= MARKDOWN_BYTES
+    body = [line for line in text.splitlines() if line.startswith("| exp")]
+    assert body[0].endswith("| FAILED: no such &lt;unit> |")
+    assert "| null/700 |" in body[1], "what placement would use"
+    assert "| null/1499 |" in body[2], "the slowest"
+    left_out = re.search(
+        r"The last (\d+) of 1501 rows are left out, those with the least to say; `--csv FILE` has them all",
+        text,
+    )
+    assert left_out
+    assert int(left_out[1]) == 1501 - len(body)
+    assert "left out" not in to_markdown(run_of(*ROWS))
 
 
 def test_a_record_survives_the_file(tmp_path):
@@ -330,6 +297,9 @@ def test_a_record_survives_the_file(tmp_path):
     assert to_csv(read(path)) == to_csv(run)
     parsed = list(csv.DictReader(io.StringIO(to_csv(run))))
     assert float(parsed[0]["median_seconds"]) == 1e-3
+    assert (parsed[0]["regime"], parsed[0]["clock"], parsed[0]["roof_level"]) == ("hot", "host", "L1")
+    assert float(parsed[0]["roof_fraction"]) == pytest.approx(64e6 / 5e11 / 1e-3)
+    assert parsed[0]["first_seconds"] == ""
     assert parsed[3]["reason"] == "8 of 8 values differ | really"
     assert "8 of 8 values differ \\| really" in to_markdown(run)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import click
@@ -14,10 +15,12 @@ from opyard.cli.output import console, json_option, print_json, print_table, pri
 from opyard.errors import SettingsError, did_you_mean
 from opyard.spec import SHORT_NAMES, as_dtype
 from opyard_bench import compare as comparing
-from opyard_bench import keeping
+from opyard_bench import comparison, keeping
+from opyard_bench.formats import FORMATS
 from opyard_bench.record import HOT, REGIMES, Run, read
-from opyard_bench.report import FORMATS, HEADINGS, remarks, table_rows
+from opyard_bench.report import HEADINGS, remarks, table_rows
 from opyard_bench.sizes import parse_shapes
+from opyard_bench.sweep import Progress as Report
 from opyard_bench.sweep import sweep
 from opyard_bench.tasks import CELL_SECONDS, QUICK_CELL_SECONDS, Options
 
@@ -112,6 +115,7 @@ def bench() -> None:
 )
 @click.option("--csv", "csv_path", metavar="FILE", help="Write the table as CSV.")
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Write the table as Markdown.")
+@click.option("--html", "html_path", metavar="FILE", help="Write charts and tables as one page.")
 @click.option("--save", is_flag=True, help="Keep the medians as costs: placement uses them from now on.")
 @click.pass_context
 def run(
@@ -130,23 +134,17 @@ def run(
     json_path: str | None,
     csv_path: str | None,
     markdown_path: str | None,
+    html_path: str | None,
     save: bool,
     resume: str | None,
 ) -> int:
     """Time the kernels of the ops OPS, or of all ops."""
-    outputs = {"json": json_path or resume, "csv": csv_path, "markdown": markdown_path}
-    options = Options(
-        ops=() if model else tuple(ops),
-        kernels=tuple(kernels),
-        devices=tuple(devices),
-        dtypes=tuple(as_dtype(SHORT_NAMES.get(name, name)).name for name in dtypes),
-        shapes=parse_shapes(shapes) if shapes is not None else {},
+    outputs = {"json": json_path or resume, "csv": csv_path, "markdown": markdown_path, "html": html_path}
+    options = replace(
+        parse_options(() if model else ops, kernels, devices, dtypes, shapes, quick, seconds, seed),
         model=model,
         inputs=tuple(ops) if model else (),
         regimes=parse_regimes(regimes),
-        quick=quick,
-        seconds=seconds or (QUICK_CELL_SECONDS if quick else CELL_SECONDS),
-        seed=seed,
         calibrate=not no_calibration,
         save=save,
     )
@@ -162,6 +160,29 @@ def run(
     for path in files.values():
         keeping.check_writable(path)
     return _finish(_sweep(options, files.get("json"), begun, resume or ""), files, outputs)
+
+
+def parse_options(
+    ops: Sequence[str],
+    kernels: Sequence[str],
+    devices: Sequence[str],
+    dtypes: Sequence[str],
+    shapes: str | None,
+    quick: bool,
+    seconds: float | None,
+    seed: int,
+) -> Options:
+    """What `run` and `ab` are asked for alike. Raises SettingsError and SpecError for dtypes and sizes that are none."""
+    return Options(
+        ops=tuple(ops),
+        kernels=tuple(kernels),
+        devices=tuple(devices),
+        dtypes=tuple(as_dtype(SHORT_NAMES.get(name, name)).name for name in dtypes),
+        shapes=parse_shapes(shapes) if shapes is not None else {},
+        quick=quick,
+        seconds=seconds or (QUICK_CELL_SECONDS if quick else CELL_SECONDS),
+        seed=seed,
+    )
 
 
 def _finish(found: Run, files: Mapping[str, Path], outputs: Mapping[str, str | None]) -> int:
@@ -225,22 +246,57 @@ def show(file: str, name: str) -> None:
         click.echo(FORMATS[name](found), nl=False)
 
 
+comparison_page_option = click.option(
+    "--html", "html_path", metavar="FILE", help="Write ratios and intervals as one page."
+)
+
+
 @bench.command()
 @click.argument("base")
 @click.argument("head")
 @click.option("--force", is_flag=True, help="Compare runs of different machines, too.")
+@comparison_page_option
 @json_option
-def compare(base: str, head: str, force: bool, as_json: bool) -> int:
-    """Compare the records BASE and HEAD; the exit status is 1 when something became slower, or broke."""
-    verdicts = comparing.compare(read(base), read(head), force=force)
+def compare(base: str, head: str, force: bool, html_path: str | None, as_json: bool) -> int:
+    """Compare BASE and HEAD, each a record or a folder with the records of several runs.
+
+    The exit status is 1 when something became slower, or broke.
+    """
+    if html_path is not None:
+        keeping.check_writable(Path(html_path))
+    runs = _read_side(base), _read_side(head)
+    return finish_comparison(*runs, comparing.compare(*runs, force=force), html_path, as_json)
+
+
+def _read_side(path: str) -> list[Run]:
+    """The record in a file, or all in a folder. Raises SettingsError for a folder without one."""
+    folder = Path(path)
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else [folder]
+    if not files:
+        raise SettingsError(
+            f"{path} has no records; write one with `opyard bench --json {folder / 'run1.json'}`."
+        )
+    return list(map(read, files))
+
+
+def finish_comparison(
+    base: Sequence[Run],
+    head: Sequence[Run],
+    verdicts: Sequence[comparing.Verdict],
+    html_path: str | None,
+    as_json: bool,
+) -> int:
+    """Writes the page of verdicts and prints them; gives 1 when something became slower, or broke, and else 0."""
+    if html_path is not None:
+        keeping.write(Path(html_path), comparison.to_html(base, head, verdicts))
     if as_json:
         print_json({"verdicts": [asdict(v) for v in verdicts], "summary": comparing.summary(verdicts)})
     else:
         print_table(
-            ["op", "case", "kernel", "device", "verdict", "head / base", "99 % interval", "note"],
+            ["op", "case", "kernel", "device", "regime", "verdict", "head / base", "99 % interval", "note"],
             [
                 [
-                    *(v.op, v.case, v.kernel, v.device, v.verdict),
+                    *(v.op, v.case, v.kernel, v.device, v.regime, v.verdict),
                     f"{v.ratio:.3f}" if v.ratio else "",
                     f"{v.low:.3f} to {v.high:.3f}" if v.low and v.high else "",
                     v.reason,
@@ -254,24 +310,24 @@ def compare(base: str, head: str, force: bool, as_json: bool) -> int:
 
 def _sweep(options: Options, path: Path | None, begun: Run | None, name: str) -> Run:
     """Times everything, and writes the record as it grows. Where that fails, what was measured is printed."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    screen = console(stderr=True)
     keeper = keeping.Keeper(path)
     try:
-        with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-            task = progress.add_task("benchmark", total=1.0)
-            return sweep(
-                options,
-                oy.default_registry(),
-                lambda done, text: progress.update(task, completed=done, description=text),
-                keeper.keep,
-                begun,
-                name,
-            )
+        with progress_bar() as report:
+            return sweep(options, oy.default_registry(), report, keeper.keep, begun, name)
     except SettingsError:
         if keeper.latest is not None:
             _show(keeper.latest)
         raise
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """Shows on the screen, if there is one, what is told of the part that is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    screen = console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task("benchmark", total=1.0)
+        yield lambda done, text: progress.update(task, completed=done, description=text)
 
 
 def _show(found: Run) -> None:

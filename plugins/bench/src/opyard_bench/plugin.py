@@ -17,6 +17,8 @@ def opyard_register() -> None:
 @hookimpl
 def opyard_commands(group: Any) -> None:
     """Adds the command."""
+    from opyard_bench.ab_command import ab
     from opyard_bench.command import bench
 
+    bench.add_command(ab)
     group.add_command(bench)

@@ -38,6 +38,7 @@ class Row:
     regime   "hot", "cold", "host" or "end-to-end"
     first    seconds of preparing the kernel and of its first call together, compilation included; None if it failed
     clock    "host", or "device" for times between marks on the device
+    passes   numbers of the samples that each process took, in order; empty: one process took all
     """
 
     kernel: str
@@ -50,6 +51,7 @@ class Row:
     regime: str = HOT
     first: float | None = None
     clock: str = "host"
+    passes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class Run:
     options   what was asked for, seed included
     started   date and time, UTC; ``load``: the mean number of running processes before the run, or None
     absent    a sentence for each backend without a device
+    pair      not empty where another run took its samples in turns with this one: equal in both, see ``opyard bench ab``
     """
 
     machine: Mapping[str, Any]
@@ -120,6 +123,7 @@ class Run:
     absent: tuple[str, ...] = ()
     interrupted: bool = False
     cells: tuple[Cell, ...] = field(default=())
+    pair: str = ""
 
 
 def to_text(run: Run) -> str:
@@ -161,5 +165,8 @@ def read(path: str | Path) -> Run:
 
 
 def _cell(data: dict[str, Any]) -> Cell:
-    rows = tuple(Row(**{**row, "samples": tuple(map(float, row["samples"]))}) for row in data["rows"])
+    rows = tuple(
+        Row(**{**row, "samples": tuple(map(float, row["samples"])), "passes": tuple(row["passes"])})
+        for row in data["rows"]
+    )
     return Cell(**{**data, "dtypes": tuple(data["dtypes"]), "rows": rows})

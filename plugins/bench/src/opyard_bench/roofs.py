@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from opyard.placement.identity import fingerprint
 from opyard.placement.measuring import Batch, interleave, make_start
 from opyard.registry import REFERENCE
 from opyard_bench import machine
-from opyard_bench.record import COLD, OK, Cell, Roof, Row
+from opyard_bench.record import OK, Cell, Roof, Row
 from opyard_bench.statistics import summarize
 
 SLACK = 1.05
@@ -77,32 +77,6 @@ def least_seconds(cell: Cell, roof: Roof) -> float:
     if roof.bandwidth and not rates:
         rates = [roof.bandwidth[-1][1]]
     return max(seconds, cell.bytes / max(rates)) if rates else seconds
-
-
-class Share(NamedTuple):
-    """How much of what its device can do at most a kernel reaches, and what that is: "flops", a cache such as "L2", or "memory"."""
-
-    fraction: float
-    level: str
-
-
-def share(cell: Cell, row: Row, seconds: float, roof: Roof | None) -> Share | None:
-    """The share of the roof at this time of the row, or None where no roof is known.
-
-    Bytes are held against the rate that was measured over nearly as many, cold ones against that over the most. The level is
-    named by the smallest cache that holds them; where no caches are known it is "memory".
-    """
-    if roof is None or not roof.bandwidth or seconds <= 0 or row.shares:
-        return None
-    is_cold = row.regime == COLD
-    rate = roof.bandwidth[-1][1]
-    if not is_cold and cell.bytes > 0:
-        rate = min(roof.bandwidth, key=lambda pair: abs(math.log(pair[0] / cell.bytes)))[1]
-    level = next((name for name, size in roof.caches if cell.bytes <= size and not is_cold), "memory")
-    rated = bool(roof.flops) and all(name in _RATED for name in cell.dtypes)
-    computing = cell.flops / roof.flops if rated and roof.flops else 0.0
-    moving = cell.bytes / rate
-    return Share(max(computing, moving) / seconds, "flops" if computing > moving else level)
 
 
 def doubt(cell: Cell, row: Row, roof: Roof | None) -> str:

@@ -36,7 +36,7 @@ from opyard_bench.record import (
 )
 from opyard_bench.regimes import Ready, Sets, Timer, make_timer
 from opyard_bench.statistics import is_precise
-from opyard_bench.tasks import Options, Task, find_tasks
+from opyard_bench.tasks import Options, Task, dtypes_of, find_tasks
 
 MOST_ROUNDS = 400
 PATIENCE = 20
@@ -65,7 +65,7 @@ def sweep(
     do not fit: all before anything is measured.
     """
     devices = _devices(options, registry)
-    _check_kernels(options, registry)
+    check_kernels(options, registry)
     tasks = find_tasks(options, registry)
     run = _new_run(options, devices, registry)
     measured: dict[str, Roof] = {}
@@ -237,13 +237,12 @@ class _Bench:
     def _finish(self, cells: list[Cell], note: str, interrupted: bool) -> None:
         """Adds the cell, unless an interrupt came before anything of it was known."""
         work, task = self.task.work, self.task
-        specs = [spec for spec in (*work.inputs, *work.outputs) if spec is not None]
         cell = Cell(
             op=task.title,
             case=task.case,
             flops=float(work.cost.flops),
             bytes=float(work.cost.bytes),
-            dtypes=tuple(sorted({spec.dtype.name for spec in specs})),
+            dtypes=dtypes_of(work),
             chosen=_chosen(self.candidates, lambda c: c.seconds),
             note=note,
             kind=task.kind,
@@ -303,9 +302,14 @@ def _row(candidate: oy.Candidate, status: str, reason: str, regime: str, first: 
 
 def _is_wanted(candidate: oy.Candidate, options: Options) -> bool:
     """Whether the kernel was asked for. The reference and sums of parts always are: others are compared with them."""
-    if candidate.device.backend == REFERENCE or candidate.kernel.name == PARTS or not options.kernels:
+    if candidate.device.backend == REFERENCE or candidate.kernel.name == PARTS:
         return True
-    return any(fnmatchcase(candidate.kernel.id, pattern) for pattern in options.kernels)
+    return is_asked(candidate.kernel.id, options)
+
+
+def is_asked(kernel: str, options: Options) -> bool:
+    """Whether the options name a kernel, or leave all in."""
+    return not options.kernels or any(fnmatchcase(kernel, pattern) for pattern in options.kernels)
 
 
 def _shares(result: Any, expected: Expected) -> bool:
@@ -325,7 +329,8 @@ def _devices(options: Options, registry: oy.Registry) -> list[oy.Device]:
     return list(dict.fromkeys([*named, registry.device(REFERENCE)]))
 
 
-def _check_kernels(options: Options, registry: oy.Registry) -> None:
+def check_kernels(options: Options, registry: oy.Registry) -> None:
+    """Raises RegistryError for a kernel that nobody has registered."""
     known = sorted({kernel.id for kernel in registry.all_kernels()})
     for pattern in options.kernels:
         if not any(fnmatchcase(name, pattern) for name in known):

@@ -165,6 +165,11 @@ def _several(placement: Placement) -> Iterator[tuple[Match, oy.Candidate]]:
                 yield match, candidate
 
 
+def dtypes_of(work: Work) -> tuple[str, ...]:
+    """Names of the dtypes of inputs and outputs."""
+    return tuple(sorted({spec.dtype.name for spec in (*work.inputs, *work.outputs) if spec is not None}))
+
+
 # Sums of parts ---------------------------------------------------------------------------------------------------
 
 
