@@ -474,7 +474,7 @@ def test_json_round_trip() -> None:
     assert found["home"] == "reference" and found["seconds"] == 1e-6
     (node,) = found["nodes"]
     assert node["source"].startswith("test_placement.py:")
-    assert {key: node[key] for key in node if key not in ("source", "alternatives")} == {
+    assert {key: node[key] for key in node if key not in ("source", "alternatives", "bodies")} == {
         "node": "exp",
         "op": "exp",
         "nodes": ["exp"],
@@ -485,6 +485,7 @@ def test_json_round_trip() -> None:
         "transfer_seconds": 0.0,
         "reason": "999 us cheaper than reference/reference on reference",
     }
+    assert node["bodies"] == {}
     assert node["alternatives"] == [
         {
             "node": "exp",

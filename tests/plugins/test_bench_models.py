@@ -216,7 +216,10 @@ def test_sums_of_parts_are_not_saved(bench, registry, program, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--model", "nowhere"), "'nowhere' is no program; write module:function or path.py:function."),
+        (
+            ("--model", "nowhere"),
+            "'nowhere' is no program; write module:function, path.py:function or the path of a model file.",
+        ),
         (("--model", "{}:block", "f32[4,4]"), "1 inputs were given. Write one for each"),
         (("--model", "{}:block", "--dtype", "f64"), "--shapes and --dtype are for the cases of ops"),
     ],

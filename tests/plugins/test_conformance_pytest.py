@@ -143,7 +143,7 @@ def test_a_backend_that_is_not_there_is_an_error(tmp_path: Path, backend: str, t
 
 
 def test_the_test_of_the_package(tmp_path: Path) -> None:
-    words = ["-p", "no:cacheprovider", "--pyargs", "opyard_conformance.test_cases"]
+    words = ["-p", "no:cacheprovider", "--pyargs", "opyard_conformance.every_case"]
     words += ["--opyard-backend=cpu", "--opyard-op=floor", "--opyard-level=smoke"]
     done = run_python(f"import pytest, sys; sys.exit(pytest.main({words!r}))", OPYARD_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr

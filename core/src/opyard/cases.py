@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from .spec import TensorSpec, as_dtype
@@ -161,7 +160,13 @@ def _signs_differ(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> An
 
 def epsilon(dtype: np.dtype[Any]) -> float:
     """The machine epsilon of a dtype of real or complex floats."""
-    return _EPSILON.get(dtype.name) or float(ml_dtypes.finfo(dtype).eps)
+    if dtype.kind in "fc":
+        return float(np.finfo(dtype).eps)
+    if dtype.name not in _EPSILON:
+        import ml_dtypes  # for its own dtypes alone: whoever has one has imported it
+
+        return float(ml_dtypes.finfo(dtype).eps)
+    return _EPSILON[dtype.name]
 
 
 def _worst(wrong: Any, error: Any, found: Any, expected: Any, allowed: float) -> str:

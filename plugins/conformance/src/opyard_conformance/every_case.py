@@ -1,4 +1,4 @@
-"""A test of every case, for those who have no test of their own: ``pytest --pyargs opyard_conformance.test_cases``."""
+"""A test of every case, for those who have no test of their own: ``pytest --pyargs opyard_conformance.every_case``."""
 
 from __future__ import annotations
 
