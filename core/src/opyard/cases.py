@@ -160,7 +160,7 @@ def _signs_differ(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> An
 
 def epsilon(dtype: np.dtype[Any]) -> float:
     """The machine epsilon of a dtype of real or complex floats."""
-    if dtype.kind in "fc":
+    if dtype.isbuiltin == 1:
         return float(np.finfo(dtype).eps)
     if dtype.name not in _EPSILON:
         import ml_dtypes  # for its own dtypes alone: whoever has one has imported it
