@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import ml_dtypes
@@ -118,3 +119,10 @@ def test_names_and_kinds(tmp_path, monkeypatch):
         match=r"checkpoints need the package safetensors, which is not installed; .*opyard\[checkpoint\]",
     ):
         oy.save(tmp_path / "c", [one])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are those of POSIX")
+def test_others_may_read_a_checkpoint_as_any_file(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    oy.save(tmp_path / "c", [oy.Variable(1, name="v")])
+    assert (tmp_path / "c").stat().st_mode == (tmp_path / "plain").stat().st_mode

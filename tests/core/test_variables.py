@@ -197,3 +197,12 @@ def test_threads_lose_no_update():
     for thread in threads:
         thread.join()
     assert (int(n.numpy()), total.numpy().tolist(), torn) == (400, [400, 400], [])
+
+
+def test_a_branch_looks_at_a_variable_when_it_runs():
+    flag = oy.Variable(True, name="flag")
+    assert oy.cond(flag, lambda: 1, lambda: 2) == 1
+    run = oy.compile(lambda x: oy.cond(flag, lambda: x, lambda: -x))
+    assert run(np.ones(2, F32)).tolist() == [1, 1]
+    flag.assign(False)
+    assert run(np.ones(2, F32)).tolist() == [-1, -1]

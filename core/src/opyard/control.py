@@ -22,6 +22,7 @@ from .nest import leaves, map_leaves
 from .ops import _control
 from .ops.joining import stack, unstack
 from .spec import TensorSpec, spec_of
+from .variables import Variable
 
 __all__ = ["cond", "map", "scan", "while_loop"]
 
@@ -35,6 +36,8 @@ def cond(predicate: Any, then: Callable[..., Any], otherwise: Callable[..., Any]
     only the chosen branch runs. ``predicate`` is a boolean of shape ``[]``. Raises SpecError for anything else.
     """
     graph = _graph_for(predicate, *operands)
+    if graph is not None and isinstance(predicate, Variable):
+        predicate = predicate.value_in(graph)  # what it holds when the graph runs, not now
     if not isinstance(predicate, Value):
         return (then if _truth(predicate, "cond") else otherwise)(*operands)
     assert graph is not None
@@ -132,10 +135,8 @@ def scan(
     Raises SpecError for sequences of different lengths, and for a carry that changes its shape or dtype.
     """
     graph = _graph_for(carry, xs)
-    carry, sequences = (
-        _with_arrays(carry),
-        [np.asarray(x) if isinstance(x, (list, *_NUMBERS)) else x for x in _leaves(xs)],
-    )
+    carry = _with_arrays(carry)
+    sequences = [np.asarray(x) if isinstance(x, _NUMBERS) else x for x in _leaves(xs)]
     size = _length(sequences, length)
     if graph is None:
         return _scan_arrays(body, carry, xs, sequences, size, reverse)
@@ -197,9 +198,9 @@ def _pair(found: Any) -> tuple[Any, Any]:
 
 def _require_alike(one: Any, other: Any, firsts: Any, seconds: Any, what: str, when: tuple[str, str]) -> None:
     """Raises SpecError unless two nested results have the same nesting, and their leaves the same specs."""
-    if _shape_of(one) != _shape_of(other):
+    if _nesting(one) != _nesting(other):
         raise SpecError(
-            f"{what} must have the same nesting; found {_shape_of(one)} {when[0]} and {_shape_of(other)} {when[1]}."
+            f"{what} must have the same nesting; found {_nesting(one)} {when[0]} and {_nesting(other)} {when[1]}."
         )
     for number, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
         a, b = spec_of(first, what), spec_of(second, what)
@@ -209,7 +210,7 @@ def _require_alike(one: Any, other: Any, firsts: Any, seconds: Any, what: str, w
             )
 
 
-def _shape_of(found: Any) -> str:
+def _nesting(found: Any) -> str:
     return str(map_leaves(lambda leaf: None if leaf is None else _ARRAY, found))
 
 
@@ -250,7 +251,8 @@ def _graph_for(*structures: Any) -> Graph | None:
 
 
 def _truth(predicate: Any, what: str) -> bool:
-    array = to_numpy(predicate) if hasattr(predicate, "dtype") else np.asarray(predicate)
+    held = predicate.array if isinstance(predicate, Variable) else predicate
+    array = to_numpy(held) if hasattr(held, "dtype") else np.asarray(held)
     if array.shape != () or array.dtype != np.bool_:
         raise SpecError(
             f"{what}: the condition is a boolean of shape []; found {spec_of(array, what)!r}. Compare, and reduce with all or any."

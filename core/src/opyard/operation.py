@@ -6,6 +6,7 @@ An Op knows nothing of devices. Kernels (see kernel.py) say how to compute it.
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,44 +68,44 @@ class Signature:
         return f"({', '.join([*inputs, *separator, *attributes])})"
 
 
-class Program:
+class Program(ABC):
     """A graph as an attribute of a call: what its op does as a part of its work, such as a branch or the body of a loop.
 
     Made by bodies.py. Equal programs compute the same, and hash equally.
     """
 
     @property
+    @abstractmethod
     def graph(self) -> Any:
         """The graph, a graph.Graph."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Specs of what it takes."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Specs of what it gives."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def cost(self) -> Cost:
         """Operations and bytes of one run. Specs must be concrete."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reference(self, *arrays: Any) -> tuple[np.ndarray[Any, Any], ...]:
         """Computes the outputs with the references of its ops."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def symbols(self) -> frozenset[str]:
         """The symbolic sizes that it mentions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bind(self, sizes: Mapping[str, int]) -> Program:
         """The same with its symbolic sizes bound."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -319,10 +320,12 @@ def freeze(value: Any) -> Any:
     """
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()  # first, for numpy.float64 is a float, too
-    if value is None or isinstance(value, (bool, int, float, complex, str, Dim, Program)):
+    if value is None or isinstance(value, (bool, int, float, complex, str, Dim)):
         return value
     if isinstance(value, (tuple, list)):
         return tuple(freeze(item) for item in value)
+    if isinstance(value, Program):
+        return value
     if isinstance(value, np.dtype) or (
         isinstance(value, type) and issubclass(value, (np.generic, bool, int, float))
     ):

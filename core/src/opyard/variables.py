@@ -154,7 +154,7 @@ class Variable(Operators):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         if current_graph.get() is not None:
-            return super().__array__(dtype)  # type: ignore[no-any-return]
+            super().__array__()  # raises: what it holds now is not what it will hold then
         return np.asarray(self.numpy(), dtype)
 
     def _placed(self, array: Any) -> Any:

@@ -90,9 +90,9 @@ def _repeat(first: Run, step: Run, state: int, truth: Callable[[Any], bool]) -> 
         found, rest = arrays[:state], arrays[state:]
         more = truth(first(*arrays)[0])
         while more:
-            *found, last = step(*found, *rest)  # type: ignore[assignment]
-            more = truth(last)
-        return tuple(found)
+            after = step(*found, *rest)
+            found, more = after[:state], truth(after[state])
+        return found
 
     return run
 
