@@ -201,3 +201,22 @@ def test_tries_that_agree_are_kept_however_many_were_disturbed(
     measured = calibrated(device, store, registry, 0.05)
     assert store.capabilities(device) == measured
     assert measured.flops == 2 * 512**3 / 0.1
+
+
+@pytest.mark.parametrize(
+    ("rate", "sizes"),
+    [
+        (1e9, [1 << 20, 1 << 22]),  # elements a second: the next would take more than 10 ms
+        (1e12, [1 << 24]),  # none takes as long as a batch
+        (1e4, [1 << 12]),  # the first is too long already
+    ],
+)
+def test_rates_come_from_all_sizes_that_take_long_enough(rate: float, sizes: list[int]) -> None:
+    """The last size alone would not do: which it is depends on a moment's speed."""
+    _, device = null_registry()
+
+    def make(elements: int) -> Probe:
+        return Probe(float(elements), [], tries=[elements / rate] * 3)
+
+    deadline = time.perf_counter() + 10_000
+    assert [probe.work for probe in calibration._long_enough(make, 1, device, deadline)] == sizes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
@@ -22,7 +22,7 @@ from ..operation import Call
 from ..registry import REFERENCE, Registry
 from ..selection import active_policy
 from ..spec import TensorSpec
-from .measuring import MOST_CALLS, Batch, make_start
+from .measuring import BATCH_SECONDS, MOST_CALLS, Batch, make_start
 from .store import CostStore, CostsWarning
 
 LEAST_BUDGET, MOST_BUDGET = 0.01, 10.0
@@ -196,7 +196,7 @@ def _numbers(probes: dict[str, list[Probe]]) -> dict[str, Any]:
     for probe in probes.get("transfer_bandwidth", ()):
         moving = probe.seconds - found["transfer_seconds"]
         if moving > 0:
-            found["transfer_bandwidth"] = probe.work / moving
+            found["transfer_bandwidth"] = max(probe.work / moving, found.get("transfer_bandwidth", 0.0))
     return found
 
 
@@ -210,18 +210,15 @@ def _launch(device: Device, registry: Registry, deadline: float) -> Found:
 
 
 def _stream(device: Device, registry: Registry, deadline: float) -> Found:
-    """The largest addition that the budget allows."""
-    best, elements = None, LEAST_ELEMENTS
-    while elements <= LARGE and _fits(device, 4 * 3 * elements):
+    """Additions of more and more elements."""
+
+    def make(elements: int) -> Probe | None:
         probe = _kernels("add", (elements,), (elements,), device=device, registry=registry)
-        if probe is None:
-            break
-        probe.work, best = 4.0 * 3 * elements, probe
-        if _ends(GROWTH * probe.seconds, deadline):
-            break
-        elements *= GROWTH
-    if best is not None:
-        yield "bandwidth", best
+        if probe is not None:
+            probe.work = 4.0 * 3 * elements
+        return probe
+
+    yield from (("bandwidth", probe) for probe in _long_enough(make, 3, device, deadline))
 
 
 def _multiply(device: Device, registry: Registry, deadline: float) -> Found:
@@ -253,15 +250,37 @@ def _copies(device: Device, registry: Registry, deadline: float) -> Found:
         yield "wrap_seconds", small
         return
     yield "transfer_seconds", small
-    large, elements = None, LEAST_ELEMENTS
-    while elements <= LARGE and _fits(device, 4 * elements):
-        large = _there_and_back(device, elements)
-        large.work = 4.0 * (elements - SMALL)
-        if _ends(GROWTH * large.seconds, deadline):
+
+    def make(elements: int) -> Probe:
+        probe = _there_and_back(device, elements)
+        probe.work = 4.0 * (elements - SMALL)
+        return probe
+
+    yield from (("transfer_bandwidth", probe) for probe in _long_enough(make, 1, device, deadline))
+
+
+def _long_enough(
+    make: Callable[[int], Probe | None], arrays: int, device: Device, deadline: float
+) -> Iterator[Probe]:
+    """Probes of more and more elements, of those that take as long as a batch, or else the last.
+
+    More than one, because their rates differ (the largest arrays get their memory anew from the system at each try, small
+    ones lie in a cache), and which is the last depends on a moment's speed. Devices for which none is long enough are so
+    fast that all but the largest may lie in a cache.
+
+    arrays  of so many elements that a try needs
+    """
+    last, elements = None, LEAST_ELEMENTS
+    while elements <= LARGE and _fits(device, 4 * arrays * elements):
+        last = make(elements)
+        if last is None or _ends(GROWTH * last.seconds, deadline):
             break
+        if last.seconds >= BATCH_SECONDS:
+            yield last
+            last = None
         elements *= GROWTH
-    if large is not None:
-        yield "transfer_bandwidth", large
+    if last is not None:
+        yield last
 
 
 def _there_and_back(device: Device, elements: int) -> Probe:
