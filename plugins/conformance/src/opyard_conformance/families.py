@@ -18,8 +18,10 @@ import ml_dtypes
 from opyard.cases import Case, Draw
 from opyard.errors import OpyardError
 from opyard.operation import Call, Op
+from opyard.ops.gradients import differentiated
 from opyard.region import Region
 from opyard.spec import as_dtype
+from opyard_conformance.backward import BACKWARD, can_be_checked
 from opyard_conformance.contracts import CONTRACTS
 from opyard_conformance.memory import LAYOUTS
 from opyard_conformance.values import ELEMENTWISE_VALUES, FLOAT_VALUES, INTEGER_VALUES, Array, arrays_of
@@ -106,8 +108,22 @@ def _core(op: Op, cases: list[Case]) -> Iterator[Trial]:
         if number == 0:
             larger = next((c for c in _sizes(base, (1023, 33)) if _fits(op, c)), base)
             yield from (Trial(larger if name == "threads" else base, contract=name) for name in CONTRACTS)
+    yield from (Trial(case, contract=BACKWARD) for case in islice(_smooth(op, cases), 1))
     for other in islice((c for c in cases if _kind(c) == "float" and c.attributes), 1, 4):
         yield from (Trial(other, values=name) for name in _value_names(op, other))
+
+
+def _smooth(op: Op, cases: list[Case]) -> Iterator[Case]:
+    """The cases in float64, for differences of the numbers that ops with a gradient give."""
+    if differentiated(op) in ("zero", "none"):
+        return
+    for case in (c for c in cases if _kind(c) in ("float", "")):
+        wide = Case(
+            tuple(d and _as(d, "float64") if d and d.dtype in FLOATS else d for d in case.inputs),
+            case.attributes,
+        )
+        if _fits(op, wide) and can_be_checked(call_of(op, Trial(wide))):
+            yield wide
 
 
 def _full(op: Op, cases: list[Case]) -> Iterator[Trial]:

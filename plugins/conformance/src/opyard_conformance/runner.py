@@ -13,6 +13,7 @@ from opyard.driver import Device
 from opyard.errors import KernelError, RegistryError, did_you_mean
 from opyard.kernels import Kernel, Work
 from opyard.registry import REFERENCE, Registry, reference_kernel
+from opyard_conformance.backward import BACKWARD, agrees
 from opyard_conformance.checking import check, refusal
 from opyard_conformance.contracts import honour
 from opyard_conformance.families import LEVELS, Trial, call_of, trials
@@ -158,6 +159,8 @@ def run_trial(
             reason = refusal(kernel, work, device)
             if reason is not None:
                 status, detail = "unsupported", reason
+            elif trial.contract == BACKWARD:  # differences judge it, and not the reference
+                agrees(Bench.of(kernel, device, registry, work), expected().inputs)
             elif expected().problem and not (own and expected().outputs and kernel.backend != REFERENCE):
                 status, detail = "failed" if own else "unjudged", expected().problem
             else:
