@@ -134,8 +134,8 @@ def bench(program: Path, *arguments: str) -> None:
         raise SystemExit(f"{words}\n{done.stdout}{done.stderr}")
 
 
-def ops() -> list[str]:
-    return [f"work.{name}_{change}" for name in WORKS for change in CHANGES]
+def ops(changes: Sequence[str]) -> list[str]:
+    return [f"work.{name}_{change}" for name in WORKS for change in changes]
 
 
 class Counts:
@@ -187,7 +187,12 @@ def log_chance(hits: int, total: int, rate: float) -> float:
 
 
 def measure_ab(
-    folder: Path, programs: tuple[Path, Path], trials: int, measuring: Sequence[str], counts: Counts
+    folder: Path,
+    programs: tuple[Path, Path],
+    trials: int,
+    ops: Sequence[str],
+    measuring: Sequence[str],
+    counts: Counts,
 ) -> None:
     """Base and head in turns."""
     for trial in range(trials):
@@ -197,7 +202,7 @@ def measure_ab(
         records.mkdir()
         bench(
             programs[1],
-            *("ab", *ops(), "--base", str(programs[0]), "--head", str(programs[1])),
+            *("ab", *ops, "--base", str(programs[0]), "--head", str(programs[1])),
             *(*options, "--records", str(records)),
         )
         counts.add("ab", [read(records / "base.json")], [read(records / "head.json")])
@@ -205,7 +210,12 @@ def measure_ab(
 
 
 def measure_runs(
-    folder: Path, programs: tuple[Path, Path], runs: int, seconds: float, counts: Counts
+    folder: Path,
+    programs: tuple[Path, Path],
+    runs: int,
+    ops: Sequence[str],
+    seconds: float,
+    counts: Counts,
 ) -> None:
     """Base and head in runs of their own, one after the other; compared by ones, threes, fives and so on."""
     sides: tuple[list[Run], list[Run]] = ([], [])
@@ -213,7 +223,7 @@ def measure_runs(
         for side, program in zip(sides, programs, strict=True):
             path = folder / f"run{number}-{len(side)}.json"
             options = ["--device", "cpu:0", "--seconds", str(seconds), "--seed", str(number)]
-            bench(program, *ops(), "--no-calibration", *options, "--json", str(path))
+            bench(program, *ops, "--no-calibration", *options, "--json", str(path))
             side.append(read(path))
         print(f"run {number + 1} of {runs}", file=sys.stderr)
     for size in (1, 3, 5, 10):
@@ -235,6 +245,9 @@ def main() -> None:
     parser.add_argument("--run-seconds", type=float, default=0.25, help="for a cell of a run; default: 0.25")
     parser.add_argument("--busy", type=int, default=1, help="processes that compute meanwhile; default: 1")
     parser.add_argument("--threads", type=int, default=1, help="of each kernel; default: 1")
+    parser.add_argument(
+        "--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES), help="kernels; default: all"
+    )
     options = parser.parse_args()
     os.environ["OPYARD_NUM_THREADS"] = str(options.threads)
     counts = Counts()
@@ -242,8 +255,9 @@ def main() -> None:
         folder = Path(name)
         base, head = write_plugin(folder / "base", False), write_plugin(folder / "head", True)
         measuring = ["--seconds", str(options.seconds), "--passes", str(options.passes)]
-        measure_ab(folder, (base, head), options.trials, measuring, counts)
-        measure_runs(folder, (base, head), options.runs, options.run_seconds, counts)
+        kernels = ops(options.changes)
+        measure_ab(folder, (base, head), options.trials, kernels, measuring, counts)
+        measure_runs(folder, (base, head), options.runs, kernels, options.run_seconds, counts)
         load = os.getloadavg()[0]
     if options.json:
         print(json.dumps({"load": load, "rows": counts.rows()}, indent=1))
