@@ -154,6 +154,7 @@ def test_what_became_slower_and_what_broke_is_found(bench, acme, tmp_path):
     assert done.status == 1, done.err
     assert "cpu/slow on cpu:0, hot" in page.read_text()
     assert acme in page.read_text(), "what was compared"
+    assert "<title>opyard bench ab: " in page.read_text()
     assert f"base: {acme}; head: {head}." in done.out
     base, new = (read(tmp_path / "records" / f"{side}.json") for side in ("base", "head"))
     assert base.pair == new.pair != ""

@@ -155,6 +155,11 @@ def test_what_cannot_be_resumed(bench, tmp_path):
     data = {**json.loads(path.read_text()), "interrupted": True}
     path.write_text(json.dumps({**data, "options": {"speed": 9}}))
     assert "its options are those of another version of opyard-bench" in bench("--resume", path)[2]
+    path.write_text(json.dumps({**data, "pair": "of two"}))
+    assert (
+        f"{path} is one side of `opyard bench ab`, whose sides take turns, so neither can be resumed alone"
+        in bench("--resume", path)[2]
+    )
 
 
 # Disks that are full -----------------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ def to_html(base: Sequence[Run], head: Sequence[Run], verdicts: Sequence[Verdict
         for name in (BROKEN, SLOWER, FASTER, AMBIGUOUS, SAME, MISSING)
     }
     machine = next((run.machine.get("processor") for run in (*base, *head)), "") or "an unknown processor"
-    title = f"opyard bench compare: {machine}"
+    in_turns = {run.pair for run in base} & {run.pair for run in head} - {""}
+    title = f"opyard bench {'ab' if in_turns else 'compare'}: {machine}"
     return document(
         title,
         shapes(),

@@ -83,6 +83,10 @@ def _through_a_neighbour(path: Path, contents: bytes, keep: bool) -> None:
 
 def options_of(run: Run, name: str) -> Options:
     """The options of a run that was interrupted; ``name`` is what messages call it. Raises SettingsError for another run."""
+    if run.pair:
+        raise SettingsError(
+            f"{name} is one side of `opyard bench ab`, whose sides take turns, so neither can be resumed alone; see what both have with `opyard bench compare BASE HEAD`, or start again."
+        )
     if not run.interrupted:
         raise SettingsError(
             f"{name} is of a run that came to its end, so there is nothing to resume; see it with `opyard bench show {name}`."
