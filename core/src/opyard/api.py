@@ -23,6 +23,7 @@ from .eager import (
     using,
 )
 from .errors import OpyardError
+from .generators import Generator
 from .graph import Graph, Node, Value, trace
 from .hookspecs import API_LEVEL, hookimpl
 from .kernels import Kernel
@@ -111,6 +112,7 @@ __all__ = [
     "Device",
     "Draw",
     "Estimate",
+    "Generator",
     "Graph",
     "Kernel",
     "KernelWarning",
