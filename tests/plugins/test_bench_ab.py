@@ -174,7 +174,7 @@ def test_what_became_slower_and_what_broke_is_found(bench, acme, tmp_path):
     )
     assert again.returncode == 1, again.stderr
     found = {v["kernel"]: v for v in json.loads(again.stdout)["verdicts"]}
-    assert found["cpu/slow"]["verdict"] == "SLOWER", "it sleeps"
+    assert found["cpu/slow"]["verdict"] == "SLOWER", found["cpu/slow"]
     assert found["cpu/steady"]["low"] <= found["cpu/steady"]["ratio"] <= found["cpu/steady"]["high"]
     assert (found["cpu/gone"]["verdict"], found["cpu/gone"]["reason"]) == ("MISSING", "only in the base")
     assert (found["cpu/new"]["verdict"], found["cpu/new"]["reason"]) == ("MISSING", "only in the head")
