@@ -75,7 +75,7 @@ def test_run_reads_arrays_and_prints_json(opyard: Opyard, network: str, tmp_path
 
 def test_run_shows_a_difference(opyard: Opyard, network: str, monkeypatch: pytest.MonkeyPatch):
     """Not a silent zero where the outputs do not even have the same shape, or are not finite."""
-    from opyard_onnx.command import _difference
+    from opyard.cli.run import _difference
 
     nan, inf = np.array([np.nan], "f4"), np.array([np.inf], "f4")
     assert _difference("y", nan, nan).absolute == 0 and _difference("y", inf, inf).absolute == 0

@@ -85,6 +85,7 @@ from .ops.trigonometric import *  # noqa: F403
 from .passes import decompose, eliminate_common, fold_constants, prune, simplify
 from .placement import CostStore, Decision, MeasuredCosts, Placement, TuneReport, place
 from .plan import Plan, make_plan
+from .profiles import Profile
 from .registry import Registry
 from .reverse import gradients
 from .runtime import standard_registry
@@ -121,6 +122,7 @@ __all__ = [
     "OpyardError",
     "Placement",
     "Plan",
+    "Profile",
     "Registry",
     "RestoreReport",
     "Roofline",
