@@ -224,6 +224,8 @@ def _slices(stopwatch: Stopwatch, lap: Lap, assigned: Iterable[Variable]) -> Ite
 def _facts(timed: Timed) -> dict[str, Any]:
     """What there is to know about all slices of something."""
     step = timed.step
+    if timed.kind in (BODY, WAIT):
+        return {}
     if isinstance(step, Copy):
         return {
             "tensor": _name(timed),
