@@ -91,7 +91,7 @@ from .reverse import gradients
 from .runtime import standard_registry
 from .saving import RestoreReport, restore, save
 from .scalar import Scalar
-from .scope import device
+from .scope import device, source
 from .selection import Candidate, candidates
 from .session import Session
 from .spec import TensorSpec
@@ -167,6 +167,7 @@ __all__ = [
     "save",
     "scan",
     "simplify",
+    "source",
     "standard_registry",
     "stop_gradient",
     "testing",
