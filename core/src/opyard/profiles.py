@@ -25,9 +25,9 @@ class NodeTime:
     kernel     backend/kernel; "" for a branch or loop, whose time is no part of sums: those of the nodes inside are
     source     the line of the program that made the node, as "file:line"
     inputs, outputs  specs
-    calls      in one run
-    seconds    of all calls in one run, the mean over the runs
-    median     seconds of one call
+    calls      in the run whose time was the median
+    seconds    of all these calls
+    median     seconds of one call, over all runs
     share      of the time of all kernels and copies
     predicted  seconds of one call, by placement
     flops, bytes_moved  of one call, by the op's cost; None for branches and loops
@@ -40,7 +40,7 @@ class NodeTime:
     source: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    calls: float
+    calls: int
     seconds: float
     median: float
     share: float
@@ -67,7 +67,7 @@ class CopyTime:
     source: str
     target: str
     nbytes: int
-    calls: float
+    calls: int
     seconds: float
     median: float
     share: float
@@ -81,10 +81,10 @@ class CopyTime:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """The sum of nodes that have something in common: calls and seconds of one run, and the share."""
+    """The sum of nodes that have something in common: calls and seconds of the run, and the share."""
 
     name: str
-    calls: float
+    calls: int
     seconds: float
     share: float
 
@@ -93,13 +93,13 @@ class Total:
 class Profile:
     """Where the time of a run went.
 
-    runs           how often it was run, as it is and in turns with its steps timed
+    runs           how often it was run as it is, and in turns with its steps timed
     seconds        the median of runs as they are
-    timed_seconds  the mean of runs whose steps are timed; ``nodes`` and ``copies`` are about these
-    overhead       seconds of those in which neither a kernel nor a copy was at work
+    timed_seconds  the median of runs whose steps are timed; all that follows is about the run that took so long
+    overhead       seconds of it in which neither a kernel nor a copy was at work
     nodes, copies  the longest first
-    memory         bytes of the tensors in each memory, over the run whose time was the median
-    slices         what happened in that run, and when
+    memory         bytes of the tensors in each memory
+    slices         what happened, and when
     clocks         how each device was timed
     """
 
@@ -115,12 +115,12 @@ class Profile:
 
     @property
     def kernel_seconds(self) -> float:
-        """Seconds of all kernels in one run."""
+        """Seconds of all kernels."""
         return sum(row.seconds for row in self.nodes if row.kernel)
 
     @property
     def copy_seconds(self) -> float:
-        """Seconds of all copies in one run."""
+        """Seconds of all copies."""
         return sum(row.seconds for row in self.copies)
 
     @property
@@ -262,7 +262,7 @@ class Profile:
             [
                 format_seconds(row.seconds) if row.kernel else f"({format_seconds(row.seconds)})",
                 f"{row.share:.1%}" if row.kernel else "",
-                f"{row.calls:g}",
+                str(row.calls),
                 format_seconds(row.median),
                 _seconds(row.predicted),
                 _giga(row.bytes_per_second),
@@ -283,7 +283,7 @@ class Profile:
             [
                 format_seconds(row.seconds),
                 f"{row.share:.1%}",
-                f"{row.calls:g}",
+                str(row.calls),
                 format_seconds(row.median),
                 _seconds(row.predicted),
                 _giga(row.bytes_per_second),
@@ -343,7 +343,7 @@ def _giga(rate: float | None) -> str:
 
 
 def _total_rows(what: str, totals: Sequence[Total]) -> list[str]:
-    rows = [[format_seconds(t.seconds), f"{t.share:.1%}", f"{t.calls:g}", t.name] for t in totals[:SHOWN]]
+    rows = [[format_seconds(t.seconds), f"{t.share:.1%}", str(t.calls), t.name] for t in totals[:SHOWN]]
     return _aligned([["time", "share", "calls", what], *rows], numbers=3) + _rest(totals[SHOWN:], f"{what}s")
 
 

@@ -25,7 +25,6 @@ from .stopwatch import (
     Lap,
     Stopwatch,
     Timed,
-    Times,
     seconds_of,
     step_name,
 )
@@ -72,13 +71,13 @@ def _profile(
         laps.append(stopwatch.lap(watched, feeds))
     laps = laps[WARM_UP:]
     middle = sorted(laps, key=lambda lap: lap.seconds)[(runs - 1) // 2]
-    nodes, copies = _times(stopwatch.timed, laps)
+    nodes, copies = _times(stopwatch.timed, laps, middle)
     timed = [thing for thing in stopwatch.timed if thing.kind in (KERNEL, CONTROL)]
     return Profile(
         runs,
         statistics.median(whole[WARM_UP:]),
-        statistics.fmean(lap.seconds for lap in laps),
-        statistics.fmean(_idle(stopwatch.timed, lap) for lap in laps),
+        middle.seconds,
+        _idle(stopwatch.timed, middle),
         nodes,
         copies,
         memory_timelines(executable.plan, stopwatch, middle),
@@ -90,35 +89,38 @@ def _profile(
 # Sums ------------------------------------------------------------------------------------------------------------
 
 
-def _times(timed: Sequence[Timed], laps: Sequence[Lap]) -> tuple[tuple[NodeTime, ...], tuple[CopyTime, ...]]:
-    """The rows of all that ran, the longest first."""
+def _times(
+    timed: Sequence[Timed], laps: Sequence[Lap], middle: Lap
+) -> tuple[tuple[NodeTime, ...], tuple[CopyTime, ...]]:
+    """The rows of all that ran in one of the runs, the longest first; the medians are those of all runs."""
+    calls = np.bincount(middle.numbers, minlength=len(timed))
+    sums = np.bincount(middle.numbers, middle.stops - middle.starts, len(timed))
     numbers = np.concatenate([lap.numbers for lap in laps])
     order = np.argsort(numbers, kind="stable")
     seconds = np.concatenate([lap.stops - lap.starts for lap in laps])[order]
-    ends = np.searchsorted(numbers[order], np.arange(len(timed) + 1))
-    calls = {
-        thing: seconds[ends[number] : ends[number + 1]]
-        for number, thing in enumerate(timed)
-        if ends[number + 1] > ends[number]
-    }
-    busy = float(sum(np.sum(times) for thing, times in calls.items() if thing.kind in (KERNEL, COPY)))
-    runs = len(laps)
-    nodes = [
-        _node(thing, times, runs, busy) for thing, times in calls.items() if thing.kind in (KERNEL, CONTROL)
-    ]
-    copies = [_copy(thing, times, runs, busy) for thing, times in calls.items() if thing.kind == COPY]
+    parts = np.split(seconds, np.searchsorted(numbers[order], np.arange(1, len(timed))))
+    busy = float(sum(sums[number] for number, thing in enumerate(timed) if thing.kind in (KERNEL, COPY)))
+    nodes, copies = [], []
+    for number, thing in enumerate(timed):
+        if not calls[number] or thing.kind not in (KERNEL, CONTROL, COPY):
+            continue
+        share = float(sums[number]) / busy if busy and thing.kind != CONTROL else 0.0
+        found = (int(calls[number]), float(sums[number]), float(np.median(parts[number])), share)
+        if thing.kind == COPY:
+            copies.append(_copy(thing, *found))
+        else:
+            nodes.append(_node(thing, *found))
     return (
         tuple(sorted(nodes, key=lambda row: (-row.seconds, row.node))),
         tuple(sorted(copies, key=lambda row: (-row.seconds, row.tensor))),
     )
 
 
-def _node(timed: Timed, times: Times, runs: int, busy: float) -> NodeTime:
+def _node(timed: Timed, calls: int, seconds: float, median: float, share: float) -> NodeTime:
     step = timed.step
     assert isinstance(step, Run)
     inside = timed.kind == CONTROL
     cost = None if inside else step.work.cost
-    total = float(np.sum(times))
     return NodeTime(
         _name(timed),
         step.work.title,
@@ -127,29 +129,28 @@ def _node(timed: Timed, times: Times, runs: int, busy: float) -> NodeTime:
         _source(timed),
         _specs(step.work.inputs),
         _specs(step.work.outputs),
-        len(times) / runs,
-        total / runs,
-        float(np.median(times)),
-        0.0 if inside or not busy else total / busy,
+        calls,
+        seconds,
+        median,
+        share,
         step.predicted,
         cost and cost.flops,
         cost and cost.bytes,
     )
 
 
-def _copy(timed: Timed, times: Times, runs: int, busy: float) -> CopyTime:
+def _copy(timed: Timed, calls: int, seconds: float, median: float, share: float) -> CopyTime:
     step = timed.step
     assert isinstance(step, Copy)
-    total = float(np.sum(times))
     return CopyTime(
         _name(timed),
         step.source.name,
         step.target.name,
         timed.plan.tensors[step.input].value.spec.nbytes,
-        len(times) / runs,
-        total / runs,
-        float(np.median(times)),
-        total / busy if busy else 0.0,
+        calls,
+        seconds,
+        median,
+        share,
         step.predicted,
     )
 
