@@ -127,6 +127,8 @@ def test_a_model_in_one_stage_has_a_plain_profile(opyard: Opyard, network: str):
     profile = Model(network).profile(feeds, runs=1)
     assert {row.op for row in profile.nodes} >= {"matmul", "softmax", "add"}
     assert not any(row.node.startswith("stage") for row in profile.nodes)
+    sources = {row.op: row.source for row in profile.nodes}
+    assert sources["matmul"] == "network.onnx: MatMul m" and sources["add"] == "network.onnx: Add j"
     with pytest.raises(GraphError, match=r"network.onnx needs a feed for 'k'"):
         Model(network).profile({"x": feeds["x"]})
 
