@@ -68,7 +68,7 @@ BAD = {
     "unknown_hook": (
         "from opyard import hookimpl\n@hookimpl\ndef opyard_regster(registry): ...",
         "failed",
-        "there is no hook called 'opyard_regster'. Did you mean opyard_register.* Hooks: opyard_commands, opyard_event, opyard_open_model, opyard_register",
+        "there is no hook called 'opyard_regster'. Did you mean opyard_register.* Hooks: opyard_commands, opyard_event, opyard_model_runner, opyard_open_model, opyard_register",
     ),
     "foreign_hook": (
         "from opyard import hookimpl\n@hookimpl\ndef setup(registry): ...",

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import opyard as oy
+from opyard.errors import SpecError
 from opyard.testing import NullDevice, ScriptedCosts, add_null_backend
 
 X = np.ones((2, 3), np.float32)
@@ -213,3 +214,18 @@ def test_threads_and_tasks_share_a_scope_object_but_not_what_is_open() -> None:
 def test_eager_calls_do_not_mind() -> None:
     with oy.device("null:1"):
         np.testing.assert_allclose(oy.exp(X), np.exp(X), rtol=1e-6)
+
+
+def test_a_source_stands_in_the_place_of_the_line() -> None:
+    spec = oy.TensorSpec((2,), "float32")
+    with oy.Graph() as graph:
+        x = graph.input("x", spec)
+        with oy.source("net.onnx: Exp a"):
+            oy.exp(x)
+            with oy.source("net.onnx: Abs b"):
+                oy.abs(x)
+            with pytest.raises(SpecError, match=r"\(at net.onnx: Exp a\)"):
+                oy.reshape(x, shape=(3,))
+        oy.negative(x)
+    assert [node.source for node in graph.nodes][:2] == ["net.onnx: Exp a", "net.onnx: Abs b"]
+    assert graph.nodes[2].source.startswith("test_scope.py:")

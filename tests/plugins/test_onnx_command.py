@@ -13,6 +13,9 @@ import pytest
 
 from onnx_models import model
 from opyard.cli import main
+from opyard.errors import GraphError
+from opyard_onnx import Model
+from tracing import check_trace, lanes
 
 Opyard = Callable[..., Any]
 
@@ -75,7 +78,7 @@ def test_run_reads_arrays_and_prints_json(opyard: Opyard, network: str, tmp_path
 
 def test_run_shows_a_difference(opyard: Opyard, network: str, monkeypatch: pytest.MonkeyPatch):
     """Not a silent zero where the outputs do not even have the same shape, or are not finite."""
-    from opyard_onnx.command import _difference
+    from opyard.cli.run import _difference
 
     nan, inf = np.array([np.nan], "f4"), np.array([np.inf], "f4")
     assert _difference("y", nan, nan).absolute == 0 and _difference("y", inf, inf).absolute == 0
@@ -97,6 +100,37 @@ def test_run_tells_of_stages(opyard: Opyard, tmp_path: Path):
     )
     onnx.save(two, tmp_path / "two.onnx")
     assert "stages  2: shapes depend on numbers" in opyard("run", str(tmp_path / "two.onnx"))[1]
+
+
+def test_a_trace_goes_over_all_stages(opyard: Opyard, tmp_path: Path):
+    proto = model(
+        "g (float[5] x) => (float[n] y) { t = Abs (x) c = Greater (t, w) u = Compress (t, c) y = Neg (u) }",
+        w=np.float32(-1),
+    )
+    onnx.save(proto, tmp_path / "two.onnx")
+    trace = tmp_path / "trace.json"
+    status, out, _ = opyard("run", str(tmp_path / "two.onnx"), "--trace", str(trace), "--profile")
+    assert status == 0 and "stage 1/" in out and "stage 2/" in out
+    found = check_trace(json.loads(trace.read_text()))
+    host = lanes(found)["host (Python)"]
+    first, second = (event for event in host if event["cat"] == "run")
+    assert (first["name"], second["name"]) == ("stage 1: run", "stage 2: run")
+    assert second["ts"] >= first["ts"] + first["dur"] - 1e-3
+    assert found["traceEvents"][0]["args"] == {"name": "opyard: two.onnx"}
+    profile = Model(proto).profile({"x": np.ones(5, "f4")}, runs=2)
+    assert sum(row.share for row in (*profile.nodes, *profile.copies)) == pytest.approx(1)
+    assert {row.op for row in profile.nodes} >= {"abs", "greater", "negative"}
+
+
+def test_a_model_in_one_stage_has_a_plain_profile(opyard: Opyard, network: str):
+    feeds = {"x": np.ones((2, 4), "f4"), "k": np.ones(2, "i8")}
+    profile = Model(network).profile(feeds, runs=1)
+    assert {row.op for row in profile.nodes} >= {"matmul", "softmax", "add"}
+    assert not any(row.node.startswith("stage") for row in profile.nodes)
+    sources = {row.op: row.source for row in profile.nodes}
+    assert sources["matmul"] == "network.onnx: MatMul m" and sources["add"] == "network.onnx: Add j"
+    with pytest.raises(GraphError, match=r"network.onnx needs a feed for 'k'"):
+        Model(network).profile({"x": feeds["x"]})
 
 
 @pytest.mark.parametrize(
@@ -131,6 +165,13 @@ def test_comparing_with_what_is_not_there_or_does_not_run(
     onnx.save(proto, tmp_path / "m.onnx")
     status, _, err = opyard("run", str(tmp_path / "m.onnx"), "--compare", "onnxruntime")
     assert status == 1 and "ONNX Runtime does not run m.onnx: " in err
+    status, _, err = opyard("run", network, "--compare", "tvm")
+    assert (
+        status == 1 and "'tvm' does not run network.onnx; an ONNX model is compared with 'onnxruntime'" in err
+    )
+    feeds = {"x": np.ones((2, 4), "f4"), "k": np.ones(2, "i8")}
+    (y, j) = Model(onnx.load(network)).run_by("onnxruntime", feeds)  # a model without a path
+    assert y.shape == (2, 2) and j.tolist() == [2, 2]
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     status, _, err = opyard("run", network, "--compare", "onnxruntime")
     assert status == 1 and "--compare onnxruntime needs ONNX Runtime. Type: pip install onnxruntime" in err

@@ -86,12 +86,13 @@ from .ops.trigonometric import *  # noqa: F403
 from .passes import decompose, eliminate_common, fold_constants, prune, simplify
 from .placement import CostStore, Decision, MeasuredCosts, Placement, TuneReport, place
 from .plan import Plan, make_plan
+from .profiles import Profile
 from .registry import Registry
 from .reverse import gradients
 from .runtime import standard_registry
 from .saving import RestoreReport, restore, save
 from .scalar import Scalar
-from .scope import device
+from .scope import device, source
 from .selection import Candidate, candidates
 from .session import Session
 from .spec import TensorSpec
@@ -123,6 +124,7 @@ __all__ = [
     "OpyardError",
     "Placement",
     "Plan",
+    "Profile",
     "Registry",
     "RestoreReport",
     "Roofline",
@@ -167,6 +169,7 @@ __all__ = [
     "save",
     "scan",
     "simplify",
+    "source",
     "standard_registry",
     "stop_gradient",
     "testing",

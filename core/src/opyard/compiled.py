@@ -15,6 +15,7 @@ from .graph import Graph, Value, current_graph, parameter_names, trace_named, we
 from .nest import leaves, map_leaves
 from .opfunction import current_policy
 from .placement import Limits, Placement, TuneReport, check_objective
+from .profiles import Profile
 from .registry import Registry
 from .session import Devices, Session, remember
 from .spec import TensorSpec, spec_of
@@ -289,6 +290,12 @@ class Compiled:
         taken = self._take(arguments, keywords)
         session = self._session(taken)
         return session.explain(_fetches(session.graph), taken.arrays)
+
+    def profile(self, *arguments: Any, runs: int = 10, **keywords: Any) -> Profile:
+        """Where the time of a call with these arguments goes. See Session.profile."""
+        taken = self._take(arguments, keywords)
+        session = self._session(taken)
+        return session.profile(_fetches(session.graph), taken.arrays, runs=runs)
 
     def tune(self, *arguments: Any, **options: Any) -> TuneReport:
         """Measures what can change the placement for these arguments or TensorSpecs; for options see Session.tune."""

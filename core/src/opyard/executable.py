@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,6 +49,22 @@ class Check:
     index: int
 
 
+class Watch(Protocol):
+    """Puts something around what an executable calls; see stopwatch.py."""
+
+    def step(self, step: Run | Copy, run: Callable[..., Any]) -> Callable[..., Any]:
+        """What is called in the place of a kernel or a copy."""
+
+    def allocation(self, step: Run, new: Callable[[], Any]) -> Callable[[], Any]:
+        """What is called in the place of what makes the array that a step writes into."""
+
+    def inside(self, step: Run, position: int) -> Watch | None:
+        """Who watches the plan at this position inside of a step; None: nobody."""
+
+    def whole(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """What is called in the place of a plan inside of a step."""
+
+
 class _Unclear(Exception):
     """An array is wrong, but what it was made of is gone, so that its maker may be innocent."""
 
@@ -58,13 +74,16 @@ class Executable:
 
     Runs at the same time each have buffers of their own. Raises StepFailed when a kernel raises, and when what is fetched
     is not what a kernel promised; with ``checked`` the results of all kernels are looked at. ``inside``: it is called by
-    the step of another one.
+    the step of another one. ``watch``: who looks at the steps.
     """
 
-    def __init__(self, plan: Plan, *, checked: bool = False, inside: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, *, checked: bool = False, inside: bool = False, watch: Watch | None = None
+    ) -> None:
         self.plan = plan
         self.checked = checked
         self.inside = inside
+        self._watch = watch
         self._namespace: dict[str, Any] = {}
         self.lines: list[Step | Check] = []
         self._makers = {
@@ -117,12 +136,15 @@ class Executable:
             if isinstance(step, Free):
                 rows.append(f"    {' = '.join(f'v{slot}' for slot in step.slots)} = None")
             elif isinstance(step, Copy):
-                self._namespace[f"k{number}"] = partial(transfer, source=step.source, target=step.target)
+                copy = partial(transfer, source=step.source, target=step.target)
+                self._namespace[f"k{number}"] = self._watch.step(step, copy) if self._watch else copy
                 rows.append(f"    v{step.output} = k{number}(v{step.input})")
             else:
-                self._namespace[f"k{number}"] = bind_step(step)
+                self._namespace[f"k{number}"] = bind_step(step, self._watch)
                 if step.fresh:
-                    self._namespace[f"new{number}"] = partial(step.device.empty, step.work.outputs[0])
+                    empty = partial(step.device.empty, step.work.outputs[0])
+                    allocate = self._watch.allocation(step, empty) if self._watch else empty
+                    self._namespace[f"new{number}"] = allocate
                 rows.append(f"    {_run_line(number, step)}")
                 rows += self._checks(step, fetched)
         new = {step.outputs[0] for step in plan.steps if isinstance(step, Run) and step.fresh}
@@ -241,14 +263,23 @@ def _check(promised: Check, array: Any) -> None:
         raise KernelError(f"kernel {promised.step.kernel.id} {reason}")
 
 
-def bind_step(step: Run) -> Callable[..., Any]:
+def bind_step(step: Run, watch: Watch | None = None) -> Callable[..., Any]:
     """What runs a step, as a function of its inputs. Raises StepFailed where a kernel cannot be prepared."""
     if step.plans and isinstance(step.work, Call):
-        return driver(step.work, step.device, [Executable(plan, inside=True) for plan in step.plans])
-    try:
-        return step.kernel.bind(step.work, step.device)
-    except Exception as error:
-        raise StepFailed(step, error) from error
+        bodies = [_body(step, position, watch) for position in range(len(step.plans))]
+        run = driver(step.work, step.device, bodies)
+    else:
+        try:
+            run = step.kernel.bind(step.work, step.device)
+        except Exception as error:
+            raise StepFailed(step, error) from error
+    return watch.step(step, run) if watch else run
+
+
+def _body(step: Run, position: int, watch: Watch | None) -> Callable[..., Any]:
+    inner = watch.inside(step, position) if watch else None
+    made = Executable(step.plans[position], inside=True, watch=inner)
+    return inner.whole(made) if inner else made
 
 
 def _run_once(step: Run, namespace: dict[str, Any]) -> Any:

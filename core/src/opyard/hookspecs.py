@@ -50,6 +50,11 @@ def opyard_open_model(path: str) -> Graph | None:
     """The graph of a model file, or None for a file of another kind. Called when a command is given a file."""
 
 
+@hookspec(firstresult=True)
+def opyard_model_runner(path: str, devices: tuple[str, ...]) -> Any:
+    """What runs a model file that no single graph stands for, or None: see docs/hooks.md. Called by ``opyard run``."""
+
+
 @hookspec
 def opyard_event(event: str, detail: dict[str, Any]) -> None:
     """Observe: ``event`` is "plugin_failed" or "kernel_failed"; ``detail`` names what failed and why. Exceptions are ignored."""

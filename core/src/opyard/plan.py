@@ -27,7 +27,7 @@ class Run:
 
     A kernel that can write into a given array gets one: ``buffer`` is its number, or ``fresh`` says that it is a new one,
     because the tensor is fetched. Other kernels make their outputs themselves, which may be views of their inputs.
-    ``plans`` are those of the graphs inside, for control flow.
+    ``plans`` are those of the graphs inside, for control flow; ``predicted`` is how many seconds placement reckons with.
     """
 
     work: Work
@@ -38,16 +38,18 @@ class Run:
     buffer: int | None
     fresh: bool
     plans: tuple[Plan, ...] = ()
+    predicted: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Copy:
-    """Make a tensor of one device a tensor of another."""
+    """Make a tensor of one device a tensor of another, which placement reckons to take ``predicted`` seconds."""
 
     source: Device
     target: Device
     input: int
     output: int
+    predicted: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,7 +173,8 @@ class _Planner:
                 self._new(v, device, kernel.output_layout(i)) for i, v in enumerate(match.outputs)
             )
             plans = tuple(map(make_plan, decision.chosen.bodies))
-            self._run(self.steps, match.work, kernel, device, inputs, outputs, plans)
+            predicted = decision.chosen.seconds
+            self._run(self.steps, match.work, kernel, device, inputs, outputs, plans, predicted)
         fetches = tuple(self._at(value, self.home) for value in self.graph.outputs.values())
         lasting = {*feeds, *(slot for slot, _, _ in self.constants)}
         lasting.update(slot for step in self.prologue for slot in step.outputs)
@@ -201,9 +204,10 @@ class _Planner:
         inputs: tuple[int | None, ...],
         outputs: tuple[int, ...],
         plans: tuple[Plan, ...] = (),
+        predicted: float | None = None,
     ) -> None:
         writes = kernel.out and len(outputs) == 1 and not kernel.output_layout(0)
-        steps.append(Run(work, kernel, device, inputs, outputs, None, writes, plans))
+        steps.append(Run(work, kernel, device, inputs, outputs, None, writes, plans, predicted))
         if not writes:  # it may give back a view of any input
             shared = set().union(*(self.aliases[i] | {i} for i in inputs if i is not None))
             for slot in outputs:
@@ -242,11 +246,13 @@ class _Planner:
         candidate = hop.candidate
         slot = self._new(value, hop.target, candidate.kernel.output_layout(0) if candidate else "")
         if candidate is not None:
-            self._run(steps, identity.op.call(value.spec), candidate.kernel, hop.target, (source,), (slot,))
+            call, predicted = identity.op.call(value.spec), candidate.seconds
+            self._run(steps, call, candidate.kernel, hop.target, (source,), (slot,), (), predicted)
             return slot
         if hop.source.memory == hop.target.memory:
             self.aliases[slot] |= self.aliases[source] | {source}
-        self.steps.append(Copy(self.tensors[source].device, hop.target, source, slot))
+        predicted = self.places.seconds(value.spec, hop)
+        self.steps.append(Copy(self.tensors[source].device, hop.target, source, slot, predicted))
         return slot
 
     def _shared(self, fetches: tuple[int, ...], lasting: set[int]) -> tuple[tuple[int, ...], ...]:

@@ -6,6 +6,7 @@ A broken plugin is switched off and shown; it never breaks the host. ``require``
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,8 +159,15 @@ class Plugins:
 
     def open_model(self, path: str) -> Any:
         """The graph of a model file by the first plugin that opens it, or None. What its reader raises is not caught."""
+        return self._first("opyard_open_model", path=path)
+
+    def model_runner(self, path: str, devices: Sequence[str]) -> Any:
+        """What runs a model file, by the first plugin that brings it, or None. What it raises is not caught."""
+        return self._first("opyard_model_runner", path=path, devices=tuple(devices))
+
+    def _first(self, hook: str, **arguments: Any) -> Any:
         for plugin in self.all:
-            found = plugin.manager.hook.opyard_open_model(path=path) if plugin.manager else None
+            found = getattr(plugin.manager.hook, hook)(**arguments) if plugin.manager else None
             if found is not None:
                 return found
         return None

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .driver import Device, transfer
-from .executable import Executable, bind_step
+from .executable import Executable
 from .graph import Graph
 from .placement import Placement
 from .placement.inplace import Rehearsal, StepTime
 from .plan import Copy, Free, Plan, Run, make_plan
+from .stopwatch import Stopwatch, seconds_of
 
 LEAST_ROUNDS, MOST_ROUNDS = 7, 60
 WARM_UP = 3
@@ -38,23 +38,33 @@ def rehearse(placement: Placement, arrays: Mapping[str, Array], seconds: float) 
     home, graph = placement.home, placement.graph
     feeds = [home.upload(_contents(name, graph, arrays)) for name in graph.inputs]
     plan = make_plan(placement)
-    executable, stepper = Executable(plan), _Stepper(plan)
+    stopwatch = Stopwatch(own_clocks=False, inside=False)
+    executable, watched = Executable(plan), Executable(plan, watch=stopwatch.watch(plan))
+    order = [step for step in plan.steps if not isinstance(step, Free)]
+
+    def seconds_of_steps() -> list[float]:
+        found = dict.fromkeys(order, 0.0)
+        lap = stopwatch.lap(watched, feeds)
+        for number, seconds in zip(lap.numbers, lap.ends - lap.begins, strict=True):
+            found[stopwatch.timed[number].step] += float(seconds)
+        return list(found.values())
+
     for _ in range(WARM_UP):
         executable(*feeds)
-        stepper.run(feeds)
+        seconds_of_steps()
     whole: list[float] = []
     steps: list[list[float]] = []
     deadline = time.perf_counter() + seconds
     while len(whole) < MOST_ROUNDS:
-        whole.append(_timed(lambda: executable(*feeds), home))
-        steps.append(stepper.run(feeds))
+        whole.append(seconds_of(executable, feeds))
+        steps.append(seconds_of_steps())
         enough = len(whole) >= LEAST_ROUNDS and sum(whole) > LONG_ENOUGH
         if enough or (len(whole) >= LEAST_ROUNDS and time.perf_counter() > deadline):
             break
     medians = [statistics.median(times) for times in zip(*steps, strict=True)]
     total = statistics.median(whole)
     scale = total / sum(medians) if sum(medians) else 1.0
-    rows = zip(stepper.steps, medians, strict=True)
+    rows = zip(order, medians, strict=True)
     return Rehearsal(total, len(whole), tuple(_step_time(plan, s, scale * t) for s, t in rows))
 
 
@@ -63,60 +73,7 @@ def _contents(name: str, graph: Graph, arrays: Mapping[str, Array]) -> Array:
     return arrays[name] if name in arrays else np.full(spec.shape, spec.dtype.kind not in "iu", spec.dtype)
 
 
-def _timed(run: Callable[[], object], home: Device) -> float:
-    begin = time.perf_counter()
-    run()
-    home.synchronize()
-    return time.perf_counter() - begin
-
-
 def _step_time(plan: Plan, step: Run | Copy, seconds: float) -> StepTime:
     if isinstance(step, Run):
         return StepTime(seconds, step.work, None if step.plans else step.kernel, step.device)
     return StepTime(seconds, None, None, step.target, step.source, plan.tensors[step.input].value.spec.nbytes)
-
-
-class _Stepper:
-    """Interprets a plan, step by step, with buffers of its own."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.steps = [step for step in plan.steps if not isinstance(step, Free)]
-        self._bound = {id(s): bind_step(s) for s in self.steps if isinstance(s, Run)}
-        self._buffers = [device.empty(spec) for device, spec in plan.buffers]
-        self._constants: dict[int, Any] = {
-            slot: device.upload(array) for slot, array, device in plan.constants
-        }
-        for step in plan.prologue:
-            self._constants[step.outputs[0]] = bind_step(step)(
-                *(self._constants[slot or 0] for slot in step.inputs)
-            )
-
-    def run(self, feeds: Sequence[Any]) -> list[float]:
-        """Seconds of each step, the wait for its device included."""
-        tensors = {**self._constants, **dict(zip(self.plan.feeds, feeds, strict=True))}
-        times: list[float] = []
-        with np.errstate(all="ignore"):
-            for step in self.plan.steps:
-                if isinstance(step, Free):
-                    for slot in step.slots:
-                        tensors.pop(slot, None)
-                    continue
-                begin = time.perf_counter()
-                self._do(step, tensors)
-                (step.device if isinstance(step, Run) else step.target).synchronize()
-                times.append(time.perf_counter() - begin)
-        return times
-
-    def _do(self, step: Run | Copy, tensors: dict[int, Any]) -> None:
-        if isinstance(step, Copy):
-            tensors[step.output] = transfer(tensors[step.input], step.source, step.target)
-            return
-        inputs = [None if slot is None else tensors[slot] for slot in step.inputs]
-        out = {}
-        if step.buffer is not None:
-            out = {"out": self._buffers[step.buffer]}
-        elif step.fresh:
-            out = {"out": step.device.empty(step.work.outputs[0])}
-        results = self._bound[id(step)](*inputs, **out)
-        tensors.update(zip(step.outputs, results if step.work.is_tuple else (results,), strict=True))

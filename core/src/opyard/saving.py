@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .errors import CheckpointError, installing
+from .files import replace_file
 from .graph import Graph
 from .spec import TensorSpec
 from .variables import Variable
@@ -59,17 +59,7 @@ def save(
     arrays = {name: np.ascontiguousarray(v.numpy()).reshape(v.shape) for name, v in _named(variables).items()}
     texts = {key: str(text) for key, text in (metadata or {}).items()}
     texts.update({_HASH + name: _digest(array) for name, array in arrays.items()})
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        with open(temporary, "xb") as file:  # no file of tempfile, which nobody else may read
-            file.write(_safetensors().numpy.save(arrays, texts))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, _safetensors().numpy.save(arrays, texts))
 
 
 def restore(path: str | os.PathLike[str], variables: Variables, *, partial: bool = False) -> RestoreReport:

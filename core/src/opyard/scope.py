@@ -40,7 +40,8 @@ class Scope(ContextDecorator):
 
 
 class Mark(NamedTuple):
-    """Where a node comes from: the user's line as "file:line", the scope that was open there, and its colocation group.
+    """Where a node comes from: the user's line as "file:line", or the node of a model file; the scope that was open there,
+    and its colocation group.
 
     Nodes of one group run on one device; the number means nothing else. ``segments`` are the calls of functions under
     ``checkpoint`` that the node was recorded in, the outermost first: nodes of different ones are never merged.
@@ -55,6 +56,7 @@ class Mark(NamedTuple):
 _open: ContextVar[tuple[Scope, ...]] = ContextVar("opyard_scopes", default=())
 current_group: ContextVar[int | None] = ContextVar("opyard_group", default=None)
 current_segments: ContextVar[tuple[int, ...]] = ContextVar("opyard_segments", default=())
+_source: ContextVar[str] = ContextVar("opyard_source", default="")
 _segments = count()
 
 
@@ -87,8 +89,23 @@ def device(name: str, *, soft: bool = False) -> Scope:
     return Scope(name, soft)
 
 
+@contextmanager
+def source(text: str) -> Iterator[None]:
+    """Within the block, nodes that are recorded come from ``text``, such as "net.onnx: Conv c", and not from a line of code.
+
+    For importers, whose own lines tell their users nothing.
+    """
+    token = _source.set(text)
+    try:
+        yield
+    finally:
+        _source.reset(token)
+
+
 def user_line() -> str:
-    """File and line of the nearest caller outside this package."""
+    """File and line of the nearest caller outside this package, or what the block of ``source`` around says."""
+    if text := _source.get():
+        return text
     frame = sys._getframe(1)
     while frame.f_back is not None and (
         frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename == "<string>"

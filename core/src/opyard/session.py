@@ -35,6 +35,8 @@ from .placement import (
     tune,
 )
 from .plan import make_plan
+from .profiles import Profile
+from .profiling import profile
 from .registry import REFERENCE, Registry
 from .rehearsal import rehearse
 from .rescue import Failures
@@ -239,6 +241,27 @@ class Session:
         )
         self.registry.changed()  # so that what was chosen by older knowledge is chosen anew
         return report
+
+    def profile(self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, runs: int = 10) -> Profile:
+        """Where the time of ``run(fetches, feeds)`` goes: by node, op, kernel and device, with copies and memory.
+
+        The steps of ``runs`` runs are timed, in turns with runs as they are. They work on copies of what variables hold, and
+        assign nothing. Raises what ``run`` raises, and GraphError for a number of runs that is none.
+        """
+        wanted = self._values(fetches)
+        given = self._feeds(feeds or {}, wanted)
+        arrays = {name: self._on_host(name, array) for name, array in given.items()}
+        effects = Effects.of(self.graph, wanted)
+        with effects.held() as held:
+            state = [np.array(bring(array, self._host, self.registry)) for array in held]
+        arrays.update(zip(effects.names, state, strict=True))
+        wanted = (*wanted, *effects.values)
+
+        def prepare(failure: StepFailed | None) -> Executable:
+            self._run(wanted, arrays, self._host, failure)  # so that what fails is replaced, and not timed
+            return self._prepare(wanted, {n: self._spec(n, a) for n, a in arrays.items()}, self._host)
+
+        return profile(prepare, tuple(arrays.values()), runs, effects.writes)
 
     def _bound(self, fetches: Any, feeds: Mapping[Any, Any] | None) -> tuple[Graph, dict[str, Any]]:
         """What a run would place, and the feeds by name, which may be TensorSpecs."""

@@ -148,6 +148,10 @@ class CUDADevice(Device):
             finally:
                 outer.wait_event(inner.record())
 
+    def overlaps(self, array: Any, other: Any) -> bool:
+        """Whether two arrays of CuPy may share memory."""
+        return bool(self._cupy.may_share_memory(array, other))
+
     def record(self) -> Any:
         """A CUDA event behind the work on the current stream."""
         with self.handle:

@@ -126,6 +126,10 @@ class OpenCLDevice(Device):
         """Never: buffers belong to the context of their device. Arrays of other devices are wrapped or copied."""
         return False
 
+    def overlaps(self, array: Any, other: Any) -> bool:
+        """Whether two Arrays have one buffer."""
+        return bool(array.buffer is other.buffer)
+
     def _buffer(self, flags: Any, host: np.ndarray[Any, Any] | None = None, size: int = 0) -> Any:
         nbytes = size if host is None else host.nbytes
         with _failures(f"{self.name}: allocating {nbytes} bytes"):

@@ -14,13 +14,12 @@ from click.shell_completion import shell_complete
 
 from .. import __version__, runtime
 from ..errors import OpyardError, did_you_mean, installing
-from . import costs, doctor, kernels, listings, new_plugin
+from . import costs, doctor, kernels, listings, new_plugin, run
 
 BROUGHT_BY = {
     "bench": "opyard-bench",
     "conformance": "opyard-conformance",
     "demo": "opyard-demo",
-    "run": "opyard-onnx",
 }
 """Commands of plugins that may not be installed, and the package to name then."""
 
@@ -65,6 +64,7 @@ def build() -> click.Group:
         listings.ops,
         kernels.kernels,
         kernels.explain,
+        run.run,
         costs.tune,
         costs.costs,
         doctor.doctor,

@@ -7,7 +7,7 @@ import inspect
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import click
 from .. import runtime
 from ..compiled import Compiled
 from ..errors import GraphError, OpyardError, RegistryError, SpecError, did_you_mean, installing
-from ..graph import Graph, trace
+from ..graph import Graph, parameter_names, trace
 from ..placement import Limits, Placement, TuneReport
 from ..registry import describe_error
 from ..session import Session
@@ -83,6 +83,24 @@ def load(target: str, specs: Specs, memory: Limits | None = None) -> Program:
     parameters that gives one of these; or it is the path of a model file. Raises RegistryError for a name that is not
     there, and SpecError for specs that do not fit.
     """
+    session = open_session(target, specs, memory=memory)
+    return _program(target, session, tuple(spec for spec in specs if spec is not None))
+
+
+def open_session(
+    target: str,
+    specs: Specs,
+    named: Mapping[str, TensorSpec] | None = None,
+    *,
+    memory: Limits | None = None,
+    devices: tuple[str, ...] = (),
+) -> Session:
+    """The session of a program; see load.
+
+    named    specs of a function's parameters by their names, for when there are no ``specs``
+    memory   in place of the program's own limits, if there are any
+    devices  in place of the program's own, if there are any
+    """
     if not is_program(target):
         raise RegistryError(
             f"{target!r} is no program; write module:function, path.py:function or the path of a model file."
@@ -93,30 +111,25 @@ def load(target: str, specs: Specs, memory: Limits | None = None) -> Program:
         raise SpecError(f"the inputs of the program {target!r} are arrays; none is for ops.")
     if inspect.isroutine(found) and not inspect.signature(found).parameters:
         found = _call(target, found)
-    devices: Any = "auto"
-    objective = "sum"
-    if isinstance(found, Compiled):
-        devices, memory, objective = found.devices, memory or found.memory, found.objective
-        found = found.function
-    if isinstance(found, Session):
-        if memory:
-            found = Session(
-                found.graph,
-                devices=found.devices,
-                registry=found.registry,
-                costs=found.costs,
-                memory=memory,
-                objective=found.objective,
-            )
-        return _program(target, found, given)
+    if isinstance(found, Session) and not memory and not devices:
+        return found
+    options: dict[str, Any] = {"devices": "auto"}
+    if isinstance(found, (Compiled, Session)):
+        names = ["devices", "memory", "objective"]
+        names += ["registry", "costs"] if isinstance(found, Session) else []
+        options = {name: getattr(found, name) for name in names}
+        found = found.graph if isinstance(found, Session) else found.function
+    options |= {"memory": memory} if memory else {}
+    options |= {"devices": list(devices)} if devices else {}
     if isinstance(found, Graph):
-        return _program(target, Session(found, memory=memory), given)
+        return Session(found, **options)
     if not callable(found):
         raise RegistryError(
             f"{target!r} is {type(found).__name__}; name a function over arrays, or something that gives a Graph or a Session."
         )
-    graph = _trace(target, found, given)
-    return _program(target, Session(graph, devices=devices, memory=memory, objective=objective), given)
+    known = named or {}
+    given = given or tuple(known[name] for name in parameter_names(found) if name in known)
+    return Session(_trace(target, found, given), **options)
 
 
 memory_option = click.option(

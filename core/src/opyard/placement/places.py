@@ -122,6 +122,10 @@ class Places:
             at = hops[-1].place
         return start, hops
 
+    def seconds(self, spec: TensorSpec, hop: Hop) -> float:
+        """What one conversion on a cheapest way takes."""
+        return float(self._ways(spec).cost[self.of(hop.source), hop.place]) / NANOSECONDS
+
     def deliveries(self, spec: TensorSpec, wanted: list[int], sets: Sets) -> Costs:
         """Nanoseconds ``[from, set]`` of bringing a tensor to all ``wanted`` places that a set names by their index.
 

@@ -12,11 +12,12 @@ from opyard_onnx.errors import ModelError, UnsupportedModel
 
 
 class ModelFile:
-    """A ModelProto and the folder that its external data lie in; None for a model that came without a path."""
+    """A ModelProto, its path and the folder that its external data lie in; both None for one that came without a path."""
 
     def __init__(self, source: Any) -> None:
         import onnx
 
+        self.path: Path | None = None
         self.folder: Path | None = None
         self._maps: dict[Path, np.ndarray[Any, Any]] = {}
         if isinstance(source, onnx.ModelProto):
@@ -28,6 +29,7 @@ class ModelFile:
             if not path.is_file():
                 raise ModelError(f"there is no file {str(path)!r}.")
             self.folder, self.title = path.resolve().parent, path.name
+            self.path = path
             self.proto = _parse(path.read_bytes(), str(path))
         else:
             raise ModelError(

@@ -120,7 +120,8 @@ class Importer:
         title = f"{node.op_type}{f' {node.name!r}' if node.name else ''}"
         try:
             inputs = [scope.find(name) if name else None for name in node.input]
-            results = self._convert(node, inputs, scope)
+            with oy.source(f"{self.file.title}: {node.op_type} {node.name or ' '.join(node.output)}"):
+                results = self._convert(node, inputs, scope)
         except ModelError as error:  # the innermost node is named
             raise type(error)(str(error) if " (in " in str(error) else f"{error} (in {title})") from None
         except NeedsValue:

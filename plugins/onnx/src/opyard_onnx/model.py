@@ -15,6 +15,7 @@ import numpy as np
 
 import opyard as oy
 from opyard.errors import GraphError, did_you_mean
+from opyard_onnx.comparison import run_by
 from opyard_onnx.errors import ModelError, UnsupportedModel
 from opyard_onnx.evaluation import NeedsValue
 from opyard_onnx.files import ModelFile
@@ -62,6 +63,7 @@ class Model:
         constants = {tensor.name for tensor in graph.initializer}
         self.inputs = {i.name: i.type for i in graph.input if i.name not in constants}
         self.outputs = tuple(output.name for output in graph.output)
+        self.title = self.file.title
 
     def spec(self, name: str) -> oy.TensorSpec:
         """What the model states about an input. Raises UnsupportedModel for one that is no tensor."""
@@ -78,14 +80,30 @@ class Model:
                 return [_result(entry, fetched, stage.graph) for entry in stage.results]
             stage, arrays = self._next(stage, fetched)
 
+    def run_by(self, runtime: str, feeds: Mapping[str, Any]) -> list[Any]:
+        """The outputs by another runtime: "onnxruntime". Raises OpyardError where it is not here or does not run this."""
+        return run_by(runtime, self.file, self.outputs, feeds)
+
+    def profile(self, feeds: Mapping[str, Any], *, runs: int = 10) -> oy.Profile:
+        """Where the time goes, over all stages; importing them is not counted. See opyard.Session.profile."""
+        parts = [
+            (f"stage {number}", self._session(stage).profile(_to_compute(stage), named, runs=runs))
+            for number, (stage, named) in enumerate(self._stages(feeds), start=1)
+        ]
+        return parts[0][1] if len(parts) == 1 else oy.Profile.joined(parts)
+
     def placements(self, feeds: Mapping[str, Any]) -> Iterator[oy.Placement]:
         """Where everything runs for these feeds: a placement for each stage that computes something."""
+        for stage, named in self._stages(feeds):
+            yield self._session(stage).placement(_to_compute(stage), named)
+
+    def _stages(self, feeds: Mapping[str, Any]) -> Iterator[tuple[Stage, dict[str, Any]]]:
+        """The stages that compute something for these feeds, each with what it is fed."""
         given = self._checked(feeds)
         stage, arrays = self._stage(given), dict(_flat(given))
         while True:
-            fetches = _to_compute(stage)
-            if fetches:
-                yield self._session(stage).placement(fetches, {name: arrays[name] for name in stage.feeds})
+            if _to_compute(stage):
+                yield stage, {name: arrays[name] for name in stage.feeds}
             if stage.results is not None:
                 return
             stage, arrays = self._next(stage, self._fetch(stage, arrays))

@@ -1,4 +1,4 @@
-"""The plugin: opens ONNX files for the command line, and adds ``opyard run``. Nothing heavy is imported here."""
+"""The plugin: opens ONNX files for the command line. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -15,14 +15,6 @@ def opyard_register() -> None:
 
 
 @hookimpl
-def opyard_commands(group: Any) -> None:
-    """Adds the command."""
-    from opyard_onnx.command import run
-
-    group.add_command(run)
-
-
-@hookimpl
 def opyard_open_model(path: str) -> Any:
     """The graph of an ONNX file; None for other endings."""
     if not path.endswith(".onnx"):
@@ -30,3 +22,13 @@ def opyard_open_model(path: str) -> Any:
     from opyard_onnx.model import load
 
     return load(path)
+
+
+@hookimpl
+def opyard_model_runner(path: str, devices: tuple[str, ...]) -> Any:
+    """What runs an ONNX file, in stages where that is needed; None for other endings."""
+    if not path.endswith(".onnx"):
+        return None
+    from opyard_onnx.model import Model
+
+    return Model(path, devices=list(devices) or "auto")

@@ -1,7 +1,9 @@
-"""``opyard run model.onnx``: runs a model once to prepare and then on the clock, and compares with another runtime."""
+"""``opyard run MODEL``: runs a program once to prepare and then on the clock, compares, and shows where the time goes."""
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import time
 from collections import Counter
@@ -13,14 +15,16 @@ from typing import Any
 import click
 import numpy as np
 
-import opyard as oy
-from opyard.cli.output import json_option, print_json, print_table, print_text
-from opyard.errors import OpyardError, SpecError
-from opyard.spec import parse_spec
-from opyard.units import format_seconds
-from opyard_onnx.model import Model
+from ..errors import SpecError
+from ..files import replace_file
+from ..placement import Placement
+from ..spec import TensorSpec, parse_spec
+from ..units import format_seconds
+from .output import json_option, print_json, print_table, print_text
+from .runner import Runner, open_runner
 
 RUNS = 5
+PROFILED_RUNS = 10
 DRAWN_SIZE = 1
 """What an open size is where no input says more."""
 
@@ -42,11 +46,12 @@ class Run:
     outputs: dict[str, Any]
     first: float
     seconds: float
-    placements: tuple[oy.Placement, ...]
+    placements: tuple[Placement, ...]
 
 
 @click.command()
 @click.argument("model", metavar="MODEL")
+@click.argument("specs", metavar="INPUTS", nargs=-1)
 @click.option(
     "--input",
     "inputs",
@@ -58,65 +63,106 @@ class Run:
     "--device", "devices", multiple=True, metavar="NAME", help="Use this device alone; may be repeated."
 )
 @click.option(
-    "--compare", type=click.Choice(["onnxruntime"]), help="Run it there, too, and show the differences."
+    "--compare",
+    metavar="RUNTIME",
+    help="Run it there, too, and show the differences: 'reference' for programs, 'onnxruntime' for ONNX models.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For the inputs that are drawn.")
+@click.option("--profile", "profiled", is_flag=True, help="Show where the time goes, by node, op and kernel.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what happens in a run, and when, as Chrome trace events: open it in ui.perfetto.dev.",
+)
 @json_option
 def run(
     model: str,
+    specs: tuple[str, ...],
     inputs: tuple[str, ...],
     devices: tuple[str, ...],
     compare: str | None,
     seed: int,
+    profiled: bool,
+    trace: Path | None,
     as_json: bool,
 ) -> None:
-    """Run the model file MODEL on the best kernels of this machine.
+    """Run MODEL on the best kernels of this machine.
 
-    Inputs that are not given are drawn from a seed: normal numbers for floating types, zeros and ones for the others.
-    Sizes that the model leaves open are 1 unless an input says more.
+    MODEL is a model file, or module:function or path.py:function: a function over arrays, a Graph, a Session, or a function
+    that gives one of these. Inputs that are not given are drawn from a seed: normal numbers for floating types, zeros and
+    ones for the others. Sizes that the model leaves open are 1 unless an input says more. INPUTS are the dtypes and sizes of
+    its inputs in their order, which a function over arrays needs.
 
     \b
       opyard run model.onnx
       opyard run model.onnx --input images=batch.npy --device cpu:0 --compare onnxruntime
+      opyard run model.py:block 'float32[32,64]' 'float32[64,10]' --profile --trace trace.json
     """
-    opened = Model(model, devices=list(devices) or "auto")
-    feeds = _feeds(opened, inputs, seed)
+    if trace is not None:
+        _require_writable(trace)
+    given = _given(inputs)
+    stated = tuple(map(_parsed, specs))
+    opened = open_runner(model, stated, {n: _spec_of(g) for n, g in given.items() if g is not None}, devices)
+    feeds = _feeds(opened, {**dict(zip(opened.inputs, stated, strict=False)), **given}, seed)
     found = _timed(opened, feeds)
-    differences = _compared(model, opened, feeds, found.outputs) if compare else []
+    theirs = opened.run_by(compare, feeds) if compare else []
+    differences = [
+        _difference(name, found.outputs[name], other)
+        for name, other in zip(opened.outputs, theirs, strict=False)
+    ]
+    profile = opened.profile(feeds, runs=PROFILED_RUNS) if profiled or trace else None
+    if trace is not None and profile is not None:
+        _write_trace(trace, profile.trace(f"opyard: {opened.title}"))
     if as_json:
-        print_json(_as_json(opened, feeds, found, differences, seed))
-    else:
-        _show(feeds, found, differences, compare)
+        data = _as_json(opened, feeds, found, differences, seed)
+        print_json({**data, "profile": profile.to_json()} if profile and profiled else data)
+        return
+    _show(feeds, found, differences, compare)
+    if trace is not None:
+        print_text(f"trace   {trace}; open it in ui.perfetto.dev or chrome://tracing")
+    if profile is not None and profiled:
+        print_text(f"\n{profile}")
 
 
 # Inputs --------------------------------------------------------------------------------------------------------------
 
 
-def _feeds(model: Model, texts: Sequence[str], seed: int) -> dict[str, Any]:
-    """An array for each input of the model."""
-    given: dict[str, str] = {}
+def _given(texts: Sequence[str]) -> dict[str, Any]:
+    """What ``--input`` says, by name: an array, a spec to draw, or None for what the model states."""
+    given: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise SpecError(
                 f"--input is written as name=file.npy, name=float32[2,3] or name=random; found {text!r}."
             )
-        if name not in model.inputs:
-            known = ", ".join(model.inputs) or "none"
-            raise SpecError(f"{model.file.title} has no input {name!r}. Inputs: {known}.")
-        given[name] = value
-    arrays = {name: _read(name, value) for name, value in given.items() if value.endswith(".npy")}
-    specs = {
-        name: _parsed(value) for name, value in given.items() if name not in arrays and value != "random"
-    }
-    sizes = _known_sizes(model, {**specs, **{name: oy.TensorSpec.of(a) for name, a in arrays.items()}})
+        if value == "random":
+            given[name] = None
+        else:
+            given[name] = _read(name, value) if value.endswith(".npy") else _parsed(value)
+    return given
+
+
+def _spec_of(item: Any) -> TensorSpec:
+    return item if isinstance(item, TensorSpec) else TensorSpec.of(item)
+
+
+def _feeds(model: Runner, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """An array for each input of the model."""
+    names = tuple(model.inputs)
+    for name in given:
+        if name not in names:
+            raise SpecError(f"{model.title} has no input {name!r}. Inputs: {', '.join(names) or 'none'}.")
+    sizes = _known_sizes(model, {name: _spec_of(item) for name, item in given.items() if item is not None})
     generator = np.random.default_rng(seed)
-    return {
-        name: arrays[name]
-        if name in arrays
-        else _drawn(specs.get(name) or _declared(model, name, sizes), generator)
-        for name in model.inputs
-    }
+    feeds: dict[str, Any] = {}
+    for name in names:
+        item = given.get(name)
+        if item is None:
+            item = _declared(model, name, sizes)
+        feeds[name] = _drawn(item, generator) if isinstance(item, TensorSpec) else item
+    return feeds
 
 
 def _read(name: str, path: str) -> Any:
@@ -128,22 +174,22 @@ def _read(name: str, path: str) -> Any:
         raise SpecError(f"--input {name}: {path!r} is no array file: {error}.") from None
 
 
-def _parsed(text: str) -> oy.TensorSpec:
+def _parsed(text: str) -> TensorSpec:
     found = parse_spec(text)
     if found is None:
         raise SpecError("an input of a model is an array; none is for ops.")
     return found
 
 
-def _declared(model: Model, name: str, sizes: Mapping[str, int]) -> oy.TensorSpec:
+def _declared(model: Runner, name: str, sizes: Mapping[str, int]) -> TensorSpec:
     """The spec that the model states, with open sizes as they are known from other inputs."""
     spec = model.spec(name)
-    return oy.TensorSpec(
+    return TensorSpec(
         [n if isinstance(n, int) else sizes.get(str(n), DRAWN_SIZE) for n in spec.shape], spec.dtype
     )
 
 
-def _known_sizes(model: Model, specs: Mapping[str, oy.TensorSpec]) -> dict[str, int]:
+def _known_sizes(model: Runner, specs: Mapping[str, TensorSpec]) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, spec in specs.items():
         declared = model.spec(name)
@@ -153,7 +199,7 @@ def _known_sizes(model: Model, specs: Mapping[str, oy.TensorSpec]) -> dict[str, 
     return found
 
 
-def _drawn(spec: oy.TensorSpec, generator: np.random.Generator) -> Any:
+def _drawn(spec: TensorSpec, generator: np.random.Generator) -> Any:
     shape = tuple(int(n) for n in spec.shape)
     if spec.dtype.kind in "fcV" and "int" not in spec.dtype.name:
         return np.asarray(generator.standard_normal(shape)).astype(spec.dtype)
@@ -163,7 +209,7 @@ def _drawn(spec: oy.TensorSpec, generator: np.random.Generator) -> Any:
 # Running -------------------------------------------------------------------------------------------------------------
 
 
-def _timed(model: Model, feeds: Mapping[str, Any]) -> Run:
+def _timed(model: Runner, feeds: Mapping[str, Any]) -> Run:
     began = time.perf_counter()
     outputs = model.run(feeds)
     first = time.perf_counter() - began
@@ -176,28 +222,11 @@ def _timed(model: Model, feeds: Mapping[str, Any]) -> Run:
     return Run(named, first, statistics.median(seconds), tuple(model.placements(feeds)))
 
 
-def _compared(
-    path: str, model: Model, feeds: Mapping[str, Any], outputs: Mapping[str, Any]
-) -> list[Difference]:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise OpyardError("--compare onnxruntime needs ONNX Runtime. Type: pip install onnxruntime") from None
-    try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        theirs = dict(zip(model.outputs, session.run(list(model.outputs), dict(feeds)), strict=True))
-    except Exception as error:  # its errors have no common class
-        raise OpyardError(
-            f"ONNX Runtime does not run {model.file.title}: {' '.join(str(error).split())}"
-        ) from None
-    return [_difference(name, outputs[name], theirs[name]) for name in model.outputs]
-
-
 def _difference(name: str, ours: Any, theirs: Any) -> Difference:
     if not isinstance(ours, np.ndarray) or ours.dtype == object:
         return Difference(name, 0.0, 0.0, "not compared: it is no tensor of numbers")
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        note = f"{oy.TensorSpec.of(ours)!r} here, {oy.TensorSpec.of(theirs)!r} there"
+        note = f"{TensorSpec.of(ours)!r} here, {TensorSpec.of(theirs)!r} there"
         return Difference(name, float("inf"), float("inf"), note)
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinity minus infinity
@@ -206,6 +235,24 @@ def _difference(name: str, ours: Any, theirs: Any) -> Difference:
     greatest = float(np.max(apart, initial=0.0))
     scale = float(np.max(np.abs(b), initial=0.0, where=np.isfinite(b)))
     return Difference(name, greatest, greatest / scale if scale else greatest)
+
+
+def _require_writable(path: Path) -> None:
+    """Raises SpecError where a file cannot be written, before anything runs."""
+    if path.is_dir():
+        raise SpecError(f"--trace {path} is a folder; name a file in it: {path / 'trace.json'}.")
+    if not path.parent.is_dir():
+        raise SpecError(f"--trace {path}: there is no folder {str(path.parent)!r}; make it first.")
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # such as /dev/stdout
+        raise SpecError(f"--trace {path} is no ordinary file; name one that may be replaced.")
+    if not os.access(path.parent, os.W_OK):
+        raise SpecError(
+            f"--trace {path}: the folder {str(path.parent)!r} cannot be written to; name another."
+        )
+
+
+def _write_trace(path: Path, trace: Mapping[str, Any]) -> None:
+    replace_file(path, json.dumps(trace, allow_nan=False).encode())
 
 
 # Output --------------------------------------------------------------------------------------------------------------
@@ -228,9 +275,7 @@ def _text(item: Any) -> str:
         return "nothing"
     if isinstance(item, list):
         return f"a sequence of {len(item)}"
-    return (
-        f"text[{', '.join(map(str, item.shape))}]" if item.dtype == object else repr(oy.TensorSpec.of(item))
-    )
+    return f"text[{', '.join(map(str, item.shape))}]" if item.dtype == object else repr(TensorSpec.of(item))
 
 
 def _show(
@@ -257,10 +302,10 @@ def _show(
 
 
 def _as_json(
-    model: Model, feeds: Mapping[str, Any], found: Run, differences: Sequence[Difference], seed: int
+    model: Runner, feeds: Mapping[str, Any], found: Run, differences: Sequence[Difference], seed: int
 ) -> dict[str, Any]:
     return {
-        "model": model.file.title,
+        "model": model.title,
         "seed": seed,
         "inputs": {name: _text(item) for name, item in feeds.items()},
         "outputs": {name: _text(item) for name, item in found.outputs.items()},
