@@ -26,6 +26,7 @@ from .errors import OpyardError
 from .graph import Graph, Node, Value, trace
 from .hookspecs import API_LEVEL, hookimpl
 from .kernels import Kernel
+from .models import SavedModel, load, save
 from .operation import Call, Op
 from .opfunction import OpFunction, op
 from .ops import (
@@ -88,7 +89,7 @@ from .plan import Plan, make_plan
 from .registry import Registry
 from .reverse import gradients
 from .runtime import standard_registry
-from .saving import RestoreReport, restore, save
+from .saving import RestoreReport, restore
 from .scalar import Scalar
 from .scope import device
 from .selection import Candidate, candidates
@@ -124,6 +125,7 @@ __all__ = [
     "Registry",
     "RestoreReport",
     "Roofline",
+    "SavedModel",
     "Scalar",
     "Session",
     "TensorSpec",
@@ -152,6 +154,7 @@ __all__ = [
     "infer",
     "jvp",
     "kernel",
+    "load",
     "make_plan",
     "map",
     "op",

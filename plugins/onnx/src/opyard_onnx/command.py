@@ -70,7 +70,9 @@ def run(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Run the model file MODEL on the best kernels of this machine.
+    """Run a model on the best kernels of this machine.
+
+    MODEL is an ONNX file, or the folder of a saved model.
 
     Inputs that are not given are drawn from a seed: normal numbers for floating types, zeros and ones for the others.
     Sizes that the model leaves open are 1 unless an input says more.
@@ -78,11 +80,12 @@ def run(
     \b
       opyard run model.onnx
       opyard run model.onnx --input images=batch.npy --device cpu:0 --compare onnxruntime
+      opyard run models/digits
     """
     opened = Model(model, devices=list(devices) or "auto")
     feeds = _feeds(opened, inputs, seed)
     found = _timed(opened, feeds)
-    differences = _compared(model, opened, feeds, found.outputs) if compare else []
+    differences = _compared(opened, feeds, found.outputs) if compare else []
     if as_json:
         print_json(_as_json(opened, feeds, found, differences, seed))
     else:
@@ -176,15 +179,13 @@ def _timed(model: Model, feeds: Mapping[str, Any]) -> Run:
     return Run(named, first, statistics.median(seconds), tuple(model.placements(feeds)))
 
 
-def _compared(
-    path: str, model: Model, feeds: Mapping[str, Any], outputs: Mapping[str, Any]
-) -> list[Difference]:
+def _compared(model: Model, feeds: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Difference]:
     try:
         import onnxruntime
     except ImportError:
         raise OpyardError("--compare onnxruntime needs ONNX Runtime. Type: pip install onnxruntime") from None
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(model.file.path), providers=["CPUExecutionProvider"])
         theirs = dict(zip(model.outputs, session.run(list(model.outputs), dict(feeds)), strict=True))
     except Exception as error:  # its errors have no common class
         raise OpyardError(

@@ -1,7 +1,8 @@
-"""The plugin: opens ONNX files for the command line, and adds ``opyard run``. Nothing heavy is imported here."""
+"""The plugin: opens ONNX files and saved models, saves models, and adds commands. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from opyard import hookimpl
@@ -16,17 +17,35 @@ def opyard_register() -> None:
 
 @hookimpl
 def opyard_commands(group: Any) -> None:
-    """Adds the command."""
+    """Adds the commands."""
     from opyard_onnx.command import run
+    from opyard_onnx.saved.command import inspect
 
     group.add_command(run)
+    group.add_command(inspect)
 
 
 @hookimpl
-def opyard_open_model(path: str) -> Any:
-    """The graph of an ONNX file; None for other endings."""
-    if not path.endswith(".onnx"):
-        return None
-    from opyard_onnx.model import load
+def opyard_open_model(path: str, version: int | None, verify: bool) -> Any:
+    """The graph of an ONNX file, or a saved model; None for other endings and folders."""
+    if path.endswith(".onnx") and Path(path).is_file():
+        from opyard_onnx.model import load
 
-    return load(path)
+        return load(path)
+    if not Path(path).is_dir():
+        return None
+    from opyard_onnx.saved.versions import is_saved_model
+
+    if not is_saved_model(Path(path)):
+        return None
+    from opyard_onnx.saved.loading import load_version
+
+    return load_version(Path(path), version, verify=verify)
+
+
+@hookimpl
+def opyard_save_model(path: str, graph: Any, version: int | None, metadata: dict[str, str]) -> str:
+    """Writes a version of a saved model."""
+    from opyard_onnx.saved.writing import write_version
+
+    return str(write_version(Path(path), graph, version, metadata))
