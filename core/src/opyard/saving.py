@@ -110,6 +110,10 @@ def restore(path: str | os.PathLike[str], variables: Variables, *, partial: bool
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
     library = _safetensors()
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder, and a checkpoint is a file; opyard.load opens the folder of a saved model."
+        )
     try:
         with library.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping

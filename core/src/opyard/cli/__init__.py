@@ -45,9 +45,7 @@ class Commands(click.Group):
             known = tuple(self.list_commands(context))
             return f"there is no command {name!r}.{did_you_mean(name, known)} Commands: {', '.join(known)}."
         why = runtime.inspect_plugins().absence(package)
-        return (
-            f"the command {name!r} is not here: {why or f'{package} is installed, and ok: it adds no such command.'}"
-        )
+        return f"the command {name!r} is not here: {why or f'{package} is installed, and ok: it adds no such command.'}"
 
 
 def build() -> click.Group:

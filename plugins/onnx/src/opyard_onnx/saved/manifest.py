@@ -129,6 +129,6 @@ def _parsed(data: dict[str, Any]) -> Manifest:
 
 
 def _file_name(name: str) -> str:
-    if not name or name != Path(name).name or "\\" in name or ":" in name:
+    if name in ("", "..") or name != Path(name).name or "\\" in name or ":" in name:
         raise ValueError(f"the file name {name!r} leads out of the folder")
     return name
