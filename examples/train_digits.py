@@ -1,13 +1,18 @@
 """Train the network of `opyard demo` on scikit-learn's digits: loss, gradients, Adam and accuracy in one graph.
 
-    python examples/train_digits.py                        train, and write digits.safetensors
+    python examples/train_digits.py                        train, and save the model as the next version in digits/
     python examples/train_digits.py --device opencl        on another device
     python examples/train_digits.py --checkpoint c.ckpt    go on from that file if it is there, else begin it
+    opyard run digits                                      run what it saved
 
 Every random number is a function of the seed and the number of the step, so training that was killed and goes on from its
 checkpoint gives the weights, bit for bit, that it would have given. Every tenth training digit of each class is left out of
 training: training ends when the loss on these has not improved for `--patience` epochs, and the best weights are kept.
-The held-out digits are looked at once, at the end.
+The held-out digits are looked at once, at the end. What is saved is the network alone: no loss, no labels, no optimizer.
+
+The model of the demo is made by
+
+    python examples/train_digits.py --device cpu:0 --output plugins/demo/src/opyard_demo/digits
 """
 
 from __future__ import annotations
@@ -161,6 +166,14 @@ def train(
                 break
 
 
+def inference_graph(variables: dict[str, oy.Variable]) -> oy.Graph:
+    """From ``images`` float32[batch, 1, 8, 8] to ``logits`` float32[batch, 10]."""
+    with oy.Graph() as graph:
+        images = graph.input("images", oy.TensorSpec(("batch", 1, 8, 8), "float32"))
+        graph.output("logits", network(variables, images))
+    return graph
+
+
 def resume(training: Training, checkpoint: Path, epochs: int) -> None:
     """Goes on from a checkpoint of the same training. Raises OpyardError for one of another."""
     found = oy.restore(checkpoint, training.state).metadata
@@ -196,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--every", type=int, default=50, metavar="STEPS", help="steps between checkpoints (default: 50)"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("digits.safetensors"), metavar="FILE", help="where the weights go"
+        "--output", type=Path, default=Path("digits"), metavar="FOLDER", help="where the saved model goes"
     )
     options = parser.parse_args(arguments)
     try:
@@ -210,14 +223,15 @@ def main(arguments: list[str] | None = None) -> int:
             variable.assign(training.best[name])
         _, right = training.look(digits.test_images, digits.test_labels)
         share = int(right) / len(digits.test_labels)
-        oy.save(options.output, training.variables, metadata={"held_out_accuracy": f"{share:.4f}"})
+        facts = {"seed": options.seed, "epochs": options.epochs, "held_out_accuracy": f"{share:.4f}"}
+        saved = oy.save(options.output, inference_graph(training.variables), metadata=facts)
     except (OpyardError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(
         f"held-out accuracy {share:.4f} on {len(digits.test_labels)} digits, {time.perf_counter() - began:.0f} s"
     )
-    print(f"wrote {options.output}")
+    print(f"saved {saved}")
     return 0
 
 

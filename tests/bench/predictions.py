@@ -53,12 +53,12 @@ class Prediction:
 
 def programs() -> dict[str, tuple[oy.Graph, Feeds]]:
     """Graphs with arrays to feed."""
-    from opyard_demo.model import digits_graph
+    from opyard_demo.command import load_model
 
     block = make_graph("transformer", 100, filled=True)
     random = np.random.default_rng(0)
     return {
-        "digits, batch of 52": (digits_graph(), {"images": random.random((52, 1, 8, 8), np.float32)}),
+        "digits, batch of 52": (load_model().graph, {"images": random.random((52, 1, 8, 8), np.float32)}),
         "transformer layers": (
             block,
             {name: random.random(value.spec.shape, np.float32) for name, value in block.inputs.items()},

@@ -43,9 +43,10 @@ def test_all_variables_of_a_graph(tmp_path):
     with oy.Graph() as graph:
         n.assign(3)
         graph.output("y", v * 2)
-    oy.save(tmp_path / "c", graph)
+    assert graph.variables == (v, n)
+    assert oy.save(tmp_path / "c", graph.variables) == tmp_path / "c"
     v.assign([5, 5])
-    assert oy.restore(tmp_path / "c", graph).restored == ("v", "n")
+    assert oy.restore(tmp_path / "c", graph.variables).restored == ("v", "n")
     assert v.numpy().tolist() == [1, 1]
 
 
@@ -113,6 +114,12 @@ def test_names_and_kinds(tmp_path, monkeypatch):
     oy.save(tmp_path / "c", {"one": one, "two": two})
     with pytest.raises(CheckpointError, match="checkpoints hold variables; found ndarray"):
         oy.save(tmp_path / "c", [np.ones(2)])
+    for thing in (one, oy.Graph()):
+        with pytest.raises(
+            CheckpointError,
+            match=rf"a checkpoint is of variables, in a list or a dict; found {type(thing).__name__}",
+        ):
+            oy.restore(tmp_path / "c", thing)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(
         CheckpointError,

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+import opyard as oy
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_digits.py"
 
 
@@ -32,9 +34,13 @@ def test_training_that_was_killed_goes_on_to_the_same_weights(tmp_path):
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not resumed.exists()
+    model = oy.load(whole)
+    assert list(model.graph.inputs) == ["images"] and list(model.graph.outputs) == ["logits"]
+    assert not model.graph.variables and model.metadata["epochs"] == "1"
+    assert f"held-out accuracy {model.metadata['held_out_accuracy']}" in found.stdout
     found = subprocess.run(command(*options), capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
-    one, other = load_file(whole), load_file(resumed)
+    one, other = (load_file(folder / "1" / "weights.safetensors") for folder in (whole, resumed))
     assert {name: array.tobytes() for name, array in one.items()} == {
         name: array.tobytes() for name, array in other.items()
     }

@@ -27,6 +27,7 @@ from .generators import Generator
 from .graph import Graph, Node, Value, trace
 from .hookspecs import API_LEVEL, hookimpl
 from .kernels import Kernel
+from .models import SavedModel, load, save
 from .operation import Call, Op
 from .opfunction import OpFunction, op
 from .ops import (
@@ -90,7 +91,7 @@ from .profiles import Profile
 from .registry import Registry
 from .reverse import gradients
 from .runtime import standard_registry
-from .saving import RestoreReport, restore, save
+from .saving import RestoreReport, restore
 from .scalar import Scalar
 from .scope import device, source
 from .selection import Candidate, candidates
@@ -128,6 +129,7 @@ __all__ = [
     "Registry",
     "RestoreReport",
     "Roofline",
+    "SavedModel",
     "Scalar",
     "Session",
     "TensorSpec",
@@ -156,6 +158,7 @@ __all__ = [
     "infer",
     "jvp",
     "kernel",
+    "load",
     "make_plan",
     "map",
     "op",

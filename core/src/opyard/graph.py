@@ -255,6 +255,11 @@ class Graph:
 
     # Looking -----------------------------------------------------------------------------------------------------
 
+    @property
+    def variables(self) -> tuple[Any, ...]:
+        """The variables that the program reads or assigns."""
+        return self.state.variables
+
     def values(self) -> Iterator[Value]:
         """All values: inputs, what variables hold, constants, then node outputs in order."""
         yield from self.inputs.values()

@@ -46,8 +46,20 @@ def opyard_commands(group: Any) -> None:
 
 
 @hookspec(firstresult=True)
-def opyard_open_model(path: str) -> Graph | None:
-    """The graph of a model file, or None for a file of another kind. Called when a command is given a file."""
+def opyard_open_model(path: str, version: int | None, verify: bool) -> Any:
+    """The model that a file or folder holds, or None for one of another kind: a Graph, or a SavedModel, which tells more.
+
+    ``version`` is one of those in the folder; None for the newest, and for a file. Unless ``verify``, contents need not be
+    compared with their hashes. Called by ``opyard.load`` and by commands.
+    """
+
+
+@hookspec(firstresult=True)
+def opyard_save_model(path: str, graph: Graph, version: int | None, metadata: dict[str, str]) -> str | None:
+    """Write a graph without variables into the folder ``path`` as this version, or as the next one, whole or not at all.
+
+    Gives the folder of that version, or None to leave it to another plugin. Called by ``opyard.save``.
+    """
 
 
 @hookspec(firstresult=True)

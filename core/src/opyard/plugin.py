@@ -6,7 +6,6 @@ A broken plugin is switched off and shown; it never breaks the host. ``require``
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ import pluggy
 
 from . import entrypoints, hookspecs, quarantine, settings
 from .entrypoints import EntryPoint
-from .errors import PluginError, did_you_mean
+from .errors import PluginError, did_you_mean, installing
 from .facts import unknown_inputs
 from .hookspecs import API_LEVEL
 from .kernels import Origin
@@ -157,20 +156,22 @@ class Plugins:
                     group.commands[name] = command
                     _note(plugin, f"its command {name!r} is left out: there is one of that name already")
 
-    def open_model(self, path: str) -> Any:
-        """The graph of a model file by the first plugin that opens it, or None. What its reader raises is not caught."""
-        return self._first("opyard_open_model", path=path)
-
-    def model_runner(self, path: str, devices: Sequence[str]) -> Any:
-        """What runs a model file, by the first plugin that brings it, or None. What it raises is not caught."""
-        return self._first("opyard_model_runner", path=path, devices=tuple(devices))
-
-    def _first(self, hook: str, **arguments: Any) -> Any:
+    def model(self, hook: str, **arguments: Any) -> Any:
+        """What the first plugin gives that opens, or saves, a model, or None. What it raises is not caught."""
         for plugin in self.all:
             found = getattr(plugin.manager.hook, hook)(**arguments) if plugin.manager else None
             if found is not None:
                 return found
         return None
+
+    def absence(self, package: str) -> str:
+        """Why nothing of a distribution with a plugin is here, as a part of a sentence; empty where it is in use."""
+        for plugin in self.all:
+            if plugin.entry.distribution == package:
+                why = "; ".join(filter(None, [plugin.reason, *plugin.notes]))
+                used = plugin.state in ("ok", "inactive") and not why
+                return "" if used else f"{package} is installed, and {plugin.state}: {why}."
+        return f"it comes with {package}. Type: {installing(package)}"
 
 
 _MISSING = " Install the package that defines it, or correct the name."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ import numpy as np
 
 from .errors import CheckpointError, installing
 from .files import replace_file
-from .graph import Graph
 from .spec import TensorSpec
 from .variables import Variable
 
-Variables = Graph | Mapping[str, Variable] | Iterable[Variable]
-"""Variables by the names that a checkpoint has for them: a dict, several with names of their own, or all of a graph."""
+Variables = Mapping[str, Variable] | Iterable[Variable]
+"""Variables by the names that a checkpoint has for them: a dict, or several with names of their own."""
 
 _HASH = "sha256 "
 
@@ -48,18 +48,26 @@ class RestoreReport:
         return "; ".join([*rows, *self.misfits])
 
 
-def save(
-    path: str | os.PathLike[str], variables: Variables, *, metadata: Mapping[str, str] | None = None
-) -> None:
+def write_checkpoint(path: Path, variables: Variables, metadata: Mapping[str, str]) -> None:
     """Writes what variables hold to a file, which is replaced as a whole: a crash leaves the old one.
 
-    ``metadata`` are texts to keep beside them, such as the number of the step. Raises CheckpointError for two variables
-    of one name, and OSError where the file cannot be written.
+    Raises CheckpointError for two variables of one name, and OSError where the file cannot be written.
     """
-    arrays = {name: np.ascontiguousarray(v.numpy()).reshape(v.shape) for name, v in _named(variables).items()}
-    texts = {key: str(text) for key, text in (metadata or {}).items()}
+    named = _named(variables)
+    held = held_by(named.values())
+    arrays = {name: np.ascontiguousarray(held[v]).reshape(v.shape) for name, v in named.items()}
+    texts = dict(metadata)
     texts.update({_HASH + name: _digest(array) for name, array in arrays.items()})
     replace_file(path, _safetensors().numpy.save(arrays, texts))
+
+
+def held_by(variables: Iterable[Variable]) -> dict[Variable, np.ndarray[Any, Any]]:
+    """What several variables hold at one moment, as NumPy arrays: runs that assign to them wait meanwhile."""
+    with ExitStack() as stack:
+        ordered = sorted(variables, key=lambda v: v.number)  # as runs do, so that nobody waits for ever
+        for variable in ordered:
+            stack.enter_context(variable.lock)
+        return {variable: variable.numpy() for variable in ordered}
 
 
 def restore(path: str | os.PathLike[str], variables: Variables, *, partial: bool = False) -> RestoreReport:
@@ -93,6 +101,10 @@ def restore(path: str | os.PathLike[str], variables: Variables, *, partial: bool
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
     library = _safetensors()
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder, and a checkpoint is a file; opyard.load opens the folder of a saved model."
+        )
     try:
         with library.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
@@ -112,9 +124,10 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
 def _named(variables: Variables) -> dict[str, Variable]:
     if isinstance(variables, Mapping):
         return dict(variables)
-    if isinstance(variables, Graph):
-        state = variables.state
-        variables = dict.fromkeys((*state.reads, *(variable for _, variable in state.writes)))
+    if not isinstance(variables, Iterable):
+        raise CheckpointError(
+            f"a checkpoint is of variables, in a list or a dict; found {type(variables).__name__}."
+        )
     found: dict[str, Variable] = {}
     for variable in variables:
         if not isinstance(variable, Variable):

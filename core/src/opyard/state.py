@@ -17,3 +17,8 @@ class State:
         self.reads: dict[Any, Any] = {}
         self.now: dict[Any, Any] = {}
         self.writes: list[tuple[Any, Any]] = []
+
+    @property
+    def variables(self) -> tuple[Any, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys((*self.reads, *(variable for _, variable in self.writes))))

@@ -13,6 +13,7 @@ import pytest
 import opyard as oy
 from opyard.cli import main
 from opyard.cli import program as cli_program
+from opyard.entrypoints import EntryPoint
 from opyard.errors import RegistryError
 from opyard.placement import default_costs
 from opyard.placement.store import Measurement
@@ -196,10 +197,13 @@ def test_model_files_are_opened_by_plugins(
         def __init__(self, name: str) -> None:
             self.name, self.hook = name, self
 
-        def opyard_open_model(self, path: str) -> oy.Graph | None:
+        def opyard_open_model(self, path: str, version: int | None, verify: bool) -> oy.Graph | None:
+            assert version is None and verify
             return opened[self.name] if path.endswith(".acme") else None
 
     class Loaded:
+        entry = EntryPoint("acme", "opyard-acme", "1", "acme")
+
         def __init__(self, name: str) -> None:
             self.manager = Hook(name)
 
@@ -209,17 +213,23 @@ def test_model_files_are_opened_by_plugins(
     path = tmp_path / "net.acme"
     path.write_bytes(b"")
     assert cli_program.load(str(path), ()).session.graph is made
-    with pytest.raises(RegistryError, match=r"there is no file '.*none\.acme'\."):
+    with pytest.raises(RegistryError, match=r"there is no file or folder '.*none\.acme'\."):
         cli_program.load(str(tmp_path / "none.acme"), ())
-    with pytest.raises(RegistryError, match=r"there is no file 'none\.onnx'\."):
+    with pytest.raises(RegistryError, match=r"there is no file or folder 'none\.onnx'\."):
         cli_program.load("none.onnx", ())
-    for ending, hint in (
-        (".onnx", "Type: `pip install .*opyard-onnx"),
-        (".tflite", r"Known endings: \.onnx"),
+    for ending, text in (
+        (
+            ".onnx",
+            r"opening the file '.*onnx' needs a plugin: it comes with opyard-onnx\. Type: `pip install",
+        ),
+        (
+            ".tflite",
+            r"no installed plugin opens the file '.*tflite'\..* known endings of files are \.onnx; opyard",
+        ),
     ):
         other = tmp_path / f"net{ending}"
         other.write_bytes(b"")
-        with pytest.raises(RegistryError, match=rf"no installed plugin opens the file '.*{ending}'\. {hint}"):
+        with pytest.raises(RegistryError, match=text):
             cli_program.load(str(other), ())
 
 
@@ -227,8 +237,19 @@ def test_what_names_a_model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     for name in ("add", "net.acme", "block.py"):
         Path(name).write_bytes(b"")
-    models = ["net.onnx", "net.acme", "folder/none.acme", "folder/net.onnx"]
-    others = ["add", "acme.swish", "block.py", "block.py:f", "folder/block.py:f", "package.module:f"]
+    for name in ("digits", "matmul", "models/digits"):  # a folder beside us may have the name of an op
+        Path(name).mkdir(parents=True)
+    folders = ["digits", "models/digits", "./matmul", "matmul/"]
+    models = [*folders, "net.onnx", "net.acme", "folder/none.acme", "folder/net.onnx"]
+    others = [
+        "add",
+        "matmul",
+        "acme.swish",
+        "block.py",
+        "block.py:f",
+        "folder/block.py:f",
+        "package.module:f",
+    ]
     assert all(map(cli_program.is_model, models))
     assert not any(map(cli_program.is_model, others))
 

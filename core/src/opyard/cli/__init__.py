@@ -13,13 +13,14 @@ from click.exceptions import Exit
 from click.shell_completion import shell_complete
 
 from .. import __version__, runtime
-from ..errors import OpyardError, did_you_mean, installing
+from ..errors import OpyardError, did_you_mean
 from . import costs, doctor, kernels, listings, new_plugin, run
 
 BROUGHT_BY = {
     "bench": "opyard-bench",
     "conformance": "opyard-conformance",
     "demo": "opyard-demo",
+    "inspect": "opyard-onnx",
 }
 """Commands of plugins that may not be installed, and the package to name then."""
 
@@ -42,11 +43,8 @@ class Commands(click.Group):
         if package is None:
             known = tuple(self.list_commands(context))
             return f"there is no command {name!r}.{did_you_mean(name, known)} Commands: {', '.join(known)}."
-        for plugin in runtime.inspect_plugins().all:
-            if plugin.entry.distribution == package:
-                why = "; ".join(filter(None, [plugin.reason, *plugin.notes])) or "it adds no such command"
-                return f"the command {name!r} is not here: {package} is installed, and {plugin.state}: {why}."
-        return f"the command {name!r} is not here: it comes with {package}. Type: {installing(package)}"
+        why = runtime.inspect_plugins().absence(package)
+        return f"the command {name!r} is not here: {why or f'{package} is installed, and ok: it adds no such command.'}"
 
 
 def build() -> click.Group:

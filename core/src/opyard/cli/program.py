@@ -1,4 +1,4 @@
-"""Programs that a command line names: ``module:function``, ``path.py:function`` or a model file, with the specs of their inputs."""
+"""Programs that a command line names: ``module:function``, ``path.py:function`` or a model, with the specs of their inputs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ from typing import Any
 
 import click
 
-from .. import runtime
+from .. import models, runtime
 from ..compiled import Compiled
-from ..errors import GraphError, OpyardError, RegistryError, SpecError, did_you_mean, installing
+from ..errors import GraphError, OpyardError, RegistryError, SpecError, did_you_mean
 from ..graph import Graph, parameter_names, trace
+from ..models import OPENED_BY
 from ..placement import Limits, Placement, TuneReport
 from ..registry import describe_error
 from ..session import Session
 from ..spec import TensorSpec
 
 Specs = tuple[TensorSpec | None, ...]
-
-MODELS_OPENED_BY = {".onnx": "opyard-onnx"}
-"""Endings of model files, and the package to name when no plugin opens them."""
 
 
 @dataclass(frozen=True)
@@ -52,28 +50,16 @@ def is_program(target: str) -> bool:
 
 
 def is_model(target: str) -> bool:
-    """Whether this names a model file, be it there or not."""
+    """Whether this names a model, be it there or not: a model file, or the folder of a saved model."""
     path = Path(target)
-    if path.suffix in MODELS_OPENED_BY:
+    if path.suffix in OPENED_BY:
         return True
-    elsewhere = ":" not in target and len(path.parts) > 1
+    elsewhere = ":" not in target and os.path.basename(target) != target
+    if path.is_dir():  # a folder beside us may have the name of an op
+        return elsewhere or target not in runtime.registry().ops
     return path.suffix not in ("", ".py") and (
         elsewhere or path.is_file()
     )  # an op has no ending, a source no graph
-
-
-def open_model(path: str) -> Graph:
-    """The graph of a model file, opened by a plugin. Raises RegistryError where there is no file, or nobody opens it."""
-    if not Path(path).is_file():
-        raise RegistryError(f"there is no file {path!r}.")
-    found = runtime.inspect_plugins().open_model(path)
-    if not isinstance(found, Graph):
-        package = MODELS_OPENED_BY.get(Path(path).suffix)
-        hint = (
-            f" Type: {installing(package)}" if package else f" Known endings: {', '.join(MODELS_OPENED_BY)}."
-        )
-        raise RegistryError(f"no installed plugin opens the file {path!r}.{hint}")
-    return found
 
 
 def load(target: str, specs: Specs, memory: Limits | None = None) -> Program:
@@ -105,7 +91,7 @@ def open_session(
         raise RegistryError(
             f"{target!r} is no program; write module:function, path.py:function or the path of a model file."
         )
-    found = open_model(target) if is_model(target) else _find(target)
+    found = models.load(target).graph if is_model(target) else _find(target)
     given = tuple(spec for spec in specs if spec is not None)
     if len(given) < len(specs):
         raise SpecError(f"the inputs of the program {target!r} are arrays; none is for ops.")

@@ -97,6 +97,7 @@ def run(
     \b
       opyard run model.onnx
       opyard run model.onnx --input images=batch.npy --device cpu:0 --compare onnxruntime
+      opyard run models/digits
       opyard run model.py:block 'float32[32,64]' 'float32[64,10]' --profile --trace trace.json
     """
     if trace is not None:

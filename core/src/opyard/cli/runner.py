@@ -101,7 +101,9 @@ def open_runner(
 ) -> Runner:
     """The runner of a program or model file; see open_session. Raises what that raises."""
     if is_model(target):
-        found: Runner | None = runtime.inspect_plugins().model_runner(target, devices)
+        found: Runner | None = runtime.inspect_plugins().model(
+            "opyard_model_runner", path=target, devices=devices
+        )
         if found is not None:
             return found
     session = open_session(target, specs, named, devices=devices)

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +18,11 @@ from opyard.cli.output import console, json_option, print_devices, print_json, p
 from opyard.errors import OpyardError
 from opyard.units import format_seconds
 from opyard_demo.data import load_digits
-from opyard_demo.model import digits_graph
+
+MODEL = Path(__file__).with_name("digits")
+"""The saved model, written by examples/train_digits.py."""
+
+ADVICE = "Type: pip install --force-reinstall opyard-demo opyard-onnx"
 
 BATCH = 52
 PASSES = 5
@@ -46,10 +51,10 @@ class Result:
 def demo(names: Sequence[str], as_json: bool) -> int:
     """Classify handwritten digits; show what runs where, and why.
 
-    A small trained network reads the 364 digits that it was not trained on, with the best kernels of this machine and
-    then with the references, and both must agree.
+    A small trained network, a saved model, reads the 364 digits that it was not trained on, with the best kernels of this
+    machine and then with the references, and both must agree.
     """
-    graph, digits = digits_graph(), load_digits()
+    graph, digits = load_model().graph, load_digits()
     best = oy.Session(graph, devices=list(names) or "auto")
     reference = oy.Session(graph, devices="reference")
     if not as_json:
@@ -77,9 +82,17 @@ def demo(names: Sequence[str], as_json: bool) -> int:
         )
     if right < REQUIRED_ACCURACY * len(digits.test_labels):
         raise OpyardError(
-            f"accuracy {right / len(digits.test_labels):.4f} is below {REQUIRED_ACCURACY}: the weights are damaged. Type: pip install --force-reinstall opyard-demo"
+            f"accuracy {right / len(digits.test_labels):.4f} is below {REQUIRED_ACCURACY}: the model is damaged. {ADVICE}"
         )
     return 0
+
+
+def load_model() -> oy.SavedModel:
+    """From ``images`` float32[batch, 1, 8, 8] to ``logits`` float32[batch, 10]. Raises OpyardError where it cannot be opened."""
+    try:
+        return oy.load(MODEL)
+    except (OpyardError, ImportError) as error:
+        raise OpyardError(f"the model of the demo cannot be opened: {error} {ADVICE}") from error
 
 
 def _classify(

@@ -1,4 +1,4 @@
-"""The handwritten digits, their one split into training and held-out digits, and the path of the trained weights.
+"""The handwritten digits, and their one split into training and held-out digits.
 
 The digits are the 1,797 of scikit-learn's `load_digits`, a copy of the test set of "Optical Recognition of
 Handwritten Digits" (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998). They carry no writer names, so
@@ -8,14 +8,12 @@ the same people wrote training and held-out digits: the accuracy says nothing ab
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from opyard.errors import OpyardError
 
-WEIGHTS_PATH = Path(__file__).with_name("digits.safetensors")
 HELD_OUT_EVERY = 5
 BRIGHTEST = 16.0
 

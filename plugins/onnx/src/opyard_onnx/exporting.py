@@ -20,15 +20,19 @@ Export = Callable[["Writer", oy.Node], Any]
 
 
 class Writer:
-    """Collects the nodes and tensors of an ONNX graph. Values are known by names."""
+    """Collects the nodes and tensors of an ONNX graph. Values are known by names.
 
-    def __init__(self, graph: oy.Graph) -> None:
+    weights  takes the constants of the graph, by names, where their bytes are to lie in a file beside the model
+    """
+
+    def __init__(self, graph: oy.Graph, weights: dict[str, Any] | None = None) -> None:
         self.graph = graph
+        self.weights = weights
         self.nodes: list[Any] = []
         self.tensors: list[Any] = []
         self._names: dict[oy.Value, str] = {value: name for name, value in graph.inputs.items()}
         self._dtypes: dict[str, str] = {name: value.dtype.name for name, value in graph.inputs.items()}
-        self._taken = {*graph.inputs, *graph.outputs}
+        self._taken = {*graph.inputs, *graph.outputs, "__metadata__"}  # the last is safetensors' own
 
     def fresh(self, stem: str) -> str:
         """A name that nothing has."""
@@ -41,8 +45,21 @@ class Writer:
     def name(self, value: oy.Value) -> str:
         """The name of a value; a constant becomes an initializer when it is first named."""
         if value not in self._names:
-            self._names[value] = self.tensor(self.graph.constants[value], self.fresh(value.name))
+            array, name = self.graph.constants[value], self.fresh(value.name)
+            apart = self.weights is not None and array.ndim and array.size
+            self._names[value] = self._weight(array, name) if apart else self.tensor(array, name)
         return self._names[value]
+
+    def _weight(self, array: Any, name: str) -> str:
+        """An initializer whose bytes lie elsewhere; whoever writes them says where."""
+        from onnx import TensorProto
+
+        assert self.weights is not None
+        self.weights[name] = array
+        self._dtypes[name] = array.dtype.name
+        number, place = NUMBERS[array.dtype.name], TensorProto.EXTERNAL
+        self.tensors.append(TensorProto(name=name, data_type=number, dims=array.shape, data_location=place))
+        return name
 
     def bind(self, value: oy.Value, name: str) -> None:
         """Says what a value is called."""
@@ -130,9 +147,10 @@ class Writer:
         return names
 
 
-def export(graph: oy.Graph, *, name: str = "opyard") -> Any:
+def export(graph: oy.Graph, *, name: str = "opyard", weights: dict[str, Any] | None = None) -> Any:
     """The graph as an onnx.ModelProto of opset 21, for ONNX Runtime and others.
 
+    With a dict for ``weights`` that takes the constants that are no single numbers; the model then names them alone.
     Names of inputs, outputs and symbolic sizes stay. Raises UnsupportedModel for an op that has no ONNX form, such as random ones.
     """
     from onnx import helper
@@ -140,7 +158,7 @@ def export(graph: oy.Graph, *, name: str = "opyard") -> Any:
     from opyard_onnx.operators.exports import EXPORTS
 
     graph = oy.decompose(graph, keep=lambda call: call.op.name in EXPORTS)
-    writer = Writer(graph)
+    writer = Writer(graph, weights)
     for node in graph.nodes:
         if node.op.name not in EXPORTS:
             raise UnsupportedModel(f"the op {node.op.name} (at {node.source}) has no ONNX form yet.")

@@ -1,4 +1,7 @@
-"""Model files: what a path, bytes or a ModelProto stand for, and weights that lie in files beside the model."""
+"""Model files: what a path, bytes or a ModelProto stand for, and weights that lie in files beside the model.
+
+A path may be that of a saved model, whose files are checked first.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,21 @@ from typing import Any
 import numpy as np
 
 from opyard_onnx.errors import ModelError, UnsupportedModel
+from opyard_onnx.saved.versions import Version, find_version
 
 
 class ModelFile:
-    """A ModelProto, its path and the folder that its external data lie in; both None for one that came without a path."""
+    """A ModelProto and the folder that its external data lie in; None for a model that came without a path.
+
+    ``path`` is that of the ONNX file, None likewise; ``saved`` the version of a saved model that this is, if it is one.
+    """
 
     def __init__(self, source: Any) -> None:
         import onnx
 
         self.path: Path | None = None
         self.folder: Path | None = None
+        self.saved: Version | None = None
         self._maps: dict[Path, np.ndarray[Any, Any]] = {}
         if isinstance(source, onnx.ModelProto):
             self.proto, self.title = source, source.graph.name or "the model"
@@ -26,17 +34,29 @@ class ModelFile:
             self.proto, self.title = _parse(bytes(source), "the model"), "the model"
         elif isinstance(source, (str, os.PathLike)):
             path = Path(source)
-            if not path.is_file():
+            if path.is_dir():
+                self._open_saved(find_version(path))
+            elif path.is_file():
+                self._open(path, path.name)
+            else:
                 raise ModelError(f"there is no file {str(path)!r}.")
-            self.folder, self.title = path.resolve().parent, path.name
-            self.path = path
-            self.proto = _parse(path.read_bytes(), str(path))
+        elif isinstance(source, Version):
+            self._open_saved(source)
         else:
             raise ModelError(
                 f"a model is a path, bytes or an onnx.ModelProto; found {type(source).__name__}."
             )
         self.opsets = {entry.domain: entry.version for entry in self.proto.opset_import}
         self._check_opset()
+
+    def _open(self, path: Path, title: str) -> None:
+        self.path, self.folder, self.title = path, path.resolve().parent, title
+        self.proto = _parse(path.read_bytes(), str(path))
+
+    def _open_saved(self, version: Version) -> None:
+        self._open(version.graph, version.title)
+        version.manifest.check_signature(self.proto)
+        self.saved = version
 
     def _check_opset(self) -> None:
         import onnx.defs
@@ -86,6 +106,8 @@ class ModelFile:
             raise ModelError(
                 f"the tensor {name!r} lies in {location!r}, and there is no such file beside the model."
             )
+        if self.saved is not None and location not in self.saved.manifest.files:
+            raise ModelError(f"the tensor {name!r} lies in {location!r}, which the manifest does not list.")
         return path
 
 
