@@ -179,6 +179,7 @@ def fake_cupy() -> Iterator[Any]:
         ndarray=FakeArray,
         cuda=cuda,
         asarray=_as_array,
+        may_share_memory=np.may_share_memory,
         asnumpy=lambda array: np.array(array).view(np.ndarray),
         empty=lambda shape, dtype: on_device(np.empty(shape, dtype), FakeDevice.current[-1]),
         from_dlpack=lambda exporter: on_device(exporter.values, exporter.number),

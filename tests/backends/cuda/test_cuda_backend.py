@@ -126,6 +126,11 @@ def test_the_size_of_the_cache_is_an_attribute(
     assert devices[0].cache_bytes() is None
 
 
+def test_views_overlap(devices: tuple[CUDADevice, CUDADevice]) -> None:
+    array = devices[0].upload(np.ones((2, 3), np.float32))
+    assert devices[0].overlaps(array, array[1]) and not devices[0].overlaps(array, array.copy())
+
+
 def test_elapsed_is_in_seconds_and_waits_for_the_work(
     devices: tuple[CUDADevice, CUDADevice], fake_cupy: Any
 ) -> None:

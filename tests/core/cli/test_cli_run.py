@@ -143,7 +143,7 @@ def test_a_program_runs_what_it_assigns(opyard: Any) -> None:
             ["add"],
             "'add' is no program; write module:function, path.py:function or the path of a model file.",
         ),
-        (["none.onnx"], "there is no file 'none.onnx'."),
+        (["none.onnx"], "there is no file or folder 'none.onnx'."),
         (["program.py:by_hand", "--device", "moon:0"], "moon"),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_plugin_may_bring_what_runs_its_models(
 
             return SessionRunner("a model", session) if path.endswith(".acme") else None
 
-        def opyard_open_model(self, path: str) -> Any:
+        def opyard_open_model(self, path: str, version: int | None, verify: bool) -> Any:
             return session.graph if path.endswith(".graph") else None
 
     found = type(runtime.inspect_plugins())(oy.standard_registry())
