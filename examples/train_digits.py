@@ -12,6 +12,7 @@ The held-out digits are looked at once, at the end. What is saved is the network
 
 The model of the demo is made by
 
+    rm -r plugins/demo/src/opyard_demo/digits
     python examples/train_digits.py --device cpu:0 --output plugins/demo/src/opyard_demo/digits
 """
 
@@ -223,7 +224,11 @@ def main(arguments: list[str] | None = None) -> int:
             variable.assign(training.best[name])
         _, right = training.look(digits.test_images, digits.test_labels)
         share = int(right) / len(digits.test_labels)
-        facts = {"seed": options.seed, "epochs": options.epochs, "held_out_accuracy": f"{share:.4f}"}
+        facts = {
+            "seed": str(options.seed),
+            "epochs": str(options.epochs),
+            "held_out_accuracy": f"{share:.4f}",
+        }
         saved = oy.save(options.output, inference_graph(training.variables), metadata=facts)
     except (OpyardError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

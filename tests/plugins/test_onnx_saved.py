@@ -165,6 +165,14 @@ def test_versions(tmp_path: Path):
         oy.load(tmp_path / "empty")
 
 
+def test_the_folder_we_are_in_may_be_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    oy.save(".", network())
+    by_strangers(tmp_path / "1", {"x": np.ones((1, 4), np.float32)})
+    assert oy.load(".").path == tmp_path / "1"
+    assert onnx.load("1/graph.onnx", load_external_data=False).graph.name == tmp_path.name
+
+
 def test_what_has_no_onnx_form_leaves_nothing_behind(tmp_path: Path):
     with oy.Graph() as graph:
         graph.output("y", oy.random_normal(graph.input("key", oy.TensorSpec((2,), "uint32")), shape=(3,)))

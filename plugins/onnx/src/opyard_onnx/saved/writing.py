@@ -50,7 +50,7 @@ def write_version(
     if version is not None and os.path.lexists(path / str(version)):
         raise _taken(path, version)
     weights: Arrays = {}
-    proto = export(graph, name=path.name, weights=weights)
+    proto = export(graph, name=path.resolve().name or "model", weights=weights)
     name_outputs(proto.graph)
     path.mkdir(parents=True, exist_ok=True)
     sync_folder(path.parent)
