@@ -13,8 +13,8 @@ import pytest
 
 import opyard as oy
 from hosts import Counter, add_host
+from opyard.choosing import choose_devices
 from opyard.errors import DeviceError, DeviceUnavailable, GraphError, KernelError, PlacementError, SpecError
-from opyard.session import choose_devices
 from opyard.testing import NullArray, NullDevice, ScriptedCosts, add_null_backend
 
 OPS = ("add", "multiply", "negative", "abs", "exp", "gather", "softmax", "matmul")

@@ -36,8 +36,9 @@ def rehearse(placement: Placement, arrays: Mapping[str, Array], seconds: float) 
     Raises StepFailed where a kernel fails.
     """
     home, graph = placement.home, placement.graph
-    feeds = [home.upload(_contents(name, graph, arrays)) for name in graph.inputs]
     plan = make_plan(placement)
+    contents = (_contents(name, graph, arrays) for name in graph.inputs)
+    feeds = [plan.tensors[s].device.upload(c) for s, c in zip(plan.feeds, contents, strict=True)]
     executable, stepper = Executable(plan), _Stepper(plan)
     for _ in range(WARM_UP):
         executable(*feeds)
