@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .bypass import make_bypass
 from .dispatch import dispatcher
 from .driver import Device, transfer
 from .eager import default_registry
@@ -20,13 +21,16 @@ from .errors import DeviceError, GraphError, SpecError
 from .graph import Graph, Value, current_graph
 from .operation import Op
 from .operators import Operators
-from .ops.arithmetic import add, identity, subtract
+from .ops.arithmetic import add, subtract
 from .registry import Registry
 from .spec import TensorSpec, as_dtype, spec_of
 
 _numbers = count(1)
 _exchange = threading.Condition()
 """Held while what variables hold is looked up, or replaced, so that nobody sees some of one run and some of another."""
+
+_ASSIGN = make_bypass("assign", 1, lambda cotangents, outputs, *inputs: cotangents)
+"""Where a value is assigned: it stands for what is assigned, and is gone before anything is placed."""
 
 
 class Variable(Operators):
@@ -218,7 +222,8 @@ class Variable(Operators):
             )
         if isinstance(value, (bool, int, float, complex, list, tuple)):
             value = np.asarray(value, self.dtype)
-        new: Value = graph.apply(identity.op, (value,), {})
+        new: Value
+        (new,) = graph.apply(_ASSIGN, (value,), {})
         self._check(new.spec)
         graph.state.now[self] = new
         graph.state.writes.append((new, self))
