@@ -39,13 +39,14 @@ def find_ending(
 
     memory   for each slot the slots, itself included, whose memory it may share
     fetches  slots that are given back; what is assigned is among them
-    A slot that is given back for anything else, or whose memory may be, is not donated.
+    A slot that is given back for anything else, or whose memory may be, is not donated; nor is one for a feed or a constant.
     """
+    computed = {slot for use in uses for slot in use.outputs}
     given = [shared for slot in fetches for shared in memory[slot]]
     donated = {
         made: feed
         for made, feed in wanted.items()
-        if given.count(made) == 1 and feed not in given and memory[made] == {made}
+        if made in computed and given.count(made) == 1 and feed not in given and memory[made] == {made}
     }
     while True:
         last = _last_steps(uses, donated, fetches)

@@ -65,6 +65,8 @@ def input_name(graph: Graph, key: Any) -> str:
 
 def named_feeds(graph: Graph, feeds: Mapping[Any, Any], wanted: tuple[Value, ...]) -> dict[str, Any]:
     """The feeds that the wanted values need, by name, in the order of the inputs. Raises GraphError for missing ones."""
+    if not isinstance(feeds, Mapping):
+        raise GraphError(f"feeds are a dict of inputs, or their names, and arrays; found {feeds!r}.")
     named = {input_name(graph, key): array for key, array in feeds.items()}
     needed = needed_inputs(graph, wanted, named)
     missing = [name for name in needed if name not in named]

@@ -18,7 +18,7 @@ import numpy as np
 from .errors import CheckpointError, installing
 from .graph import Graph
 from .spec import TensorSpec
-from .variables import Variable
+from .variables import Variable, assign_all, snapshot
 
 Variables = Graph | Mapping[str, Variable] | Iterable[Variable]
 """Variables by the names that a checkpoint has for them: a dict, several with names of their own, or all of a graph."""
@@ -51,12 +51,14 @@ class RestoreReport:
 def save(
     path: str | os.PathLike[str], variables: Variables, *, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes what variables hold to a file, which is replaced as a whole: a crash leaves the old one.
+    """Writes what variables hold, at one moment, to a file, which is replaced as a whole: a crash leaves the old one.
 
     ``metadata`` are texts to keep beside them, such as the number of the step. Raises CheckpointError for two variables
     of one name, and OSError where the file cannot be written.
     """
-    arrays = {name: np.ascontiguousarray(v.numpy()).reshape(v.shape) for name, v in _named(variables).items()}
+    named = _named(variables)
+    held = zip(named.items(), snapshot(list(named.values())), strict=True)
+    arrays = {name: np.ascontiguousarray(array).reshape(v.shape) for (name, v), array in held}
     texts = {key: str(text) for key, text in (metadata or {}).items()}
     texts.update({_HASH + name: _digest(array) for name, array in arrays.items()})
     target = Path(path)
@@ -96,8 +98,7 @@ def restore(path: str | os.PathLike[str], variables: Variables, *, partial: bool
         raise CheckpointError(
             f"{path} does not fit these variables: {report}. restore(..., partial=True) takes what fits."
         )
-    for name in report.restored:
-        named[name].assign(arrays[name])
+    assign_all([(named[name], arrays[name]) for name in report.restored])
     return report
 
 

@@ -109,7 +109,8 @@ class Session:
         """Computes the fetches: values of the graph or their names, in any nesting, which the result has, too.
 
         ``feeds`` maps inputs, or their names, to arrays or numbers. Results are NumPy arrays of the caller's own.
-        Assignments to variables are done where a fetch depends on them; with ``updates`` all of the graph are.
+        Assignments to variables are done where a fetch depends on them; with ``updates`` all of the graph are,
+        and ``fetches`` may be None.
         Raises GraphError for unknown or missing names and for arrays that do not fit.
         """
         wanted, effects = self._asked(fetches, updates)
@@ -119,7 +120,7 @@ class Session:
             results, plan = self._run(wanted, arrays, self._host, state)
             state.keep(results, plan)
         rest = iter(results)
-        return map_leaves(lambda _: np.asarray(next(rest)), fetches)
+        return None if fetches is None else map_leaves(lambda _: np.asarray(next(rest)), fetches)
 
     def callable(self, fetches: Any, feeds: Sequence[Any], *, updates: bool = False) -> Callable[..., Any]:
         """A function of the feeds' arrays, in this order, that gives the fetches: the hot path, without checks by name.
@@ -165,7 +166,7 @@ class Session:
             if single:
                 return results[0]
             rest = iter(results)
-            return map_leaves(lambda _: next(rest), fetches)
+            return None if fetches is None else map_leaves(lambda _: next(rest), fetches)
 
         return call
 
@@ -245,7 +246,7 @@ class Session:
 
     def _values(self, fetches: Any) -> tuple[Value, ...]:
         found = []
-        for leaf in leaves(fetches):
+        for leaf in leaves(() if fetches is None else fetches):
             value = self.graph.value(leaf) if isinstance(leaf, str) else leaf
             value = value.value_in(self.graph) if isinstance(value, Variable) else value
             if not isinstance(value, Value) or value.graph is not self.graph:

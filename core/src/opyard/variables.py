@@ -7,9 +7,10 @@ A session hands in and keeps, see transactions.py. Source of the interface: Tens
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -23,7 +24,9 @@ from .operation import Op
 from .operators import Operators
 from .ops.arithmetic import add, subtract
 from .registry import Registry
+from .scope import user_line
 from .spec import TensorSpec, as_dtype, spec_of
+from .subscript import subscript
 
 _numbers = count(1)
 _exchange = threading.Condition()
@@ -65,6 +68,8 @@ class Variable(Operators):
         if isinstance(array, (np.ndarray, np.generic)):
             array = np.array(array, None if dtype is None else as_dtype(dtype))  # a copy of its own
         self.number = next(_numbers)
+        if not isinstance(name, str):
+            raise SpecError(f"a variable's name is a string; found {name!r}.")
         self.name = name or f"variable_{self.number}"
         self.spec = spec_of(array, f"the variable {self.name!r}")
         self.lock = threading.RLock()
@@ -107,12 +112,7 @@ class Variable(Operators):
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """What it holds, as a NumPy array of the caller's own."""
-        (array,) = borrow([self])
-        try:
-            owner = default_registry().device_of(array)
-            return np.array(array if owner is None else owner.download(array))
-        finally:
-            give_back([self])
+        return snapshot([self])[0]
 
     def assign(self, value: Any) -> Any:
         """Replaces what it holds, and gives it. Raises SpecError for another shape or dtype.
@@ -122,19 +122,8 @@ class Variable(Operators):
         graph = value.graph if isinstance(value, Value) else current_graph.get()
         if graph is not None:
             return self._record(current_graph.get() or graph, value)
-        array = value.array if isinstance(value, Variable) else value
-        array = (
-            np.array(array, self.dtype)
-            if isinstance(array, (bool, int, float, complex, list, tuple))
-            else array
-        )
-        self._check(spec_of(array, f"what is assigned to {self.name!r}"))
-        mine = isinstance(array, (np.ndarray, np.generic))
-        with self.lock:
-            placed = self._placed(np.array(array) if mine else array)
-            with _exchange:
-                self._array, self.at, self.is_private = placed, None, mine
-            return self.array
+        assign_all([(self, value)])
+        return self.array
 
     def assign_add(self, value: Any) -> Any:
         """Adds to what it holds, and gives the sum."""
@@ -198,6 +187,45 @@ class Variable(Operators):
     def __repr__(self) -> str:
         return f"<Variable {self.name}: {self.spec!r}>"
 
+    def __len__(self) -> int:
+        return len(self.numpy())
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, key: Any) -> Any:
+        """``w[:, 0, None, ::2]``: integers, slices, ``...`` and None, as in NumPy."""
+        return subscript(self, key, self.shape)
+
+    def __setitem__(self, key: Any, item: Any) -> NoReturn:
+        raise GraphError(
+            f"the variable {self.name!r} is assigned as a whole; write w.assign(where(mask, x, w)), or scatter instead of where."
+        )
+
+    def _no_assignment(self, other: Any) -> NoReturn:
+        raise GraphError(
+            f"+= and its like would give the name another meaning, and leave the variable {self.name!r} as it is; write w.assign_add(x), w.assign_sub(x) or w.assign(w * x)."
+        )
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _no_assignment
+    __imatmul__ = __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _no_assignment
+
+    def __bool__(self) -> bool:
+        return bool(self._number())
+
+    def __int__(self) -> int:
+        return int(self._number())
+
+    def __float__(self) -> float:
+        return float(self._number())
+
+    def _number(self) -> Any:
+        if current_graph.get() is not None:
+            raise GraphError(
+                f"the variable {self.name!r} is no Python number while a graph is built, for it may hold another when the graph runs; choose with cond(w, ...) or where(w, a, b) instead of if, convert with cast(w, dtype=...)."
+            )
+        return self.numpy()
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         if current_graph.get() is not None:
             super().__array__()  # raises: what it holds now is not what it will hold then
@@ -209,10 +237,10 @@ class Variable(Operators):
         owner = default_registry().device_of(array)
         return array if owner is None else transfer(array, owner, self._home)
 
-    def _check(self, spec: TensorSpec) -> None:
+    def _check(self, spec: TensorSpec, where: str = "") -> None:
         if spec != self.spec:
             raise SpecError(
-                f"the variable {self.name!r} holds {self.spec!r}; {spec!r} was assigned. Convert it: cast(x, dtype={self.dtype.name!r}), reshape or broadcast_to."
+                f"the variable {self.name!r} holds {self.spec!r}; {spec!r} was assigned. Convert it: cast(x, dtype={self.dtype.name!r}), reshape or broadcast_to.{where}"
             )
 
     def _record(self, graph: Graph, value: Any) -> Value:
@@ -220,11 +248,11 @@ class Variable(Operators):
             raise GraphError(
                 f"the variable {self.name!r} is assigned in a branch or in the step of a loop; hand it on as a part of the result, and assign that outside."
             )
-        if isinstance(value, (bool, int, float, complex, list, tuple)):
-            value = np.asarray(value, self.dtype)
+        if not isinstance(value, (Value, Variable)):
+            value = _array_for(self, value)
         new: Value
         (new,) = graph.apply(_ASSIGN, (value,), {})
-        self._check(new.spec)
+        self._check(new.spec, f" (at {user_line()})")
         graph.state.now[self] = new
         graph.state.writes.append((new, self))
         return new
@@ -263,6 +291,48 @@ def claim(variables: Sequence[Variable]) -> tuple[bool, ...]:
             if granted:
                 variable.writer = threading.get_ident()
         return alone
+
+
+def snapshot(variables: Sequence[Variable]) -> list[np.ndarray[Any, Any]]:
+    """What variables hold at one moment, as NumPy arrays of the caller's own."""
+    arrays = borrow(variables)
+    try:
+        owners = map(default_registry().device_of, arrays)
+        return [np.array(a if d is None else d.download(a)) for a, d in zip(arrays, owners, strict=True)]
+    finally:
+        give_back(variables)
+
+
+def assign_all(pairs: Sequence[tuple[Variable, Any]]) -> None:
+    """Assigns arrays, numbers or variables to variables, all at one moment. Raises SpecError, and then assigns none."""
+    placed = []
+    for variable, value in pairs:
+        array = _array_for(variable, value)
+        mine = isinstance(array, (np.ndarray, np.generic))
+        placed.append((variable, variable._placed(np.array(array) if mine else array), mine))
+    with ExitStack() as stack:
+        for variable in sorted((variable for variable, _ in pairs), key=lambda v: v.number):
+            stack.enter_context(variable.lock)
+        with _exchange:
+            for variable, array, mine in placed:
+                variable._array, variable.at, variable.is_private = array, None, mine
+
+
+def _array_for(variable: Variable, value: Any) -> Any:
+    array = value.array if isinstance(value, Variable) else value
+    if isinstance(array, (bool, int, float, complex, list, tuple)):
+        try:
+            array = np.array(array, variable.dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SpecError(
+                f"what is assigned to {variable.name!r} cannot become {variable.spec!r}: {str(error).rstrip('.')}."
+            ) from None
+    if not hasattr(array, "dtype"):
+        raise SpecError(
+            f"the variable {variable.name!r} holds {variable.spec!r}; {type(array).__name__} was assigned. Assign an array, numbers or a variable."
+        )
+    variable._check(spec_of(array, f"what is assigned to {variable.name!r}"))
+    return array
 
 
 def replace_all(assigned: Sequence[tuple[Variable, Any, Device, bool]], exposed: Sequence[Variable]) -> None:
