@@ -577,6 +577,13 @@ def test_what_cannot_be_a_session() -> None:
             choose_devices(devices, registry)  # type: ignore[arg-type]
 
 
+def test_feeds_are_a_dict() -> None:
+    with pytest.raises(
+        GraphError, match=r"feeds are a dict of inputs, or their names, and arrays; found \[1\]"
+    ):
+        oy.Session(oy.trace(lambda x: x * 2.0, oy.TensorSpec((1,)))).run("output_0", [1])  # type: ignore[arg-type]
+
+
 def test_a_feed_is_named_once() -> None:
     with pytest.raises(
         GraphError, match=r"callable\(...\) was given the feed 'x' twice; name each feed once"
