@@ -74,16 +74,16 @@ class Effects:
         for variable in dict.fromkeys((*self.reads, *self.writes)):
             device = variable.where(registry)
             free = variable in outputs and not variable.is_settled(registry)
-            found.append(
-                Resident(variable.name, names.get(variable, ""), outputs.get(variable, ""), device, free)
-            )
+            ports = names.get(variable, ""), outputs.get(variable, "")
+            found.append(Resident(variable.name, *ports, device, free, variable.reason))
         return tuple(found)
 
     def settle(self, placement: Placement, registry: Registry) -> None:
         """Tells the variables that are written where the placement found that they should live."""
-        devices = {r.output: r.device for r in placement.residents if r.output}
+        found = {resident.output: resident for resident in placement.residents}
         for number, variable in enumerate(self.writes, self.wanted):
-            variable.settle(devices[f"fetch_{number}"], registry)
+            resident = found[f"fetch_{number}"]
+            variable.settle(resident.device, registry, resident.reason)
 
 
 class Transaction:

@@ -49,7 +49,7 @@ class Variable(Operators):
     """
 
     __slots__ = (
-        *("__weakref__", "_array", "_device", "_home", "_settled"),
+        *("__weakref__", "_array", "_device", "_home", "_settled", "reason"),
         *("at", "is_private", "loans", "lock", "name", "number", "spec", "writer"),
     )
 
@@ -76,6 +76,7 @@ class Variable(Operators):
         self._device = device
         self._home: Device | None = None if device is None else default_registry().device(device)
         self._settled: tuple[Registry, int] | None = None
+        self.reason = ""  # for living there
         self.at: Device | None = None  # where the array is, if that is known
         self.is_private = mine  # nobody else has the array
         self.loans = 0  # to runs that read it
@@ -157,10 +158,11 @@ class Variable(Operators):
         """Whether it was declared to live on a device, or found one, and nothing new is known about kernels since."""
         return self._device is not None or self._settled == (registry, registry.version)
 
-    def settle(self, device: Device, registry: Registry) -> None:
+    def settle(self, device: Device, registry: Registry, reason: str = "") -> None:
         """Makes it live on a device, unless it was declared to live on another."""
         if self._device is None:
             self._home, self._settled = device, (registry, registry.version)
+            self.reason = reason or self.reason
 
     def value_in(self, graph: Graph) -> Value:
         """The value that stands for what it holds at this point of a graph."""
