@@ -75,6 +75,20 @@ def prepare_vector(call: Any, device: Device) -> Callable[..., Any]:
     return run
 
 
+def prepare_inplace(call: Any, device: Device) -> Callable[..., Any]:
+    """As ``prepare_vector``, but ``out`` may be one of the arrays."""
+
+    def run(*arrays: Any, out: Any = None) -> Any:
+        result = call.reference(*arrays)[0]
+        if out is None:
+            return result
+        assert not any(np.may_share_memory(out, a) for a in arrays if a is not out)
+        np.copyto(out, result)
+        return out
+
+    return run
+
+
 def prepare_view(call: Any, device: Device) -> Callable[..., Any]:
     """The reference, which gives views of its inputs."""
     return lambda *arrays: call.reference(*arrays) if call.is_tuple else call.reference(*arrays)[0]
@@ -120,18 +134,24 @@ def prepare_null_out(call: Any, device: Any) -> Callable[..., Any]:
 def rig_registry(
     *,
     null_devices: int = 2,
+    inplace: bool = False,
     wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda prepare: prepare,
 ) -> oy.Registry:
-    """The standard ops on the reference and on all devices of this module. ``wrap`` changes how kernels are prepared."""
+    """The standard ops on the reference and on all devices of this module. ``wrap`` changes how kernels are prepared.
+
+    With ``inplace`` kernels of arithmetic may be given an input as the array to write into.
+    """
     registry = oy.standard_registry()
     add_host(registry, "vector")
     lazy = LazyDevice()
     registry.backend("lazy", load=lambda: Devices(lazy), arrays=(f"{__name__}:LazyArray",))
     add_null_backend(registry, *(NullDevice(f"null:{number}") for number in range(null_devices)))
     for op in ARITHMETIC:
-        registry.kernel(op, backend="vector", name="out", prepare=wrap(prepare_vector), out=True)
-        registry.kernel(op, backend="lazy", name="out", prepare=wrap(prepare_lazy), out=True)
-        registry.kernel(op, backend="null", name="out", prepare=wrap(prepare_null_out), out=True)
+        facts: dict[str, Any] = {"name": "out", "out": True, "inplace": inplace}
+        vector = wrap(prepare_inplace if inplace else prepare_vector)
+        registry.kernel(op, backend="vector", prepare=vector, **facts)
+        registry.kernel(op, backend="lazy", prepare=wrap(prepare_lazy), **facts)
+        registry.kernel(op, backend="null", prepare=wrap(prepare_null_out), **facts)
         registry.kernel(op, backend="null", name="null", prepare=wrap(prepare_null))
     for op in VIEWS:
         registry.kernel(op, backend="vector", name="view", prepare=wrap(prepare_view))

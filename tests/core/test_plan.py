@@ -435,7 +435,7 @@ def test_the_source_is_straight_line() -> None:
         "    v1 = None",
         "    v3 = k3(v2)",
         "    if v3.shape != s3 or v3.dtype is not d3: check(c3, v3)",
-        "    return (own(v3),)",
+        "    return (own3(v3),)",
     ]
     assert len(executable.lines) == len(lines) - 3
 
@@ -478,6 +478,7 @@ def test_dead_tensors_are_forgotten_and_copies_made_once() -> None:
         "inputs": [1, 1],
         "outputs": [2],
         "buffer": None,
+        "donated": None,
         "fresh": False,
     }
     assert rows[4] == {"step": "free", "slots": [1, 2, 3]}  # the first two might be viewed by the third

@@ -91,7 +91,7 @@ def random_tasks(problem: Problem, seed: int) -> tuple[Scheduler, list[Task], fl
         )
     ordered, stuck = in_order(problem, labels)
     assert not stuck
-    scheduler = Scheduler(problem.graph, problem.places, problem.home_device)
+    scheduler = Scheduler(problem.graph, problem.places, problem.homes)
     return scheduler, [scheduler.task(c.match, c.candidate) for c in ordered], network.cost(labels)
 
 

@@ -13,8 +13,8 @@ import pytest
 
 import opyard as oy
 from hosts import Counter, add_host
+from opyard.choosing import choose_devices
 from opyard.errors import DeviceError, DeviceUnavailable, GraphError, KernelError, PlacementError, SpecError
-from opyard.session import choose_devices
 from opyard.testing import NullArray, NullDevice, ScriptedCosts, add_null_backend
 
 OPS = ("add", "multiply", "negative", "abs", "exp", "gather", "softmax", "matmul")
@@ -575,6 +575,13 @@ def test_what_cannot_be_a_session() -> None:
             DeviceUnavailable, match="devices is 'auto', a device, or several in a list; found"
         ):
             choose_devices(devices, registry)  # type: ignore[arg-type]
+
+
+def test_feeds_are_a_dict() -> None:
+    with pytest.raises(
+        GraphError, match=r"feeds are a dict of inputs, or their names, and arrays; found \[1\]"
+    ):
+        oy.Session(oy.trace(lambda x: x * 2.0, oy.TensorSpec((1,)))).run("output_0", [1])  # type: ignore[arg-type]
 
 
 def test_a_feed_is_named_once() -> None:

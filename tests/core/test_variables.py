@@ -9,6 +9,7 @@ import pytest
 
 import opyard as oy
 from opyard.errors import GraphError, SpecError
+from opyard.variables import assign_all, snapshot
 
 F32 = np.float32
 
@@ -206,3 +207,69 @@ def test_a_branch_looks_at_a_variable_when_it_runs():
     assert run(np.ones(2, F32)).tolist() == [1, 1]
     flag.assign(False)
     assert run(np.ones(2, F32)).tolist() == [-1, -1]
+
+
+def test_a_variable_is_a_number_or_a_sequence_where_its_array_is():
+    flag, table = oy.Variable(False, name="flag"), oy.Variable([[1.0, 2.0], [3.0, 4.0]], name="table")
+    assert not flag
+    assert (int(oy.Variable(3)), float(oy.Variable(0.5))) == (3, 0.5)
+    assert len(table) == 2
+    assert [row.tolist() for row in table] == [[1, 2], [3, 4]]
+    assert table[:, 1].tolist() == [2, 4]
+    assert oy.compile(lambda x: table[1] + x)(np.zeros(2)).tolist() == [3, 4]
+    for convert in (bool, int, float):
+        with pytest.raises(
+            GraphError, match="the variable 'flag' is no Python number while a graph is built"
+        ):
+            oy.compile(lambda x, convert=convert: convert(flag) and x)(np.zeros(2))
+
+
+def test_what_would_not_assign_says_so():
+    w = oy.Variable(np.zeros(2, F32), name="w")
+    with pytest.raises(
+        GraphError, match=r"leave the variable 'w' as it is; write w.assign_add\(x\), w.assign_sub"
+    ):
+        w += 1
+    with pytest.raises(GraphError, match=r"the variable 'w' is assigned as a whole; write w\.assign"):
+        w[0] = 1
+    with pytest.raises(
+        SpecError, match=r"holds float32\[2\]; NoneType was assigned\. Assign an array, numbers or"
+    ):
+        w.assign(None)
+    with pytest.raises(
+        SpecError, match=r"what is assigned to 'w' cannot become float32\[2\]: setting an array"
+    ):
+        w.assign([[1, 2], [3]])
+    with pytest.raises(SpecError, match="a variable's name is a string; found 3"):
+        oy.Variable(0, name=3)
+
+
+def test_an_assignment_that_does_not_fit_names_the_line():
+    w = oy.Variable(np.zeros(2, F32), name="w")
+    text = r"'w' holds float32\[2\]; float64\[2\] was assigned. .* \(at test_variables.py:\d+\)"
+    with pytest.raises(SpecError, match=text):
+        oy.compile(lambda x: w.assign_add(x))(np.zeros(2))
+
+
+def test_a_function_that_only_assigns_gives_none():
+    w = oy.Variable(np.zeros(2, F32))
+
+    @oy.compile
+    def bump(x):
+        w.assign_add(x)
+
+    assert bump(np.ones(2, F32)) is None
+    assert bump(np.ones(2, F32)) is None
+    assert w.numpy().tolist() == [2, 2]
+    assert "add" in str(bump.explain(np.ones(2, F32)))
+    with pytest.raises(GraphError, match="returns None as output 0"):
+        oy.compile(lambda x: None)(np.ones(2, F32))
+
+
+def test_assignments_to_several_variables_are_seen_together():
+    one, two = oy.Variable(np.zeros(2, F32), name="one"), oy.Variable(np.zeros(3, F32), name="two")
+    with pytest.raises(SpecError, match="the variable 'two' holds"):
+        assign_all([(one, np.ones(2, F32)), (two, np.ones(2, F32))])
+    assert one.numpy().tolist() == [0, 0]
+    assign_all([(two, [1, 1, 1]), (one, [1, 1])])
+    assert [array.tolist() for array in snapshot([one, two])] == [[1, 1], [1, 1, 1]]

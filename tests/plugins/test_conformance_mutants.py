@@ -259,7 +259,29 @@ def prepare_second_run_wrong(call: Any, device: Any) -> Any:
     return run
 
 
+def wipes_first(x: Any, *, out: Any = None) -> Any:
+    result = np.empty_like(x) if out is None else out
+    result[...] = 0
+    return np.exp(x, out=result)
+
+
+def refuses_its_input(x: Any, *, out: Any = None) -> Any:
+    if out is x:
+        raise ValueError("out is x")
+    return np.exp(x, out=out)
+
+
 PROMISES = [
+    (
+        "exp",
+        {"load": wipes_first, "out": True, "inplace": True},
+        "with input 0 as out, which inplace=True allows, output 0: ",
+    ),
+    (
+        "exp",
+        {"load": refuses_its_input, "out": True, "inplace": True},
+        "with input 0 as out, which inplace=True allows, it raises ValueError: out is x",
+    ),
     ("exp", {"load": modifies}, "it changes its input 0"),
     ("exp", {"load": writes_behind_its_input}, "it writes outside of its input 0"),
     ("exp", {"load": writes_behind_its_output, "out": True}, "it writes outside of the array given as out"),

@@ -9,31 +9,22 @@ from typing import Any, overload
 
 import numpy as np
 
+from .choosing import Devices
 from .costs import Costs
 from .errors import SpecError
 from .graph import Graph, Value, current_graph, parameter_names, trace_named, weak_scalar
+from .memo import remember
 from .nest import leaves, map_leaves
 from .opfunction import current_policy
 from .placement import Limits, Placement, TuneReport, check_objective
 from .profiles import Profile
 from .registry import Registry
-from .session import Devices, Session, remember
+from .session import Session
 from .spec import TensorSpec, spec_of
 from .variables import Variable
 
 LIMIT = 256
 """Combinations of specs and static arguments that one compiled function remembers; beyond them the oldest is traced anew."""
-
-
-def _fetches(graph: Graph) -> Any:
-    """What a traced function returned, and behind it what it assigns, if anything."""
-    writes = [value for value, _ in graph.state.writes]
-    return (graph.result, writes) if writes else graph.result
-
-
-def _first_of(run: Callable[..., Any]) -> Callable[..., Any]:
-    """The same without what is fetched for what it assigns."""
-    return lambda *arrays: run(*arrays)[0]
 
 
 _SLOT = type("SLOT", (), {"__repr__": lambda self: "SLOT"})()
@@ -253,8 +244,7 @@ class Compiled:
         found = self._made.get(key)
         if found is None:
             session = self._session(taken)
-            found = session.callable(_fetches(session.graph), list(session.graph.inputs))
-            found = _first_of(found) if session.graph.state.writes else found
+            found = session.callable(session.graph.result, list(session.graph.inputs), updates=True)
             if self._instance is not None:
                 self._instance.look()
             remember(self._made, key, found, LIMIT)
@@ -289,19 +279,19 @@ class Compiled:
         """Where everything would run for these arguments, in which TensorSpecs may stand for arrays, and why."""
         taken = self._take(arguments, keywords)
         session = self._session(taken)
-        return session.explain(_fetches(session.graph), taken.arrays)
+        return session.explain(session.graph.result, taken.arrays, updates=True)
 
     def profile(self, *arguments: Any, runs: int = 10, **keywords: Any) -> Profile:
         """Where the time of a call with these arguments goes. See Session.profile."""
         taken = self._take(arguments, keywords)
         session = self._session(taken)
-        return session.profile(_fetches(session.graph), taken.arrays, runs=runs)
+        return session.profile(session.graph.result, taken.arrays, runs=runs, updates=True)
 
     def tune(self, *arguments: Any, **options: Any) -> TuneReport:
         """Measures what can change the placement for these arguments or TensorSpecs; for options see Session.tune."""
         taken = self._take(arguments, {})
         session = self._session(taken)
-        return session.tune(_fetches(session.graph), taken.arrays, **options)
+        return session.tune(session.graph.result, taken.arrays, updates=True, **options)
 
 
 @overload

@@ -65,6 +65,15 @@ class Watch(Protocol):
         """What is called in the place of a plan inside of a step."""
 
 
+Claim = Callable[[tuple[int, ...]], tuple[bool, ...]]
+"""Asked when all is done but to write to variables: which of these feeds' arrays may be written to, by their slots."""
+
+
+def claim_nothing(slots: tuple[int, ...]) -> tuple[bool, ...]:
+    """No array of a feed may be written to."""
+    return (False,) * len(slots)
+
+
 class _Unclear(Exception):
     """An array is wrong, but what it was made of is gone, so that its maker may be innocent."""
 
@@ -74,7 +83,8 @@ class Executable:
 
     Runs at the same time each have buffers of their own. Raises StepFailed when a kernel raises, and when what is fetched
     is not what a kernel promised; with ``checked`` the results of all kernels are looked at. ``inside``: it is called by
-    the step of another one. ``watch``: who looks at the steps.
+    the step of another one. ``watch``: who looks at the steps. Arrays of variables are written to where ``claim`` allows it,
+    and in no first run: a kernel that raises, or makes something else than it promised, mostly does so at once.
     """
 
     def __init__(
@@ -84,8 +94,10 @@ class Executable:
         self.checked = checked
         self.inside = inside
         self._watch = watch
+        self._donations = plan.donations
+        self._has_run = False
         self._namespace: dict[str, Any] = {}
-        self.lines: list[Step | Check] = []
+        self.lines: list[Step | Check | None] = []
         self._makers = {
             slot: (step, index)
             for step in plan.steps
@@ -97,13 +109,16 @@ class Executable:
         self._code = compile(self.source, "<opyard plan>", "exec")
         self._idle: list[Callable[..., tuple[Any, ...]]] = []
 
-    def __call__(self, *feeds: Any) -> tuple[Any, ...]:
+    def __call__(self, *feeds: Any, claim: Claim = claim_nothing) -> tuple[Any, ...]:
         try:
             frame = self._idle.pop()
         except IndexError:
             frame = self._frame()
         try:
-            result = frame(*feeds)
+            if self._donations:
+                result = frame(claim if self._has_run else claim_nothing, *feeds)
+            else:
+                result = frame(*feeds)
         except Exception as error:
             try:
                 failure = self._failure(error)
@@ -113,6 +128,7 @@ class Executable:
                 raise
             raise failure from error
         self._idle.append(frame)
+        self._has_run = True
         return result
 
     def _frame(self) -> Callable[..., tuple[Any, ...]]:
@@ -125,13 +141,17 @@ class Executable:
 
     def _generate(self) -> str:
         """Source of the run function: what line n + HEAD does is ``lines[n]``."""
-        plan, rows = self.plan, []
+        plan = self.plan
+        rows: list[str] = []
         for slot, array, device in plan.constants:
             self._namespace[f"v{slot}"] = device.upload(array)
         for conversion in plan.prologue:
             self._namespace[f"v{conversion.outputs[0]}"] = _run_once(conversion, self._namespace)
         fetched = set(map(self._origin, plan.fetches))
+        results = list(self._results())
         for number, step in enumerate(plan.steps):
+            if number == plan.ending and self._donations:
+                rows += self._before_ending(results)
             self.lines.append(step)
             if isinstance(step, Free):
                 rows.append(f"    {' = '.join(f'v{slot}' for slot in step.slots)} = None")
@@ -147,21 +167,43 @@ class Executable:
                     self._namespace[f"new{number}"] = allocate
                 rows.append(f"    {_run_line(number, step)}")
                 rows += self._checks(step, fetched)
-        new = {step.outputs[0] for step in plan.steps if isinstance(step, Run) and step.fresh}
-        results = [
-            f"v{slot}"
-            if slot in new and not shared
-            else f"own({', '.join(f'v{name}' for name in (slot, *shared))})"
-            for slot, shared in zip(plan.fetches, plan.shared, strict=True)
-        ]
-        self._namespace["own"] = partial(_own, plan.home)
-        feeds = ", ".join(f"v{slot}" for slot in plan.feeds)
+        parameters = [*(["claim"] if self._donations else []), *(f"v{slot}" for slot in plan.feeds)]
         rows.append(f"    return ({', '.join(results)}{',' if len(results) == 1 else ''})")
-        head = [f"def run({feeds}):", "  if True:" if self.inside else "  with errstate(all='ignore'):"]
+        head = [
+            f"def run({', '.join(parameters)}):",
+            "  if True:" if self.inside else "  with errstate(all='ignore'):",
+        ]
         self._namespace["errstate"] = (
             np.errstate
         )  # NaN and infinity are values, here as on every other device
         return "\n".join([*head, *rows])
+
+    def _results(self) -> Iterator[str]:
+        """For each fetch what is given back: its tensor, or a copy."""
+        plan = self.plan
+        new = {s.outputs[0] for s in plan.steps if isinstance(s, Run) and (s.fresh or s.donated is not None)}
+        for slot, shared in zip(plan.fetches, plan.shared, strict=True):
+            self._namespace[f"own{slot}"] = partial(_own, plan.tensors[slot].device)
+            arguments = ", ".join(f"v{name}" for name in (slot, *shared))
+            yield f"v{slot}" if slot in new and not shared else f"own{slot}({arguments})"
+
+    def _before_ending(self, results: list[str]) -> Iterator[str]:
+        """The lines before the steps that write to variables: all that can fail is done in these."""
+        plan, donations = self.plan, self._donations
+        last = {slot for step in plan.steps[plan.ending :] if isinstance(step, Run) for slot in step.outputs}
+        for number, slot in enumerate(plan.fetches):
+            if slot not in last and results[number] != f"v{slot}":
+                self.lines.append(None)
+                yield f"    r{number} = {results[number]}"
+                results[number] = f"r{number}"
+        self.lines.append(None)
+        yield f"    may = claim({donations!r})"
+        for position, slot in enumerate(donations):
+            self._namespace[f"new_{slot}"] = partial(
+                plan.tensors[slot].device.empty, plan.tensors[slot].value.spec
+            )
+            self.lines.append(None)
+            yield f"    out{slot} = v{slot} if may[{position}] else new_{slot}()"
 
     def _checks(self, step: Run, fetched: set[int]) -> Iterator[str]:
         """The lines behind a step that look at what it made, where that is fetched."""
@@ -182,7 +224,12 @@ class Executable:
 
     def _failure(self, error: Exception) -> StepFailed | None:
         """Whom to blame for an error, with what was computed before; None where it is no kernel's."""
-        step, tensors = self._step_of(error)
+        step, tensors, written = self._step_of(error)
+        if written:
+            names = ", ".join(sorted(self.plan.tensors[slot].value.name for slot in written))
+            raise KernelError(
+                f"a kernel that promised not to raise (inplace=True) did: {describe_error(error)}. It wrote in place, so what these hold is not known; restore a checkpoint: {names}."
+            ) from error
         if isinstance(step, Check):
             inputs: tuple[int | None, ...] = (step.step.outputs[step.index],)
         elif step is None or isinstance(step, Free):
@@ -203,8 +250,8 @@ class Executable:
             failure.arrays = self._reliable(tensors, bad.outputs if isinstance(bad, Run) else ())
         return failure
 
-    def _step_of(self, error: Exception) -> tuple[Step | Check | None, dict[int, Any]]:
-        """The step that raised, and the arrays of the run by their slots."""
+    def _step_of(self, error: Exception) -> tuple[Step | Check | None, dict[int, Any], list[int]]:
+        """The step that raised, the arrays of the run by their slots, and the slots of variables that are being written to."""
         traceback = error.__traceback__
         while traceback is not None:
             if traceback.tb_frame.f_code.co_filename == "<opyard plan>":
@@ -212,9 +259,16 @@ class Executable:
                 step = self.lines[line] if 0 <= line < len(self.lines) else None
                 found = dict(traceback.tb_frame.f_locals)
                 traceback.tb_frame.clear()  # the traceback shall not keep what nothing needs any more
-                return step, {int(name[1:]): array for name, array in found.items() if array is not None}
+                tensors = {
+                    int(name[1:]): array
+                    for name, array in found.items()
+                    if array is not None and name[0] == "v"
+                }
+                may = found.get("may", ()) if step is not None else ()
+                written = [slot for slot, granted in zip(self._donations, may, strict=False) if granted]
+                return step, tensors, written
             traceback = traceback.tb_next
-        return None, {}
+        return None, {}, []
 
     def _culprit(self, slot: int, tensors: Mapping[int, Any]) -> StepFailed | None:
         """The failure of the kernel that made this array otherwise than promised, or from an array that is not.
@@ -295,6 +349,8 @@ def _run_line(number: int, step: Run) -> str:
     arguments = ["None" if slot is None else f"v{slot}" for slot in step.inputs]
     if step.buffer is not None:
         arguments.append(f"out=b{step.buffer}")
+    elif step.donated is not None:
+        arguments.append(f"out=out{step.donated}")
     elif step.fresh:
         arguments.append(f"out=new{number}()")
     outputs = ", ".join(f"v{slot}" for slot in step.outputs) + (

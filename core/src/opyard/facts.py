@@ -86,9 +86,13 @@ def _check_numbers(kernel: Kernel) -> None:
         raise RegistryError(
             f"{kernel.title}: ranks are the least and the greatest rank of the first input, such as (1, 4); found {ranks!r}."
         )
-    for fact in ("out", "deterministic", "override"):
+    for fact in ("out", "inplace", "deterministic", "override"):
         if not isinstance(getattr(kernel, fact), bool):
             raise RegistryError(f"{kernel.title}: {fact} is True or False; found {getattr(kernel, fact)!r}.")
+    if kernel.inplace and not kernel.out:
+        raise RegistryError(
+            f"{kernel.title}: inplace=True is about the array given as out; write out=True, too."
+        )
 
 
 def _is_a(kind: type, number: Any) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from .driver import Device, plain_array, shares_arrays
-from .errors import DeviceError, GraphError
+from .errors import DeviceError, GraphError, did_you_mean
+from .graph import Graph, Value
 from .registry import Registry
+from .rewrite import needed_inputs
 from .spec import TensorSpec
 
 
@@ -48,3 +50,40 @@ def home_of(arrays: Iterable[Any], registry: Registry, host: Device) -> Device:
             f"the arrays live on different devices ({', '.join(d.name for d in owners)}); move them to one first: opyard.to_device(x, {owners[0].name!r})."
         )
     return host if not owners or shares_arrays(owners[0], host) else owners[0]
+
+
+def input_name(graph: Graph, key: Any) -> str:
+    """The name of an input that a user named, or gave as a value. Raises GraphError for what is none."""
+    name = key.name if isinstance(key, Value) else key
+    if name not in graph.inputs or (isinstance(key, Value) and graph.inputs[name] is not key):
+        known = tuple(graph.inputs)
+        raise GraphError(
+            f"the graph has no input {name!r}.{did_you_mean(str(name), known)} Inputs: {', '.join(known) or 'none'}."
+        )
+    return str(name)
+
+
+def named_feeds(graph: Graph, feeds: Mapping[Any, Any], wanted: tuple[Value, ...]) -> dict[str, Any]:
+    """The feeds that the wanted values need, by name, in the order of the inputs. Raises GraphError for missing ones."""
+    if not isinstance(feeds, Mapping):
+        raise GraphError(f"feeds are a dict of inputs, or their names, and arrays; found {feeds!r}.")
+    named = {input_name(graph, key): array for key, array in feeds.items()}
+    needed = needed_inputs(graph, wanted, named)
+    missing = [name for name in needed if name not in named]
+    if missing:
+        lines = ", ".join(f"{name!r}: {graph.inputs[name].spec!r}" for name in missing)
+        raise GraphError(
+            f"the fetches need a feed for {lines}; pass run(fetches, {{{missing[0]!r}: array}})."
+        )
+    return {name: named[name] for name in graph.inputs if name in named and name in needed}
+
+
+def check_names(graph: Graph, names: tuple[str, ...], wanted: tuple[Value, ...]) -> None:
+    """Raises GraphError unless the named feeds are what the wanted values need, each once."""
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        raise GraphError(f"callable(...) was given the feed {doubles[0]!r} twice; name each feed once.")
+    missing = [name for name in needed_inputs(graph, wanted, names) if name not in names]
+    if missing:
+        raise GraphError(
+            f"the fetches need the feeds {', '.join(missing)}, which callable(...) was not given."
+        )

@@ -67,7 +67,7 @@ class _Ledger:
         self._lasting(plan)
         for slot in plan.feeds:
             tensor = plan.tensors[slot]
-            self._add(plan.home.memory, tensor.value.name, tensor.value.spec.nbytes)
+            self._add(tensor.device.memory, tensor.value.name, tensor.value.spec.nbytes)
 
     def walk(self) -> Iterator[tuple[float, dict[str, int]]]:
         """The sums at the beginning, and after each event that may change them."""

@@ -358,7 +358,8 @@ def trace_named(function: Callable[..., Any], inputs: Mapping[str, TensorSpec], 
             ) from None
         return graph.output(f"output_{number}", value)
 
-    graph.result = map_leaves(as_value, found)
+    assigns = found is None and graph.state.writes
+    graph.result = None if assigns else map_leaves(as_value, found)
     return graph
 
 

@@ -59,6 +59,8 @@ class Kernel:
     cost        ``cost(call, device)`` gives estimated seconds; None: the roofline of the device
     efficiency  fraction of the device's roofline that the kernel reaches, for the estimate
     out         whether the kernel writes into a native array given as the keyword ``out``
+    inplace     whether ``out`` may be the array of an input with the shape and dtype of the output. Such a kernel does not
+                raise, whatever the numbers are, once it is prepared: what it overwrites may be a variable
     deterministic  whether equal inputs give equal bits
     layouts     layout by name of an input, or "output": a name that the backend understands; what is not named is plain.
                 Kernels of the op ``identity`` that take one layout and give another are the conversions of a backend
@@ -88,6 +90,7 @@ class Kernel:
     pattern: Callable[..., Any] | None = None
     origin: Origin = Origin()
     claims: Loadable | None = None
+    inplace: bool = False
 
     @property
     def id(self) -> str:

@@ -18,9 +18,10 @@ from .errors import GraphError, RegistryError
 from .graph import Graph, Value
 from .nest import leaves
 from .rewrite import Rewrite, extract, needed_inputs
-from .saving import Variables, held_by, write_checkpoint
+from .saving import Variables, write_checkpoint
 from .session import Session
-from .variables import Effects, Variable
+from .transactions import Effects
+from .variables import Variable, snapshot
 
 OPENED_BY = {".onnx": "opyard-onnx"}
 """Endings of model files, and the package to name when no plugin opens them."""
@@ -146,7 +147,7 @@ def frozen(graph: Graph, outputs: Any = None) -> Graph:
     part = extract(graph, tuple(wanted.values()), (*needed, *effects.names))
     part.outputs = dict(zip(wanted, part.outputs.values(), strict=True))
     values, part.inputs = part.inputs, {name: part.inputs[name] for name in needed}
-    rewrite, held = Rewrite(part), held_by(effects.reads)
+    rewrite, held = Rewrite(part), dict(zip(effects.reads, snapshot(effects.reads), strict=True))
     for variable, name in zip(effects.reads, effects.names, strict=True):
         rewrite[values[name]] = rewrite.graph.constant(held[variable], variable.name)
     for node in part.nodes:

@@ -85,14 +85,18 @@ class Optimizer:
         step = cast(self.step.assign_add(1), dtype="float32")
         rate = self.rate(step) if callable(self.rate) and not isinstance(self.rate, Variable) else self.rate
         for variable, gradient in zip(variables, found, strict=True):
-            wide = _wide(variable).name
+            wide = _wide(variable)
             slots = self._slots[variable]
             value, *kept = self._rule(
-                cast(variable, dtype=wide), cast(gradient, dtype=wide), rate, cast(step, dtype=wide), *slots
+                _cast(variable, wide), _cast(gradient, wide), rate, _cast(step, wide), *slots
             )
-            variable.assign(cast(value, dtype=variable.dtype.name))
+            variable.assign(_cast(value, variable.dtype))
             for slot, array in zip(slots, kept, strict=True):
                 slot.assign(array)
+
+
+def _cast(x: Any, dtype: np.dtype[Any]) -> Any:
+    return x if x.dtype == dtype else cast(x, dtype=dtype.name)
 
 
 def _wide(variable: Variable) -> np.dtype[Any]:

@@ -6,11 +6,13 @@ tensor, set to None once nothing needs it any more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from .donation import Use, find_ending
 from .driver import Device
 from .graph import Graph, Value
 from .kernels import Kernel, Work
@@ -26,8 +28,9 @@ class Run:
     """Call a kernel. Slots number the tensors of a plan.
 
     A kernel that can write into a given array gets one: ``buffer`` is its number, or ``fresh`` says that it is a new one,
-    because the tensor is fetched. Other kernels make their outputs themselves, which may be views of their inputs.
-    ``plans`` are those of the graphs inside, for control flow; ``predicted`` is how many seconds placement reckons with.
+    because the tensor is fetched. ``donated`` is the slot of a variable's array that it may get instead. Other kernels make
+    their outputs themselves, which may be views of their inputs. ``plans`` are those of the graphs inside, for control flow;
+    ``predicted`` is how many seconds placement reckons with.
     """
 
     work: Work
@@ -39,6 +42,7 @@ class Run:
     fresh: bool
     plans: tuple[Plan, ...] = ()
     predicted: float | None = None
+    donated: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +82,7 @@ class Plan:
 
     ``shared`` names for each fetch the feeds, constants and earlier fetches that it may share memory with; where it
     does, a copy is handed out. ``tensors`` tells what each slot holds of ``graph``, whose composite ops are ``wholes``.
+    The steps from the number ``ending`` on write what variables hold from then on, and do not fail, see donation.py.
     """
 
     steps: tuple[Step, ...]
@@ -91,6 +96,12 @@ class Plan:
     graph: Graph
     wholes: tuple[Whole, ...]
     tensors: tuple[Tensor, ...]
+    ending: int
+
+    @property
+    def donations(self) -> tuple[int, ...]:
+        """Slots of the variables whose arrays may be written to, in the order of the steps that do."""
+        return tuple(s.donated for s in self.steps if isinstance(s, Run) and s.donated is not None)
 
     @property
     def copies(self) -> int:
@@ -125,6 +136,7 @@ class Plan:
                         "outputs": step.outputs,
                         "buffer": step.buffer,
                         "fresh": step.fresh,
+                        "donated": step.donated,
                         "plans": [plan.to_json() for plan in step.plans],
                     }
                 )
@@ -153,7 +165,7 @@ class _Planner:
         self.placement = placement
         self.graph = placement.graph
         self.places = placement.places
-        self.home = placement.home
+        self.homes = placement.homes
         self.steps: list[Run | Copy] = []
         self.prologue: list[Run] = []
         self.slots: dict[Value, dict[int, int]] = {}  # of each value, by the places where it is
@@ -162,7 +174,7 @@ class _Planner:
         self.aliases: list[set[int]] = []  # slots whose memory this slot may share
 
     def plan(self) -> Plan:
-        feeds = tuple(self._new(value, self.home) for value in self.graph.inputs.values())
+        feeds = tuple(self._new(value, self.homes.of(value)) for value in self.graph.inputs.values())
         for decision in self.placement.decisions:
             match, kernel, device = decision.match, decision.chosen.kernel, decision.chosen.device
             inputs = tuple(
@@ -175,25 +187,56 @@ class _Planner:
             plans = tuple(map(make_plan, decision.chosen.bodies))
             predicted = decision.chosen.seconds
             self._run(self.steps, match.work, kernel, device, inputs, outputs, plans, predicted)
-        fetches = tuple(self._at(value, self.home) for value in self.graph.outputs.values())
+        fetches = tuple(
+            self._at(value, self.homes.output(name)) for name, value in self.graph.outputs.items()
+        )
         lasting = {*feeds, *(slot for slot, _, _ in self.constants)}
         lasting.update(slot for step in self.prologue for slot in step.outputs)
+        ending = self._donate(dict(zip(self.graph.inputs, feeds, strict=True)), fetches)
         last = self._last_uses(fetches)
         views = self._last_views(last)
         buffers = self._assign_buffers(fetches, views)
+        steps, ending = self._with_frees(last if self.placement.limits else views, lasting, ending)
         return Plan(
-            self._with_frees(last if self.placement.limits else views, lasting),
+            steps,
             feeds,
             fetches,
             self._shared(fetches, lasting),
             tuple(self.constants),
             tuple(self.prologue),
             buffers,
-            self.home,
+            self.homes.home,
             self.graph,
             self.placement.wholes,
             tuple(self.tensors),
+            ending,
         )
+
+    def _donate(self, feeds: Mapping[str, int], fetches: tuple[int, ...]) -> int:
+        """Moves the steps that write to variables to the end, and gives the number of the first."""
+        made = dict(zip(self.graph.outputs, fetches, strict=True))
+        wanted: dict[int, int] = {}
+        for resident in self.placement.residents:
+            if resident.name and resident.input in feeds and resident.output in made:
+                wanted[made[resident.output]] = feeds[resident.input]
+        memory = [self.aliases[slot] | {slot} for slot in range(len(self.tensors))]
+        held = [  # another device may read this memory later, on a queue of its own
+            s.input for s in self.steps if isinstance(s, Copy) and s.source.memory == s.target.memory
+        ]
+        uses = [self._use(step) for step in self.steps]
+        found = find_ending(uses, wanted, memory, (*fetches, *held))
+        steps = [self.steps[number] for number in found.order]
+        for number, step in enumerate(steps):
+            if isinstance(step, Run) and step.outputs[0] in found.donated:
+                steps[number] = replace(step, fresh=False, donated=found.donated[step.outputs[0]])
+        self.steps = steps
+        return found.begin
+
+    def _use(self, step: Run | Copy) -> Use:
+        if isinstance(step, Copy):
+            return Use((step.input,), (step.output,), False)
+        limited = self.places.space(self.places.of(step.device)) in self.placement.limits  # has no buffers
+        return Use(step.inputs, step.outputs, step.kernel.inplace and step.fresh and not limited)
 
     def _run(
         self,
@@ -320,14 +363,19 @@ class _Planner:
             self.steps[number] = replace(step, buffer=buffer, fresh=False)
         return tuple(buffers)
 
-    def _with_frees(self, last: dict[int, int], lasting: set[int]) -> tuple[Step, ...]:
+    def _with_frees(
+        self, last: dict[int, int], lasting: set[int], ending: int
+    ) -> tuple[tuple[Step, ...], int]:
+        """The steps with those that forget, and the number of the last ones' first."""
+        begin = 0
         steps: list[Step] = []
         ends: dict[int, list[int]] = {}
         for slot, number in last.items():
             if slot not in lasting:
                 ends.setdefault(number, []).append(slot)
         for number, step in enumerate(self.steps):
+            begin = len(steps) if number == ending else begin
             steps.append(step)
             if number in ends:
                 steps.append(Free(tuple(ends[number])))
-        return tuple(steps)
+        return tuple(steps), begin if ending < len(self.steps) else len(steps)

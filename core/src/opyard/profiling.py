@@ -37,14 +37,13 @@ HOST_CLOCK = "the host's clock; waited for after each step"
 
 
 def profile(
-    prepare: Callable[[StepFailed | None], Executable],
-    feeds: Sequence[Any],
+    prepare: Callable[[StepFailed | None], tuple[Executable, Sequence[Any]]],
     runs: int,
     assigned: Sequence[Variable] = (),
 ) -> Profile:
     """The profile of so many runs, after two that do not count.
 
-    prepare   gives the executable, anew after a kernel of it failed
+    prepare   gives the executable and what to feed it, anew after a kernel of it failed
     assigned  the variables that runs of the program assign to, which these runs do not
     Raises GraphError for a number of runs that is none, and what ``prepare`` raises.
     """
@@ -52,7 +51,7 @@ def profile(
         raise GraphError(f"runs is a whole number from 1 on; found {runs!r}.")
     failure = None
     while True:
-        executable = prepare(failure)
+        executable, feeds = prepare(failure)
         try:
             return _profile(executable, feeds, runs, assigned)
         except StepFailed as error:
@@ -217,7 +216,7 @@ def _slices(stopwatch: Stopwatch, lap: Lap, assigned: Iterable[Variable]) -> Ite
             "variable": variable.name,
             "spec": repr(variable.spec),
             "bytes": variable.spec.nbytes,
-            "note": "a profile works on copies, and assigns nothing",
+            "note": "a profile assigns nothing",
         }
         yield Slice(HOST_LANE, ASSIGNMENT, f"assign {variable.name}", lap.seconds, lap.seconds, about)
 

@@ -161,6 +161,7 @@ class Registry:
         cost: Loadable | None = None,
         efficiency: float = 1.0,
         out: bool = False,
+        inplace: bool = False,
         deterministic: bool = True,
         layouts: Mapping[str, str] | None = None,
         version: int = 1,
@@ -179,6 +180,7 @@ class Registry:
                 *(op_name, backend, name, load, prepare, dtypes, ranks, requires, accepts, cost),
                 *(efficiency, out, deterministic, {} if layouts is None else layouts),
                 *(version, override, None, self._origin),
+                inplace=inplace,
             )
         )
 

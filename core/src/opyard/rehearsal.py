@@ -35,9 +35,10 @@ def rehearse(placement: Placement, arrays: Mapping[str, Array], seconds: float) 
     arrays  contents of inputs of the graph; others are zeros where they are integers, which may be positions, else ones
     Raises StepFailed where a kernel fails.
     """
-    home, graph = placement.home, placement.graph
-    feeds = [home.upload(_contents(name, graph, arrays)) for name in graph.inputs]
+    graph = placement.graph
     plan = make_plan(placement)
+    contents = (_contents(name, graph, arrays) for name in graph.inputs)
+    feeds = [plan.tensors[s].device.upload(c) for s, c in zip(plan.feeds, contents, strict=True)]
     stopwatch = Stopwatch(own_clocks=False, inside=False)
     executable, watched = Executable(plan), Executable(plan, watch=stopwatch.watch(plan))
     order = [step for step in plan.steps if not isinstance(step, Free)]

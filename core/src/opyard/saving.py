@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from .errors import CheckpointError, installing
 from .files import replace_file
 from .spec import TensorSpec
-from .variables import Variable
+from .variables import Variable, assign_all, snapshot
 
 Variables = Mapping[str, Variable] | Iterable[Variable]
 """Variables by the names that a checkpoint has for them: a dict, or several with names of their own."""
@@ -49,25 +48,16 @@ class RestoreReport:
 
 
 def write_checkpoint(path: Path, variables: Variables, metadata: Mapping[str, str]) -> None:
-    """Writes what variables hold to a file, which is replaced as a whole: a crash leaves the old one.
+    """Writes what variables hold, at one moment, to a file, which is replaced as a whole: a crash leaves the old one.
 
     Raises CheckpointError for two variables of one name, and OSError where the file cannot be written.
     """
     named = _named(variables)
-    held = held_by(named.values())
-    arrays = {name: np.ascontiguousarray(held[v]).reshape(v.shape) for name, v in named.items()}
+    held = zip(named.items(), snapshot(list(named.values())), strict=True)
+    arrays = {name: np.ascontiguousarray(array).reshape(v.shape) for (name, v), array in held}
     texts = dict(metadata)
     texts.update({_HASH + name: _digest(array) for name, array in arrays.items()})
     replace_file(path, _safetensors().numpy.save(arrays, texts))
-
-
-def held_by(variables: Iterable[Variable]) -> dict[Variable, np.ndarray[Any, Any]]:
-    """What several variables hold at one moment, as NumPy arrays: runs that assign to them wait meanwhile."""
-    with ExitStack() as stack:
-        ordered = sorted(variables, key=lambda v: v.number)  # as runs do, so that nobody waits for ever
-        for variable in ordered:
-            stack.enter_context(variable.lock)
-        return {variable: variable.numpy() for variable in ordered}
 
 
 def restore(path: str | os.PathLike[str], variables: Variables, *, partial: bool = False) -> RestoreReport:
@@ -94,8 +84,7 @@ def restore(path: str | os.PathLike[str], variables: Variables, *, partial: bool
         raise CheckpointError(
             f"{path} does not fit these variables: {report}. restore(..., partial=True) takes what fits."
         )
-    for name in report.restored:
-        named[name].assign(arrays[name])
+    assign_all([(named[name], arrays[name]) for name in report.restored])
     return report
 
 
@@ -124,7 +113,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
 def _named(variables: Variables) -> dict[str, Variable]:
     if isinstance(variables, Mapping):
         return dict(variables)
-    if not isinstance(variables, Iterable):
+    if isinstance(variables, Variable) or not isinstance(variables, Iterable):
         raise CheckpointError(
             f"a checkpoint is of variables, in a list or a dict; found {type(variables).__name__}."
         )

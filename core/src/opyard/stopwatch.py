@@ -190,7 +190,8 @@ class _Watch:
         timed = self._timed(CONTROL if step.plans else KERNEL, step)
         own = watch.has_clock(step.device)
         call = watch.marked(timed, run) if own else watch.around(timed, run, step.device)
-        return call if step.buffer is not None or step.fresh else self._looking(step, call)
+        is_given = step.buffer is not None or step.fresh or step.donated is not None
+        return call if is_given else self._looking(step, call)
 
     def _looking(self, step: Run, run: Callable[..., Any]) -> Callable[..., Any]:
         """The same; the first call finds out which outputs are views."""

@@ -123,9 +123,10 @@ def _numpy(registry: Registry, op: str, **facts: Any) -> None:
 
 def _elementwise(registry: Registry) -> None:
     for op, efficiency in UFUNCS.items():
-        _numpy(registry, op, load=f"numpy:{op}", efficiency=efficiency, out=True)
+        inplace = op != "pow"  # which raises for integers to negative powers
+        _numpy(registry, op, load=f"numpy:{op}", efficiency=efficiency, out=True, inplace=inplace)
     for op, ufunc in ROUNDING.items():
-        _numpy(registry, op, load=f"numpy:{ufunc}", dtypes=FLOATS, efficiency=0.8, out=True)
+        _numpy(registry, op, load=f"numpy:{ufunc}", dtypes=FLOATS, efficiency=0.8, out=True, inplace=True)
     for op, efficiency in ELEMENTWISE.items():
         load = f"opyard_cpu.elementwise:{op}"
         _numpy(registry, op, load=load, dtypes=FLOATS, efficiency=efficiency, out=True)
@@ -133,7 +134,8 @@ def _elementwise(registry: Registry) -> None:
     _numpy(registry, "relu6", load="opyard_cpu.elementwise:relu6", dtypes=REALS, efficiency=0.5, out=True)
     _numpy(registry, "where", load="numpy:where", efficiency=0.15)
     _numpy(registry, "clip", load="opyard_cpu.selection:clip", efficiency=0.5, out=True)
-    _numpy(registry, "cast", prepare="opyard_cpu.selection:prepare_cast", efficiency=0.8, out=True)
+    prepare = "opyard_cpu.selection:prepare_cast"
+    _numpy(registry, "cast", prepare=prepare, efficiency=0.8, out=True, inplace=True)
 
 
 def _reductions(registry: Registry) -> None:

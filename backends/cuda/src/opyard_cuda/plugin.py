@@ -194,6 +194,7 @@ def opyard_register(registry: Any) -> None:
                 load=OnDevice(f"cupy:{ufunc}"),
                 dtypes=dtypes,
                 out=True,
+                inplace=True,
                 efficiency=0.8,
             )
     elementwise = "opyard_cuda.elementwise"

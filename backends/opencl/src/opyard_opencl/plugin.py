@@ -75,6 +75,7 @@ def opyard_register(registry: Any) -> None:
             accepts="opyard_opencl.elementwise:accepts",
             efficiency=0.7,
             out=True,
+            inplace=True,
         )
     for prepare, accepts, efficiency, names in KERNELS:
         for name in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .binding import bindings
 from .calibration import Calibration, calibrate, calibrated
+from .homes import Homes, Resident
 from .match import Match
 from .measured import MeasuredCosts, default_costs
 from .memory import Limits, check_limits
@@ -20,11 +21,13 @@ __all__ = [
     "CostStore",
     "CostsWarning",
     "Decision",
+    "Homes",
     "Limits",
     "Match",
     "MeasuredCosts",
     "MemoryUse",
     "Placement",
+    "Resident",
     "TuneReport",
     "bindings",
     "calibrate",

@@ -68,9 +68,9 @@ def _arrows(placement: Placement) -> Iterator[tuple[str, str, bool]]:
     """From, to, and whether the tensor is converted on the way; each arrow once, constants left out."""
     makers: dict[Value, tuple[str, int]] = {}
     places = placement.places
-    home = places.of(placement.home)
+    homes = placement.homes
     for number, value in enumerate(placement.graph.inputs.values()):
-        makers[value] = (f"in{number}", home)
+        makers[value] = (f"in{number}", places.of(homes.of(value)))
     for number, decision in enumerate(placement.decisions):
         for i, value in enumerate(decision.match.outputs):
             makers[value] = (
@@ -87,9 +87,9 @@ def _arrows(placement: Placement) -> Iterator[tuple[str, str, bool]]:
                 if arrow not in seen:
                     seen.add(arrow)
                     yield arrow
-    for number, value in enumerate(placement.graph.outputs.values()):
+    for number, (name, value) in enumerate(placement.graph.outputs.items()):
         if value in makers:
-            yield makers[value][0], f"out{number}", makers[value][1] != home
+            yield makers[value][0], f"out{number}", makers[value][1] != places.of(homes.output(name))
 
 
 def _groups(placement: Placement) -> Iterator[tuple[str, str, list[str]]]:

@@ -48,9 +48,9 @@ class Trial:
 
 
 def processors_of(problem: Problem) -> list[str]:
-    """The processors that can take part: those of all candidates, and of the caller's device."""
+    """The processors that can take part: those of all candidates, and of what lives elsewhere."""
     devices = {c.candidate.device for o in problem.options for same in o.choices for c in same}
-    return sorted({device.processor for device in (*devices, problem.home_device)})
+    return sorted({device.processor for device in (*devices, *problem.homes.devices)})
 
 
 def earliest_end(problem: Problem, least: float, processors: int) -> float:
@@ -60,7 +60,6 @@ def earliest_end(problem: Problem, least: float, processors: int) -> float:
     share for each; and at best all processors are busy all the time.
     """
     reached: list[Costs] = []
-    home = np.array([problem.home])
     end = 0.0
     for node in problem.graph.nodes:
         options = problem.options[problem.number[node]]
@@ -68,7 +67,7 @@ def earliest_end(problem: Problem, least: float, processors: int) -> float:
         for port, value in enumerate(node.inputs):
             if value is None or value in problem.graph.constants:
                 continue
-            gives, since = home, np.zeros(1)
+            gives, since = problem.start(value), np.zeros(1)
             if value.node is not None:
                 producer = problem.number[value.node]
                 gives, since = problem.options[producer].gives[:, value.index], reached[producer]
@@ -79,11 +78,12 @@ def earliest_end(problem: Problem, least: float, processors: int) -> float:
             for same in options.choices
         ]
         reached.append(arrives + np.array(shares))
-    for value in problem.graph.outputs.values():
+    for value, devices in problem.homes.wanted.items():
         if value.node is not None and value not in problem.graph.constants:
             producer = problem.number[value.node]
             gives = problem.options[producer].gives[:, value.index]
-            last = reached[producer] + problem.table(value, gives, home)[:, 0]
+            goals = np.array([problem.places.of(device) for device in devices])
+            last = reached[producer] + problem.table(value, gives, goals).max(axis=1)
             end = max(end, float(last.min()))
     return float(np.ceil(max(end, least / processors) - 1e-2))
 
@@ -101,7 +101,7 @@ class Search:
         self.fits = fits
         self.budget = 0
         self._turn = 0
-        self.scheduler = Scheduler(problem.graph, problem.places, problem.home_device)
+        self.scheduler = Scheduler(problem.graph, problem.places, problem.homes)
         self._tasks: dict[Choice, Task] = {}
         self._known: set[bytes] = set()
         self._near: list[set[int]] = [set() for _ in problem.options]

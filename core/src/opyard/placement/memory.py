@@ -2,7 +2,7 @@
 
 Steps are the positions of nodes in the graph. A tensor lies where it is made, and at each place that it is brought to, from
 the step that makes it to the last step that reads it: at one place it may be gone sooner, so what is counted here is never
-too little. Feeds lie at home all the time, constants on every device that reads them. What a kernel takes inside while
+too little. Feeds lie where they live all the time, constants on every device that reads them. What a kernel takes inside while
 it runs, and buffers of drivers, are not known and not counted.
 """
 
@@ -114,7 +114,7 @@ class Residency:
         """Bytes by which the limits are exceeded when the matches run in this order, by row; empty when all is well."""
         problem = self.problem
         steps = [(choice.match, choice.candidate) for choice in ordered]
-        peaks = peak_bytes(problem.graph, problem.places, problem.home_device, steps)
+        peaks = peak_bytes(problem.graph, problem.places, problem.homes, steps)
         over = {
             row: peaks[space][0] - int(self.limits[row]) for space, row in self.rows.items() if space in peaks
         }

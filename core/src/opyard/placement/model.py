@@ -12,6 +12,7 @@ from ..operation import Call
 from ..ops._control import part_names
 from ..selection import Candidate
 from ..units import format_bytes, format_seconds
+from .homes import Homes, Resident, describe_residents
 from .match import Match
 from .peaks import peak_bytes
 from .places import Places
@@ -170,6 +171,7 @@ class Placement:
     bindings  what constraints cost; ``Session.explain`` finds out
     schedule  when each step begins and ends; None where a single processor does all
     objective  "sum" or "makespan": what was minimised
+    residents  what lives elsewhere than at ``home``: variables, and feeds on other devices
     """
 
     graph: Graph
@@ -184,6 +186,12 @@ class Placement:
     bindings: tuple[Binding, ...] = ()
     schedule: Schedule | None = None
     objective: str = "sum"
+    residents: tuple[Resident, ...] = ()
+
+    @property
+    def homes(self) -> Homes:
+        """Where inputs and outputs live."""
+        return Homes(self.graph, self.home, self.residents)
 
     def with_bodies(self) -> Iterator[Placement]:
         """This placement and those of all graphs inside, at any depth."""
@@ -228,7 +236,7 @@ class Placement:
         steps = [(decision.match, decision.chosen) for decision in self.decisions]
         names = [*(decision.node.name for decision in self.decisions), "the end of the run"]
         found = []
-        for space, (peak, step) in peak_bytes(self.graph, self.places, self.home, steps).items():
+        for space, (peak, step) in peak_bytes(self.graph, self.places, self.homes, steps).items():
             limit, worth = self.limits.get(space, (None, 0.0))
             found.append(MemoryUse(self.places.spaces[space].name, peak, names[step], limit, worth))
         return tuple(found)
@@ -243,6 +251,7 @@ class Placement:
             "makespan": self.makespan,
             "makespan_bound": self.makespan_bound,
             "home": self.home.name,
+            "residents": [resident.to_json() for resident in self.residents],
             "memory": [asdict(use) for use in self.memory],
             "bindings": [asdict(binding) for binding in self.bindings],
             "nodes": [decision.to_json() for decision in self.decisions],
@@ -268,7 +277,7 @@ class Placement:
 
     def rows(self) -> list[str]:
         """What constraints there are, then the decisions, each with its alternatives: a line each."""
-        rows: list[str] = []
+        rows = describe_residents(self.residents)
         rows += [str(use) for use in self.memory if use.limit_bytes is not None]
         rows += [str(binding) for binding in self.bindings]
         rows += [_NOT_EXACT[self.accuracy]] if self.accuracy in _NOT_EXACT else []

@@ -7,24 +7,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..driver import Device
 from ..graph import Graph, Value
 from ..selection import Candidate
+from .homes import Homes
 from .match import Match
 from .places import Places
 
 
 def peak_bytes(
-    graph: Graph, places: Places, home: Device, steps: Sequence[tuple[Match, Candidate]]
+    graph: Graph, places: Places, homes: Homes, steps: Sequence[tuple[Match, Candidate]]
 ) -> dict[int, tuple[int, int]]:
     """For each address space in use the most bytes that lie there at once, and the step at which they do.
 
     As a plan does it: a tensor is brought to a place when it is first read there, and forgotten after it was last read there.
     """
-    at_home = places.space(places.of(home))
     spans: dict[tuple[Value, int], list[int]] = {}
-    made_in: dict[Value, int] = dict.fromkeys(graph.inputs.values(), at_home)
-    whole: set[tuple[Value, int]] = {(v, at_home) for v in graph.inputs.values()}
+    made_in = {value: places.space(places.of(homes.of(value))) for value in graph.inputs.values()}
+    whole = set(made_in.items())
     for number, (match, candidate) in enumerate(steps):
         here = places.space(places.of(candidate.device))
         for value in {v for node in match.nodes for v in node.inputs if v is not None}:
@@ -35,9 +34,9 @@ def peak_bytes(
         for value in match.outputs:
             made_in[value] = here
             spans[value, here] = [number, number]
-    for value in graph.outputs.values():
-        if value in made_in:
-            _read(spans, made_in, value, at_home, len(steps))
+    for value, devices in homes.wanted.items():
+        for device in devices if value in made_in else ():
+            _read(spans, made_in, value, places.space(places.of(device)), len(steps))
     changes: dict[int, npt.NDArray[np.float64]] = {}
     for (value, space), (begin, end) in {**spans, **{key: [0, len(steps)] for key in whole}}.items():
         row = changes.setdefault(space, np.zeros(len(steps) + 2))

@@ -21,6 +21,7 @@ from ..passes import simplify
 from ..registry import Registry
 from ..selection import Candidate, Policy, active_policy
 from .candidates import Collector, Ways
+from .homes import Homes, Resident
 from .limited import Fit
 from .makespan import Search, Trial, earliest_end, processors_of
 from .match import Match
@@ -30,7 +31,7 @@ from .ordering import solve_in_order
 from .places import NANOSECONDS, Places
 from .problem import Choice, Problem
 from .schedule import Schedule
-from .solver import Effort, Solution
+from .solver import Effort, Solution, solve
 from .wholes import Whole, expand
 
 OBJECTIVES = ("sum", "makespan")
@@ -43,6 +44,7 @@ def place(
     costs: Costs,
     *,
     home: Device | None = None,
+    residents: Sequence[Resident] = (),
     policy: Policy | None = None,
     unavailable: Iterable[tuple[str, str]] = (),
     memory: Limits | None = None,
@@ -52,6 +54,8 @@ def place(
     """Assigns every node of a graph with concrete shapes to a kernel on one of the devices, at the least total cost.
 
     home         the device whose arrays are fed and fetched; the first host device by default
+    residents    what lives elsewhere, by the names of inputs and outputs: variables. For those that are free the device
+                 is chosen with which a run that begins and ends there takes the least sum of times
     unavailable  (op, backend/kernel) pairs that must not be used
     memory       the most bytes that a run may keep on a device, by its name: a number, or a text such as "2GiB"
     objective    "sum": the least sum of the times of all kernels and copies, proven where that can be; "makespan": where
@@ -68,8 +72,14 @@ def place(
         )
     with _no_collection():
         problem, refused, wholes = formulate(
-            graph, devices, registry, costs, home=home, policy=policy, unavailable=unavailable, effort=effort
+            *(graph, devices, registry, costs),
+            home=home,
+            residents=residents,
+            policy=policy,
+            unavailable=unavailable,
+            effort=effort,
         )
+        problem = settled(problem, effort)
         limits = limits_of(memory or {}, devices, problem.places)
         residency = Residency(problem, limits) if limits else None
         solution, ordered, bound = solve_in_order(problem, residency, effort)
@@ -79,7 +89,12 @@ def place(
             worth = solution.prices_of_bytes.sum(axis=1) / NANOSECONDS
             priced = {space: (limit, float(worth[residency.rows[space]])) for space, limit in limits.items()}
             placement = replace(placement, limits=priced)
-        placement = replace(placement, wholes=tuple(wholes), accuracy=solution.accuracy)
+        placement = replace(
+            placement,
+            wholes=tuple(wholes),
+            accuracy=solution.accuracy,
+            residents=problem.homes.residents,
+        )
         return replace(placement, schedule=schedule, objective=objective)
 
 
@@ -131,6 +146,7 @@ def formulate(
     costs: Costs,
     *,
     home: Device | None = None,
+    residents: Sequence[Resident] = (),
     policy: Policy | None = None,
     unavailable: Iterable[tuple[str, str]] = (),
     effort: Effort | None = None,
@@ -154,9 +170,33 @@ def formulate(
     collector = Collector(devices, registry, policy or active_policy(), costs, unavailable, place_body)
     usable, refused = collector.ways(expanded, wholes)
     named = sorted(devices, key=lambda d: d.name)  # in any order, the same plan
-    places = Places([where, *named], costs, collector.layouts(), collector.conversions)
+    homes = Homes(expanded, where, residents)
+    places = Places([*homes.devices, *named], costs, collector.layouts(), collector.conversions)
     choices = {node: _choices(node, ways) for node, ways in usable.items()}
-    return Problem(expanded, places, where, choices), refused, wholes
+    return Problem(expanded, places, homes, choices), refused, wholes
+
+
+def settled(problem: Problem, effort: Effort | None) -> Problem:
+    """The problem with a device for each resident: for free ones that of the least sum of times, without memory limits.
+
+    What residents, once settled, would cost elsewhere is with all other choices free again.
+    """
+    if not problem.free:
+        return problem
+    solution = solve(problem.network, effort)
+    prices = solution.prices()
+    chosen: dict[Resident, Resident] = {}
+    for resident, (variable, places) in problem.free.items():
+        label = solution.labels[variable] if np.isfinite(solution.cost) else 0
+        order = sorted(range(len(places)), key=lambda i: (i == label, float(prices[variable][i])))
+        more = [(float(prices[variable][i]), problem.places.spaces[int(places[i])]) for i in order[:-1]]
+        extra, other = next((pair for pair in more if np.isfinite(pair[0])), (None, None))
+        device = problem.places.spaces[int(places[label])]
+        seconds = None if extra is None else extra / NANOSECONDS
+        chosen[resident] = resident.settled(device, seconds, other)
+    residents = [chosen.get(resident, resident) for resident in problem.homes.residents]
+    homes = Homes(problem.graph, problem.homes.home, residents)
+    return Problem(problem.graph, problem.places, homes, problem.choices)
 
 
 def _choices(node: Node, ways: Ways) -> list[Choice]:
@@ -190,7 +230,7 @@ class _Reader:
         if problem.is_narrowed:
             bound = 0.0
         seconds = (cost / NANOSECONDS, bound / NANOSECONDS)
-        return Placement(problem.graph, problem.home_device, problem.places, tuple(decisions), *seconds)
+        return Placement(problem.graph, problem.homes.home, problem.places, tuple(decisions), *seconds)
 
     def _alternatives(
         self, node: Node, match: Match, candidate: Candidate, prices: list[np.ndarray]
@@ -224,7 +264,7 @@ class _Reader:
             for value, target in {
                 v: int(t) for v, t in zip(node.inputs, takes, strict=True) if v is not None
             }.items():
-                source = problem.home
+                source = int(problem.start(value)[0])
                 if value.node is not None and value not in problem.graph.constants:
                     producer = problem.number[value.node]
                     source = int(problem.options[producer].gives[self.found.labels[producer], value.index])

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..driver import Device
 from ..graph import Graph, Node, Value
 from ..selection import Candidate
 from .disjoint import DisjointSets
+from .homes import Homes, Resident
 from .match import Match
 from .network import Costs, Network
 from .places import Places, Sets, whole_nanoseconds
@@ -83,11 +83,11 @@ class Problem:
     are labels, and a bound of the network bounds nothing.
     """
 
-    def __init__(self, graph: Graph, places: Places, home: Device, choices: dict[Node, list[Choice]]) -> None:
+    def __init__(self, graph: Graph, places: Places, homes: Homes, choices: dict[Node, list[Choice]]) -> None:
         self.graph = graph
         self.places = places
-        self.home_device = home
-        self.home = places.of(home)
+        self.homes = homes
+        self.choices = choices
         self.network = Network()
         self.number: dict[Node, int] = {}
         self.options: list[Options] = []
@@ -96,6 +96,8 @@ class Problem:
         self._tables: dict[Any, Costs] = {}
         self._groups: dict[Match, int] = {}
         self._inputs: dict[Match, dict[Value | None, int | None]] = {}
+        self.free: dict[Resident, tuple[int, Numbers]] = {}
+        """For each resident without a device of its own the variable of its home, and the places that its labels are."""
         for node in graph.nodes:
             self.number[node] = len(self.options)
             options = self._options(node, choices[node])
@@ -212,22 +214,43 @@ class Problem:
             for port, value in enumerate(node.inputs):
                 if value is not None and value not in self.graph.constants:
                     readers.setdefault(value, []).append((self.number[node], port))
-        fetched = set(self.graph.outputs.values())
+        fetched = self.homes.wanted
+        going: dict[Value, list[tuple[int, Numbers]]] = {}
+        for resident in self.homes.residents:
+            if resident.is_free:
+                self._add_free(resident, going)
         for value in self.graph.values():
             if value in self.graph.constants:
                 continue
             demands = [
                 (number, self.options[number].takes[:, port]) for number, port in readers.get(value, ())
             ]
-            if value in fetched:
-                demands.append((-1, np.array([self.home])))
-            self._add_value(value, demands)
+            homes = sorted({self.places.of(device) for device in fetched.get(value, ())})
+            demands += [(-1, np.array([place])) for place in homes]
+            self._add_value(value, demands + going.get(value, []))
+
+    def _add_free(self, resident: Resident, going: dict[Value, list[tuple[int, Numbers]]]) -> None:
+        """A variable for the place of a resident, which it comes from and goes to; the place where it is comes first."""
+        here = self.places.of(resident.device)
+        spaces = [here, *(space for space in range(len(self.places.spaces)) if space != here)]
+        self.free[resident] = self.network.add_variable(np.zeros(len(spaces))), np.array(spaces)
+        if resident.output in self.graph.outputs:
+            going.setdefault(self.graph.outputs[resident.output], []).append(self.free[resident])
+
+    def start(self, value: Value) -> Numbers:
+        """The place where an input is, as an array of one."""
+        return np.array([self.places.of(self.homes.of(value))])
 
     def _add_value(self, value: Value, demands: list[tuple[int, Numbers]]) -> None:
-        producer, gives, middle = -1, np.array([self.home]), -1
+        producer, middle = -1, -1
+        resident = self.homes.resident(value)
         if value.node is not None:
             producer = self.number[value.node]
             gives = self.options[producer].gives[:, value.index]
+        elif resident in self.free:
+            producer, gives = self.free[resident]
+        else:
+            gives = self.start(value)
         sets: list[list[int]] = []
         if len(demands) == 1:
             self._connect(producer, demands[0][0], self.table(value, gives, demands[0][1]))

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from ..driver import HOST, Device
 from ..graph import Graph, Value
 from ..selection import Candidate
+from .homes import Homes
 from .match import Match
 from .places import NANOSECONDS, Hop, Places, whole_nanoseconds
 
@@ -139,12 +140,12 @@ class Outlook(NamedTuple):
 
 
 class Scheduler:
-    """Schedules of placements of one graph. ``home`` is where feeds begin and fetches end."""
+    """Schedules of placements of one graph. ``homes`` are where feeds begin and fetches end."""
 
-    def __init__(self, graph: Graph, places: Places, home: Device) -> None:
+    def __init__(self, graph: Graph, places: Places, homes: Homes) -> None:
         self.graph = graph
         self.places = places
-        self.home = home
+        self.homes = homes
 
     def task(self, match: Match, candidate: Candidate) -> Task:
         """A match as the schedule sees it."""
@@ -185,10 +186,11 @@ class Clock:
     def __init__(self, scheduler: Scheduler, record: bool = False) -> None:
         self.places = scheduler.places
         self.graph = scheduler.graph
-        self.home = self.places.of(scheduler.home)
+        self.homes = scheduler.homes
         self.free: dict[str, float] = {HOST: 0.0}
         self.held: dict[Value, dict[int, tuple[float, Device]]] = {
-            value: {self.home: (0.0, scheduler.home)} for value in self.graph.inputs.values()
+            value: {self.places.of(self.homes.of(value)): (0.0, self.homes.of(value))}
+            for value in self.graph.inputs.values()
         }
         self.spans: list[Span] = []
         self.end = 0.0
@@ -203,9 +205,9 @@ class Clock:
 
     def finish(self) -> float:
         """Brings what is fetched home; gives the nanosecond at which all is done."""
-        for value in self.graph.outputs.values():
-            if value in self.held:
-                self._bring(value, self.home)
+        for value, devices in self.homes.wanted.items():
+            for device in devices if value in self.held else ():
+                self._bring(value, self.places.of(device))
         return self.end
 
     def issue(self, task: Task) -> None:

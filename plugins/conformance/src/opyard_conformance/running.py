@@ -109,6 +109,20 @@ class Bench:
                 raise Broken(f"output {index}: {difference}")
         return results, copies
 
+    def over(self, expected: Expected, position: int) -> None:
+        """One run that writes into an input, checked. Raises Broken."""
+        places = self.places(expected.inputs)
+        natives = [place.array if isinstance(place, Guarded) else place for place in places]
+        what = f"with input {position} as out, which inplace=True allows,"
+        try:
+            with np.errstate(all="ignore"):
+                result = self.run(*natives, out=natives[position])
+        except Exception as error:
+            raise Broken(f"{what} it raises {described(error)}") from error
+        difference = expected.violation(0, self.copies([result])[0])
+        if difference is not None:
+            raise Broken(f"{what} output 0: {difference}")
+
     def _out(self, pattern: int) -> tuple[dict[str, Any], Any]:
         """The keyword ``out`` for kernels that take it, full of a pattern."""
         if not self.kernel.out or len(self.work.outputs) != 1 or self.kernel.output_layout(0):
