@@ -21,6 +21,11 @@ KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     ("reduction:prepare_position", "formats:refusal", 0.1, ("argmax", "argmin")),
     ("product:prepare_matmul", "product:accepts", 0.5, ("matmul", "linear")),
     ("product:prepare_conv", "product:conv_accepts", 0.4, ("conv",)),
+    ("transposed:prepare", "product:conv_accepts", 0.3, ("conv_transpose",)),
+    (
+        *("random:prepare", "formats:refusal", 0.3),
+        ("philox_bits", "split_key", "random_uniform", "random_normal", "random_bernoulli"),
+    ),
     ("pool:prepare", "formats:refusal", 0.1, ("max_pool", "average_pool")),
     ("rows:prepare_softmax", "formats:refusal", 0.4, ("softmax", "log_softmax")),
     ("rows:prepare_trailing", "rows:accepts_trailing", 0.4, ("layer_normalization", "rms_normalization")),

@@ -33,7 +33,8 @@ _BYTES = {
     "ulong": 8,
     "double": 8,
 }
-_OPTIONS = ("-cl-mad-enable",)
+COMPILER_OPTIONS = ("-cl-mad-enable",)
+"""Compiler options of programs of kernels/product.cl."""
 
 
 def accepts(call: Call, device: Device) -> str | None:
@@ -63,10 +64,13 @@ def prepare_matmul(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     chunks = _chunks(device, batches * panels, rows)
     chunk = -(-rows // chunks)
     units = batches * panels * chunks if rows else 0
-    items, step, scratch = _slots(device, units, depth * panel * _BYTES[compute])
+    items, step, scratch = slots(device, units, depth * panel * _BYTES[compute])
     bound = (*map(_LONGS, (units, rows, depth, width, chunks, chunk, step)), table(device, offsets))
     return _runner(
-        call, device, Launch(device, text, "product", items, bound, _OPTIONS) if units else None, scratch
+        call,
+        device,
+        Launch(device, text, "product", items, bound, COMPILER_OPTIONS) if units else None,
+        scratch,
     )
 
 
@@ -81,10 +85,13 @@ def prepare_conv(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     places = math.prod(geometry[1])
     text, panel, compute = _program(device, call, weight, x, bias, convolution=True)
     units = int(x.shape[0]) * groups * -(-places // panel) if rows else 0
-    items, step, scratch = _slots(device, units, channels * math.prod(geometry[2]) * panel * _BYTES[compute])
+    items, step, scratch = slots(device, units, channels * math.prod(geometry[2]) * panel * _BYTES[compute])
     bound = (*map(_LONGS, (units, groups, rows, channels, step)), table(device, geometry))
     return _runner(
-        call, device, Launch(device, text, "convolve", items, bound, _OPTIONS) if units else None, scratch
+        call,
+        device,
+        Launch(device, text, "convolve", items, bound, COMPILER_OPTIONS) if units else None,
+        scratch,
     )
 
 
@@ -115,9 +122,8 @@ def _program(
 ) -> tuple[str, int, str]:
     """The program, the columns of a panel, and the type that it computes in."""
     compute = format_of(call.output).compute
-    lanes = max(2, min(8, device.quirks.vector_bytes // _BYTES[compute]))
-    macros: dict[str, Any] = {"V": f"{compute}{lanes}", "VLANES": lanes, "VSTORE": f"vstore{lanes}"}
-    macros |= {"CONVOLUTION": int(convolution)}
+    macros, panel, _ = panel_macros(device, compute)
+    macros |= {"CONVOLUTION": int(convolution), "TRANSPOSED": 0}
     macros |= {
         "BIAS_ROW": int(convolution and bias is not None),
         "BIAS_COLUMN": int(not convolution and bias is not None),
@@ -125,11 +131,18 @@ def _program(
     ports = {"A": format_of(a), "B": format_of(b), "OUT": format_of(call.output)}
     if bias is not None:
         ports["BIAS"] = format_of(bias)
-    return program("product", compute, macros, **ports), 2 * lanes, compute
+    return program("product", compute, macros, **ports), panel, compute
 
 
-def _slots(device: OpenCLDevice, units: int, slot: int) -> tuple[int, int, int]:
-    """Work items, units of each, and bytes of scratch memory: one slot for each item."""
+def panel_macros(device: OpenCLDevice, compute: str) -> tuple[dict[str, Any], int, int]:
+    """The macros for the vectors of a type, the columns of a panel, and the bytes of an element."""
+    lanes = max(2, min(8, device.quirks.vector_bytes // _BYTES[compute]))
+    macros = {"V": f"{compute}{lanes}", "VLANES": lanes, "VSTORE": f"vstore{lanes}"}
+    return macros, 2 * lanes, _BYTES[compute]
+
+
+def slots(device: OpenCLDevice, units: int, slot: int) -> tuple[int, int, int]:
+    """Work items, units of each, and bytes of scratch memory: one slot of ``slot`` bytes for each item."""
     most = 4 * device.workers if device.shares_memory else 1024
     items = max(1, min(units, most, _SCRATCH_LIMIT // max(1, slot)))
     step = -(-units // items)
