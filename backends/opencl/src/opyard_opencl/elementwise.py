@@ -19,6 +19,7 @@ from .codegen import Unprintable, expression, variable
 from .device import OpenCLDevice
 from .formats import FORMATS, functions, prelude, refusal
 from .launch import Launch, exact, partition, table
+from .layout import broadcast_strides, collapsed, sizes_of
 
 _GRAIN = 4096  # elements: about a microsecond of the simplest operation
 _LONGS = np.int64
@@ -49,10 +50,10 @@ def prepare_expression(call: Call, device: OpenCLDevice, body: str) -> Callable[
     else rows of the last axes are run through, whose places are worked out from a table of sizes and strides.
     """
     output = call.output
-    shape = tuple(int(n) for n in output.shape)
+    shape = sizes_of(output)
     names = tuple(name for name, spec in _inputs(call))
     specs = tuple(spec for _, spec in _inputs(call))
-    sizes, strides = _collapsed(shape, tuple(tuple(int(n) for n in spec.shape) for spec in specs))
+    sizes, strides = collapsed(shape, [broadcast_strides(shape, sizes_of(spec)) for spec in specs])
     width, steps = sizes[-1], tuple(own[-1] for own in strides)
     rows = math.prod(sizes[:-1])
     source = _source(
@@ -123,45 +124,33 @@ def _gelu(call: Call) -> str:
     return "0.5 * x * (1 + erf(x * 0.7071067811865476))"
 
 
-_EXPRESSIONS: dict[str, Callable[[Call], str]] = {"cast": lambda call: "x", "clip": _clip, "gelu": _gelu}
+def _nan_to_num(call: Call) -> str:
+    """NaN and infinities replaced; left out they become the greatest and the least number of the dtype."""
+    import ml_dtypes  # its finfo knows bfloat16
+
+    limits, given = ml_dtypes.finfo(call.output.dtype), call.attrs
+    above = float(limits.max) if given["posinf"] is None else float(given["posinf"])
+    below = float(limits.min) if given["neginf"] is None else float(given["neginf"])
+    bounded = f"({above!r} if isinf(x) and x > 0 else ({below!r} if isinf(x) else x))"
+    return f"({float(given['nan'])!r} if isnan(x) else {bounded})"
+
+
+def _nextafter(call: Call) -> str:
+    if call.output.dtype.itemsize < 4:
+        raise Unprintable(
+            f"steps from one float32 or float64 to the next, not between those of {call.output.dtype.name}"
+        )
+    return "nextafter(x1, x2)"
+
+
+_EXPRESSIONS: dict[str, Callable[[Call], str]] = {
+    "cast": lambda call: "x",
+    "clip": _clip,
+    "gelu": _gelu,
+    "nan_to_num": _nan_to_num,
+    "nextafter": _nextafter,
+}
 """Ops that are elementwise without one expression for all their calls."""
-
-
-def _collapsed(
-    shape: tuple[int, ...], inputs: tuple[tuple[int, ...], ...]
-) -> tuple[list[int], list[list[int]]]:
-    """The output's axes, neighbours joined where every input runs through both in one stride; and each input's strides.
-
-    An input that is broadcast along an axis has stride 0 there. There is always at least one axis.
-    """
-    sizes: list[int] = []
-    strides: list[list[int]] = [[] for _ in inputs]
-    dense = [_broadcast_strides(shape, own) for own in inputs]
-    for axis, size in enumerate(shape):
-        if size == 1:
-            continue
-        here = [own[axis] for own in dense]
-        if sizes and all(before[-1] == now * size for before, now in zip(strides, here, strict=True)):
-            sizes[-1] *= size
-            for own, now in zip(strides, here, strict=True):
-                own[-1] = now
-        else:
-            sizes.append(size)
-            for own, now in zip(strides, here, strict=True):
-                own.append(now)
-    if not sizes:
-        return [1], [[0] for _ in inputs]
-    return sizes, strides
-
-
-def _broadcast_strides(shape: tuple[int, ...], own: tuple[int, ...]) -> list[int]:
-    padded = (1,) * (len(shape) - len(own)) + own
-    strides, step = [0] * len(shape), 1
-    for axis in reversed(range(len(shape))):
-        if padded[axis] != 1:
-            strides[axis] = step
-        step *= padded[axis]
-    return strides
 
 
 @lru_cache(maxsize=1024)
