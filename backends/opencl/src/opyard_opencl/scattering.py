@@ -13,7 +13,6 @@ import numpy as np
 
 from opyard.driver import Device
 from opyard.operation import Call
-from opyard.ops.scattering import REDUCTIONS
 from opyard.spec import TensorSpec
 
 from . import movement
@@ -26,6 +25,7 @@ from .layout import broadcast_strides, collapsed, sizes_of
 _GRAIN = 4096  # updates for each work item
 _CHUNK = 256  # columns that are worth a unit of their own
 _LONGS = np.int64
+_HOW = ("none", "add", "mul", "max", "min")  # numbered as in kernels/scatter.cl
 _MOVED = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 """The dtype that stands for elements of so many bytes where their numbers do not matter."""
 _WIDER = {"float16": "float32", "bfloat16": "float32"}
@@ -53,7 +53,7 @@ def prepare_lanes(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     parts = _parts(device, count, length, size)
     items, step = partition(device, count * parts, max(1, _GRAIN // max(1, length)))
     facts = (count * parts, parts, length, size, of_updates[axis], of_output[axis], step)
-    how = np.int32(REDUCTIONS.index(call.attrs["reduction"]))
+    how = np.int32(_HOW.index(call.attrs["reduction"]))
     places = table(device, [*sizes, *strides[0], *strides[1]])
     bound = (*map(_LONGS, facts), how, np.int32(len(sizes)), places)
     return _runner(call, device, "scatter_lanes", items if count else 0, bound)
@@ -74,7 +74,7 @@ def prepare_tuples(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     units = chunks * parts if count else 0
     items, step = partition(device, units, max(1, _GRAIN // max(1, count * chunk)))
     facts = (units, parts, count, positions, depth, width, chunk, step)
-    how = np.int32(REDUCTIONS.index(call.attrs["reduction"]))
+    how = np.int32(_HOW.index(call.attrs["reduction"]))
     places = table(device, [*sizes[:depth], *broadcast_strides(sizes[:depth], sizes[:depth])])
     return _runner(call, device, "scatter_tuples", items if units else 0, (*map(_LONGS, facts), how, places))
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from opyard.operation import Call
 from opyard.ops import windows
-from opyard.ops.convolution import transposed_sizes
 
 from .array import Array
 from .device import OpenCLDevice
@@ -88,7 +87,7 @@ def _geometry(call: Call) -> tuple[_Three, _Three, _Three, list[list[_Line]]]:
     strides = windows.per_axis(attributes["strides"], rank, "strides")
     dilations = windows.per_axis(attributes["dilations"], rank, "dilations")
     extra = windows.per_axis(attributes["output_padding"], rank, "output_padding", least=0)
-    results, pairs = transposed_sizes(sizes, kernel, strides, attributes["padding"], extra, dilations)
+    results, pairs = windows.transposed_sizes(sizes, kernel, strides, attributes["padding"], extra, dilations)
     lines = [[_Line(1, 0, ((0, 0),))]] * (3 - rank)
     for size, k, stride, gap, (before, _) in zip(results, kernel, strides, dilations, pairs, strict=True):
         lines.append(_lines(int(size), k, stride, gap, before))
