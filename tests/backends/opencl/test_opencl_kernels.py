@@ -26,9 +26,6 @@ _REGISTRY = Registry()
 _REGISTRY.ops_from(STANDARD)
 plugin.opyard_register(_REGISTRY)
 KERNELS = tuple(_REGISTRY.all_kernels())
-_PROGRAMS = (
-    3  # of one elementwise op in an ordinary run: a cold compiler takes a quarter of a second for each
-)
 
 
 def _cases(kernel: Kernel, device: Any) -> Iterator[tuple[Case, Call]]:

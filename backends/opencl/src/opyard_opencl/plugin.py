@@ -92,7 +92,7 @@ def opyard_register(registry: Any) -> None:
             backend="opencl",
             name="generated",
             prepare="opyard_opencl.elementwise:prepare",
-            accepts="opyard_opencl.elementwise:accepts",
+            accepts="opyard_opencl.expressions:accepts",
             efficiency=0.7,
             out=True,
         )

@@ -17,6 +17,7 @@ from .array import Array
 from .device import OpenCLDevice
 from .formats import format_of, program, refusal
 from .launch import Launch, exact, table
+from .layout import sizes_of
 
 _SCRATCH_LIMIT = 1 << 28  # bytes of scratch memory for one launch
 _ROW_GRAIN = 48  # rows of the left operand that are worth packing a panel again
@@ -51,7 +52,7 @@ def prepare_matmul(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     left, right = call.inputs[0], call.inputs[1]
     bias = call.inputs[2] if len(call.inputs) > 2 else None
     assert left is not None and right is not None
-    a, b = _sizes(left), _sizes(right)
+    a, b = sizes_of(left), sizes_of(right)
     a = (1, *a) if len(a) == 1 else a
     b = (*b, 1) if len(b) == 1 else b
     rows, depth, width = a[-2], a[-1], b[-1]
@@ -79,7 +80,7 @@ def prepare_conv(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs conv over one to three spatial axes; axes that are missing have size 1."""
     x, weight, bias = call.inputs
     assert x is not None and weight is not None
-    geometry = _geometry(call, _sizes(x), _sizes(weight))
+    geometry = _geometry(call, sizes_of(x), sizes_of(weight))
     groups = call.attrs["groups"]
     rows, channels = int(weight.shape[0]) // groups, int(weight.shape[1])
     places = math.prod(geometry[1])
@@ -99,7 +100,7 @@ def conv_accepts(call: Call, device: Device) -> str | None:
     """Why a convolution cannot be computed, or None."""
     x = call.inputs[0]
     assert x is not None
-    if math.prod(_sizes(x)[2:]) >= 2**31:
+    if math.prod(sizes_of(x)[2:]) >= 2**31:
         return f"takes images of fewer than 2**31 elements for each channel; {x!r} has more"
     return refusal(call, device)
 
@@ -172,14 +173,10 @@ def _geometry(call: Call, x: tuple[int, ...], weight: tuple[int, ...]) -> list[t
     before = tuple(pair[0] for pair in pairs)
     filled = (
         (x[2:], 1),
-        (_sizes(call.output)[2:], 1),
+        (sizes_of(call.output)[2:], 1),
         (kernel, 1),
         (strides, 1),
         (before, 0),
         (dilations, 1),
     )
     return [(value,) * (3 - rank) + tuple(sizes) for sizes, value in filled]
-
-
-def _sizes(spec: TensorSpec) -> tuple[int, ...]:
-    return tuple(int(n) for n in spec.shape)
