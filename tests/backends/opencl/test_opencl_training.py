@@ -1,13 +1,16 @@
-"""A step of training runs on an OpenCL device alone."""
+"""Steps of training and composite ops run on an OpenCL device alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import pytest
 
 import opyard as oy
 from opyard import optimizers
+from opyard.ops import STANDARD
+from opyard.testing import violation
 
 
 def _step(weights: list[oy.Variable], optimizer: Any, kernel: int, strides: int) -> Any:
@@ -44,3 +47,24 @@ def test_every_op_of_a_training_step_has_a_kernel(opencl: Any) -> None:
             assert {decision.chosen.device.name for decision in places} == {device}
             losses.append([float(step(images, labels, key)[0]) for _ in range(4)])
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+_COMPOSITE = sorted(
+    name
+    for name in STANDARD
+    if not any(kernel.backend == "opencl" for kernel in oy.default_registry().kernels(name))
+)
+
+
+def test_every_primitive_op_has_a_kernel() -> None:
+    assert all(STANDARD[name].op.decompose is not None for name in _COMPOSITE)
+
+
+@pytest.mark.parametrize("name", _COMPOSITE)
+def test_composite_ops_run_by_their_parts(name: str, opencl: Any) -> None:
+    declared = STANDARD[name].op
+    case = next(iter(declared.cases()))
+    arrays = [array for array in case.arrays() if array is not None]
+    call = declared.call(*(draw and draw.spec for draw in case.inputs), **case.attributes)
+    run = oy.compile(lambda *inputs: STANDARD[name](*inputs, **case.attributes), devices=["opencl:0"])
+    assert violation(call, case.arrays(), [np.asarray(run(*arrays))]) is None
