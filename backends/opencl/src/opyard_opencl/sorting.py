@@ -18,7 +18,7 @@ from .formats import format_of, program, refusal
 from .launch import Launch, exact, partition
 from .layout import sizes_of
 
-_RUN = 32  # as in kernels/sort.cl
+_RUN = 32  # as in kernels/sort.cl, and the most that are selected without sorting
 _SEGMENT = 512  # elements of a merge that are one unit of work
 _GRAIN = 1024  # elements for each work item
 _LONGS = np.int64
@@ -48,18 +48,17 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Any]:
     """A function that runs sort, argsort or top_k."""
     x = call.inputs[0]
     assert x is not None
-    sizes, axis = sizes_of(x), call.attrs["axis"] % x.ndim
-    length, width = sizes[axis], math.prod(sizes[axis + 1 :])
-    rows = math.prod(sizes[:axis]) * width
+    rows, length, width = _rows(call)
     kept = call.attrs.get("k", length)
     name = call.op.name
     descending = np.int32(call.attrs["largest" if name == "top_k" else "descending"])
     found = format_of(x)
     text = program("sort", found.compute, X=found)
-    spaces = (TensorSpec((rows * length,), _KEYS[found.compute]), TensorSpec((rows * length,), "int32"))
-    order = _order(device, text, rows, length, width, descending) if rows * kept else None
+    few = name == "top_k" and kept <= _RUN and (device.shares_memory or rows >= 64 * device.workers)
+    make = _few if few else _order
+    order = make(device, text, call, descending) if rows * kept else None
     items, step = partition(device, rows * kept, _GRAIN)
-    facts = tuple(map(_LONGS, (rows * kept, length, width, kept, step)))
+    facts = tuple(map(_LONGS, (rows * kept, length, width, kept, kept if few else length, step)))
     if order is not None:
         write_values = Launch(device, text, "write_values", items, facts) if name != "argsort" else None
         write_places = Launch(device, text, "write_places", items, facts) if name != "sort" else None
@@ -67,7 +66,7 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Any]:
     def run(x: Array) -> Any:
         results = tuple(device.empty(spec) for spec in call.outputs)
         if order is not None:
-            places = order(x, *(device.empty(spec) for spec in spaces))
+            places = order(x)
             if write_values is not None:
                 write_values(x, places, results[0])
             if write_places is not None:
@@ -77,10 +76,39 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Any]:
     return run
 
 
-def _order(
-    device: OpenCLDevice, text: str, rows: int, length: int, width: int, descending: Any
-) -> Callable[[Array, Array, Array], Array]:
+def _rows(call: Call) -> tuple[int, int, int]:
+    """How many rows there are, their length, and the stride of their elements."""
+    x = call.inputs[0]
+    assert x is not None
+    sizes, axis = sizes_of(x), call.attrs["axis"] % x.ndim
+    width = math.prod(sizes[axis + 1 :])
+    return math.prod(sizes[:axis]) * width, sizes[axis], width
+
+
+def _few(device: OpenCLDevice, text: str, call: Call, descending: Any) -> Callable[[Array], Array]:
+    """A function that gives the positions of the first few elements of each row in their order, ``[rows, k]``."""
+    (rows, length, width), kept = _rows(call), call.attrs["k"]
+    items, step = partition(device, rows, max(1, _GRAIN // length))
+    facts = (*map(_LONGS, (rows, length, width, kept, step)), descending)
+    select = Launch(device, text, "select_few", items, facts)
+
+    def order(x: Array) -> Array:
+        places = device.empty(TensorSpec((rows * kept,), "int32"))
+        select(x, places)
+        return places
+
+    return order
+
+
+def _order(device: OpenCLDevice, text: str, call: Call, descending: Any) -> Callable[[Array], Array]:
     """A function that gives the positions of the elements of each row in their order, ``[rows, length]``."""
+    rows, length, width = _rows(call)
+    x = call.inputs[0]
+    assert x is not None
+    spaces = (
+        TensorSpec((rows * length,), _KEYS[format_of(x).compute]),
+        TensorSpec((rows * length,), "int32"),
+    )
     runs = -(-length // _RUN)
     items, step = partition(device, rows * runs, max(1, _GRAIN // _RUN))
     facts = (*map(_LONGS, (rows * runs, length, width, runs, step)), descending)
@@ -93,10 +121,11 @@ def _order(
         merges.append(Launch(device, text, "merge_runs", items, facts))
         run *= 2
 
-    def order(x: Array, keys: Array, places: Array) -> Array:
+    def order(x: Array) -> Array:
+        keys, places = map(device.empty, spaces)
         begin(x, keys, places)
         if merges:
-            others = (device.empty(TensorSpec.of(keys)), device.empty(TensorSpec.of(places)))
+            others = tuple(map(device.empty, spaces))
             for merge in merges:
                 merge(keys, places, *others)
                 (keys, places), others = others, (keys, places)

@@ -66,21 +66,44 @@ kernel void merge_runs(global const T *restrict keys, global const int *restrict
     }
 }
 
-// The first ``kept`` of each row: [outer, kept, width]
+// The first ``kept`` of each row, at most RUN, by insertion alone: most elements cost one comparison. places [rows, kept]
+kernel void select_few(global const X *restrict x, global int *restrict places, long rows, long length, long width, long kept,
+                       long step, int descending) {
+    const long first = get_global_id(0) * step, last = min(first + step, rows);
+    for (long row = first; row < last; row++) {
+        global const X *source = x + row / width * length * width + row % width;
+        T key[RUN];
+        int place[RUN], count = 0;
+        for (long i = 0; i < length; i++) {
+            const T next = (T)LOAD_X(source, i * width);
+            if (count == kept && !precedes(next, key[count - 1], descending)) continue;
+            int at = count < kept ? count++ : count - 1;
+            for (; at > 0 && precedes(next, key[at - 1], descending); at--) {
+                key[at] = key[at - 1];
+                place[at] = place[at - 1];
+            }
+            key[at] = next;
+            place[at] = (int)i;
+        }
+        for (int i = 0; i < kept; i++) places[row * kept + i] = place[i];
+    }
+}
+
+// The first ``kept`` of each row: [outer, kept, width]; places [rows, stride]
 kernel void write_values(global const X *restrict x, global const int *restrict places, global X *restrict out, long units,
-                         long length, long width, long kept, long step) {
+                         long length, long width, long kept, long stride, long step) {
     const long first = get_global_id(0) * step, last = min(first + step, units);
     for (long u = first; u < last; u++) {
         const long row = u / kept, number = u % kept, outer = row / width, column = row % width;
-        out[(outer * kept + number) * width + column] = x[(outer * length + places[row * length + number]) * width + column];
+        out[(outer * kept + number) * width + column] = x[(outer * length + places[row * stride + number]) * width + column];
     }
 }
 
 kernel void write_places(global const int *restrict places, global long *restrict out, long units, long length, long width,
-                         long kept, long step) {
+                         long kept, long stride, long step) {
     const long first = get_global_id(0) * step, last = min(first + step, units);
     for (long u = first; u < last; u++) {
         const long row = u / kept, number = u % kept;
-        out[(row / width * kept + number) * width + row % width] = places[row * length + number];
+        out[(row / width * kept + number) * width + row % width] = places[row * stride + number];
     }
 }
