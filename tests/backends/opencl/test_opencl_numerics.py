@@ -174,3 +174,35 @@ def test_products_of_odd_sizes(shape: tuple[int, int, int], opencl: Any) -> None
     a, b = generator.normal(size=(m, k)).astype(np.float32), generator.normal(size=(k, n)).astype(np.float32)
     _, _, difference = _run(opencl, "matmul", a, b)
     assert difference is None
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weights_that_are_not_finite_touch_no_padding(value: float, opencl: Any) -> None:
+    """Zeros beyond the borders times infinity would be NaN: these products must not be part of the sum."""
+    generator = np.random.default_rng(5)
+    x = generator.normal(size=(2, 4, 5, 7)).astype(np.float32)
+    weight = generator.normal(size=(4, 3, 3, 3)).astype(np.float32)
+    weight[1, 2, 0, 2] = value
+    bias = np.ones(6, np.float32)
+    found, _, difference = _run(
+        opencl, "conv_transpose", x, weight, bias, strides=(2, 1), padding=(1, 0), groups=2
+    )
+    assert difference is None
+    assert np.isfinite(found).any()
+    assert not np.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"strides": 5},  # places that no tap reaches
+        {"strides": (1, 3), "padding": ((2, 0), (0, 1)), "output_padding": (0, 2)},
+        {"strides": 2, "dilations": (3, 2), "padding": "same_lower", "groups": 3},
+    ],
+)
+def test_transposed_convolutions_of_odd_geometry(attributes: dict[str, Any], opencl: Any) -> None:
+    generator = np.random.default_rng(6)
+    x = generator.normal(size=(2, 6, 13, 19)).astype(np.float32)
+    weight = generator.normal(size=(6, 2, 3, 4)).astype(np.float32)
+    _, _, difference = _run(opencl, "conv_transpose", x, weight, None, **attributes)
+    assert difference is None

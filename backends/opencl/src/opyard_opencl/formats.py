@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -97,6 +98,20 @@ def program(name: str, compute: str, constants: dict[str, Any] | None = None, **
     macros LOAD_X(p, i) and STORE_X(p, i, v). ``constants`` are further macros.
     """
     return "".join((prelude(compute, constants, **ports), _text("functions"), _text(name)))
+
+
+def program_of_parts(name: str, compute: str, parts: Mapping[str, Mapping[str, Any]], **ports: Format) -> str:
+    """The same with the text once for each part: its macros are defined there, and its kernels end in ``_<part>``.
+
+    Whatever the text declares is named through the macro NAME.
+    """
+    texts = [prelude(compute, None, **ports), _text("functions")]
+    for part, constants in parts.items():
+        macros = {"NAME(f)": f"f##_{part}", **constants}
+        texts += (f"#define {macro} {value}\n" for macro, value in macros.items())
+        texts.append(_text(name))
+        texts += (f"#undef {macro.partition('(')[0]}\n" for macro in macros)
+    return "".join(texts)
 
 
 def prelude(compute: str, constants: dict[str, Any] | None = None, **ports: Format) -> str:

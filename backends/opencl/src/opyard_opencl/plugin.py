@@ -9,7 +9,7 @@ from opyard.registry import EVERY_SCALAR
 
 OPYARD_API = (1, 1)
 
-GENERATED = (EVERY_SCALAR, "cast", "clip", "gelu")
+GENERATED = (EVERY_SCALAR, "cast", "clip", "gelu", "nan_to_num", "nextafter")
 """Ops whose kernels are generated from an expression, those of other distributions included."""
 
 # prepare, accepts, efficiency, ops
@@ -21,6 +21,11 @@ KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     ("reduction:prepare_position", "formats:refusal", 0.1, ("argmax", "argmin")),
     ("product:prepare_matmul", "product:accepts", 0.5, ("matmul", "linear")),
     ("product:prepare_conv", "product:conv_accepts", 0.4, ("conv",)),
+    ("transposed:prepare", "product:conv_accepts", 0.3, ("conv_transpose",)),
+    (
+        *("random:prepare", "formats:refusal", 0.3),
+        ("philox_bits", "split_key", "random_uniform", "random_normal", "random_bernoulli"),
+    ),
     ("pool:prepare", "formats:refusal", 0.1, ("max_pool", "average_pool")),
     ("rows:prepare_softmax", "formats:refusal", 0.4, ("softmax", "log_softmax")),
     ("rows:prepare_trailing", "rows:accepts_trailing", 0.4, ("layer_normalization", "rms_normalization")),
@@ -43,8 +48,12 @@ KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
         ),
     ),
     ("movement:prepare_join", "movement:accepts_join", 0.5, ("concat", "stack")),
-    ("movement:prepare_pad", "movement:accepts_pad", 0.3, ("pad",)),
+    ("movement:prepare_pad", "movement:accepts", 0.3, ("pad",)),
     ("movement:prepare_tile", "movement:accepts", 0.3, ("tile",)),
+    ("movement:prepare_repeat", "movement:accepts", 0.3, ("repeat",)),
+    ("movement:prepare_roll", "movement:accepts", 0.5, ("roll",)),
+    ("movement:prepare_blocks", "movement:accepts", 0.3, ("depth_to_space", "space_to_depth")),
+    ("movement:prepare_triangle", "movement:accepts", 0.5, ("tril", "triu")),
     (
         *("movement:prepare_constant", "movement:accepts", 0.5),
         (
@@ -52,11 +61,22 @@ KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
             *("iota", "arange", "eye", "linspace", "shape_of", "size_of"),
         ),
     ),
-    ("movement:prepare_gather", "movement:accepts_positions", 0.5, ("gather", "embedding")),
-    ("movement:prepare_one_hot", "movement:accepts_positions", 0.5, ("one_hot",)),
+    ("indexing:prepare_gather", "movement:accepts", 0.5, ("gather", "embedding")),
+    ("indexing:prepare_tuples", "movement:accepts", 0.2, ("gather_nd",)),
+    ("indexing:prepare_along", "movement:accepts", 0.2, ("take_along_axis",)),
+    ("indexing:prepare_one_hot", "movement:accepts", 0.5, ("one_hot",)),
+    ("scattering:prepare_lanes", "scattering:accepts", 0.05, ("scatter",)),
+    ("scattering:prepare_tuples", "scattering:accepts", 0.1, ("scatter_nd",)),
+    ("scan:prepare", "formats:refusal", 0.1, ("cumulative_sum",)),
+    ("sorting:prepare", "sorting:accepts", 0.02, ("sort", "argsort", "top_k")),
 )
 
-WITHOUT_OUT = frozenset({"movement:prepare_view", "movement:prepare_tile"})
+WITHOUT_OUT = frozenset(
+    {
+        *(f"movement:prepare_{name}" for name in ("view", "tile", "repeat", "blocks")),
+        "sorting:prepare",
+    }
+)
 """Kernels that may return a view of their input, or several arrays, and so cannot write into a given one."""
 
 
@@ -72,7 +92,7 @@ def opyard_register(registry: Any) -> None:
             backend="opencl",
             name="generated",
             prepare="opyard_opencl.elementwise:prepare",
-            accepts="opyard_opencl.elementwise:accepts",
+            accepts="opyard_opencl.expressions:accepts",
             efficiency=0.7,
             out=True,
             inplace=True,

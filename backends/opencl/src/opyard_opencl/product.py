@@ -17,6 +17,7 @@ from .array import Array
 from .device import OpenCLDevice
 from .formats import format_of, program, refusal
 from .launch import Launch, exact, table
+from .layout import sizes_of
 
 _SCRATCH_LIMIT = 1 << 28  # bytes of scratch memory for one launch
 _ROW_GRAIN = 48  # rows of the left operand that are worth packing a panel again
@@ -33,7 +34,8 @@ _BYTES = {
     "ulong": 8,
     "double": 8,
 }
-_OPTIONS = ("-cl-mad-enable",)
+COMPILER_OPTIONS = ("-cl-mad-enable",)
+"""Compiler options of programs of kernels/product.cl."""
 
 
 def accepts(call: Call, device: Device) -> str | None:
@@ -50,7 +52,7 @@ def prepare_matmul(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     left, right = call.inputs[0], call.inputs[1]
     bias = call.inputs[2] if len(call.inputs) > 2 else None
     assert left is not None and right is not None
-    a, b = _sizes(left), _sizes(right)
+    a, b = sizes_of(left), sizes_of(right)
     a = (1, *a) if len(a) == 1 else a
     b = (*b, 1) if len(b) == 1 else b
     rows, depth, width = a[-2], a[-1], b[-1]
@@ -63,10 +65,13 @@ def prepare_matmul(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     chunks = _chunks(device, batches * panels, rows)
     chunk = -(-rows // chunks)
     units = batches * panels * chunks if rows else 0
-    items, step, scratch = _slots(device, units, depth * panel * _BYTES[compute])
+    items, step, scratch = slots(device, units, depth * panel * _BYTES[compute])
     bound = (*map(_LONGS, (units, rows, depth, width, chunks, chunk, step)), table(device, offsets))
     return _runner(
-        call, device, Launch(device, text, "product", items, bound, _OPTIONS) if units else None, scratch
+        call,
+        device,
+        Launch(device, text, "product", items, bound, COMPILER_OPTIONS) if units else None,
+        scratch,
     )
 
 
@@ -75,16 +80,19 @@ def prepare_conv(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs conv over one to three spatial axes; axes that are missing have size 1."""
     x, weight, bias = call.inputs
     assert x is not None and weight is not None
-    geometry = _geometry(call, _sizes(x), _sizes(weight))
+    geometry = _geometry(call, sizes_of(x), sizes_of(weight))
     groups = call.attrs["groups"]
     rows, channels = int(weight.shape[0]) // groups, int(weight.shape[1])
     places = math.prod(geometry[1])
     text, panel, compute = _program(device, call, weight, x, bias, convolution=True)
     units = int(x.shape[0]) * groups * -(-places // panel) if rows else 0
-    items, step, scratch = _slots(device, units, channels * math.prod(geometry[2]) * panel * _BYTES[compute])
+    items, step, scratch = slots(device, units, channels * math.prod(geometry[2]) * panel * _BYTES[compute])
     bound = (*map(_LONGS, (units, groups, rows, channels, step)), table(device, geometry))
     return _runner(
-        call, device, Launch(device, text, "convolve", items, bound, _OPTIONS) if units else None, scratch
+        call,
+        device,
+        Launch(device, text, "convolve", items, bound, COMPILER_OPTIONS) if units else None,
+        scratch,
     )
 
 
@@ -92,7 +100,7 @@ def conv_accepts(call: Call, device: Device) -> str | None:
     """Why a convolution cannot be computed, or None."""
     x = call.inputs[0]
     assert x is not None
-    if math.prod(_sizes(x)[2:]) >= 2**31:
+    if math.prod(sizes_of(x)[2:]) >= 2**31:
         return f"takes images of fewer than 2**31 elements for each channel; {x!r} has more"
     return refusal(call, device)
 
@@ -115,9 +123,8 @@ def _program(
 ) -> tuple[str, int, str]:
     """The program, the columns of a panel, and the type that it computes in."""
     compute = format_of(call.output).compute
-    lanes = max(2, min(8, device.quirks.vector_bytes // _BYTES[compute]))
-    macros: dict[str, Any] = {"V": f"{compute}{lanes}", "VLANES": lanes, "VSTORE": f"vstore{lanes}"}
-    macros |= {"CONVOLUTION": int(convolution)}
+    macros, panel, _ = panel_macros(device, compute)
+    macros |= {"CONVOLUTION": int(convolution), "TRANSPOSED": 0}
     macros |= {
         "BIAS_ROW": int(convolution and bias is not None),
         "BIAS_COLUMN": int(not convolution and bias is not None),
@@ -125,11 +132,18 @@ def _program(
     ports = {"A": format_of(a), "B": format_of(b), "OUT": format_of(call.output)}
     if bias is not None:
         ports["BIAS"] = format_of(bias)
-    return program("product", compute, macros, **ports), 2 * lanes, compute
+    return program("product", compute, macros, **ports), panel, compute
 
 
-def _slots(device: OpenCLDevice, units: int, slot: int) -> tuple[int, int, int]:
-    """Work items, units of each, and bytes of scratch memory: one slot for each item."""
+def panel_macros(device: OpenCLDevice, compute: str) -> tuple[dict[str, Any], int, int]:
+    """The macros for the vectors of a type, the columns of a panel, and the bytes of an element."""
+    lanes = max(2, min(8, device.quirks.vector_bytes // _BYTES[compute]))
+    macros = {"V": f"{compute}{lanes}", "VLANES": lanes, "VSTORE": f"vstore{lanes}"}
+    return macros, 2 * lanes, _BYTES[compute]
+
+
+def slots(device: OpenCLDevice, units: int, slot: int) -> tuple[int, int, int]:
+    """Work items, units of each, and bytes of scratch memory: one slot of ``slot`` bytes for each item."""
     most = 4 * device.workers if device.shares_memory else 1024
     items = max(1, min(units, most, _SCRATCH_LIMIT // max(1, slot)))
     step = -(-units // items)
@@ -159,14 +173,10 @@ def _geometry(call: Call, x: tuple[int, ...], weight: tuple[int, ...]) -> list[t
     before = tuple(pair[0] for pair in pairs)
     filled = (
         (x[2:], 1),
-        (_sizes(call.output)[2:], 1),
+        (sizes_of(call.output)[2:], 1),
         (kernel, 1),
         (strides, 1),
         (before, 0),
         (dilations, 1),
     )
     return [(value,) * (3 - rank) + tuple(sizes) for sizes, value in filled]
-
-
-def _sizes(spec: TensorSpec) -> tuple[int, ...]:
-    return tuple(int(n) for n in spec.shape)

@@ -8,7 +8,7 @@ vload_half; ``a * b + c`` and never ``fma()``, which is a library call there and
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Quirks:
 
     needs_linker   it runs ``ld`` to build a kernel, and aborts the process when there is none
     needs_canary   its compiler may crash the process: try it in another process before the first use
+    compiles_late  it compiles a kernel when that is first started, so that many kernels in a program cost little
     vector_bytes   size of the vectors that products compute with
     launch_seconds host time of one launch
     wait_seconds   time from the end of a kernel to the host's return from waiting for it
@@ -24,17 +25,19 @@ class Quirks:
 
     needs_linker: bool = False
     needs_canary: bool = False
+    compiles_late: bool = False
     vector_bytes: int = 32
     launch_seconds: float = 5e-6
     wait_seconds: float = 1e-5
 
 
 _POCL = "Portable Computing Language"
+_POCL_NOW = Quirks(needs_canary=True, compiles_late=True, wait_seconds=2e-5)
 
 _TABLE: tuple[tuple[str, str, Quirks], ...] = (
     # the linker and the compiler moved into the process, and lost these habits, after 7.1
-    (_POCL, r"PoCL ([1-6]\.|7\.[01])", Quirks(needs_linker=True, needs_canary=True, wait_seconds=2e-5)),
-    (_POCL, r"", Quirks(needs_canary=True, wait_seconds=2e-5)),
+    (_POCL, r"PoCL ([1-6]\.|7\.[01])", replace(_POCL_NOW, needs_linker=True)),
+    (_POCL, r"", _POCL_NOW),
     (r"Oclgrind", r"", Quirks(launch_seconds=1e-3)),
 )
 

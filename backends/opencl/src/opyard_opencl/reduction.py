@@ -19,8 +19,9 @@ from opyard.spec import TensorSpec
 
 from .array import Array
 from .device import OpenCLDevice
-from .formats import FORMATS, format_of, program
+from .formats import FORMATS, format_of, program_of_parts
 from .launch import Launch, exact, partition
+from .layout import sizes_of
 
 _COLUMNS = 64  # as in kernels/reduce.cl
 _CHUNK = 1 << 14  # elements: the least that is worth another pass
@@ -43,6 +44,8 @@ _MACROS: dict[str, dict[str, Any]] = {
     "any": {**_TRUTH, "START": "((T)0)", "COMBINE(a, b)": "((T)((a) | (b)))"},
     "all": {**_TRUTH, "START": "((T)1)", "COMBINE(a, b)": "((T)((a) & (b)))"},
 }
+_FAMILIES = (("sum", "mean", "prod", "max", "min"), ("any", "all"))
+"""Kinds whose kernels take and give the same dtypes."""
 _BETTER = {"argmax": "((a) > (b))", "argmin": "((a) < (b))"}
 _SAME_AS = {"global_average_pool": "mean", "global_max_pool": "max"}
 _INTERMEDIATE = {
@@ -73,23 +76,20 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     assert spec is not None
     kind = _SAME_AS.get(call.op.name, call.op.name)
     axes = _axes(call, spec)
-    passes = _passes(_runs(_sizes(spec), axes), device)
-    count = math.prod(_sizes(spec)[axis] for axis in axes)
+    passes = _passes(_runs(sizes_of(spec), axes), device)
+    count = math.prod(sizes_of(spec)[axis] for axis in axes)
     compute = "uchar" if kind in ("any", "all") else format_of(call.output).compute
     middle = _INTERMEDIATE[compute]
     launches = []
     for number, step in enumerate(passes):
+        last = number == len(passes) - 1
         source = spec if number == 0 else TensorSpec((), middle)
-        target = call.output if number == len(passes) - 1 else TensorSpec((step.outputs,), middle)
-        macros = dict(
-            _MACROS[kind], COMPENSATED=int(kind in ("sum", "mean") and compute in ("float", "double"))
+        target = call.output if last else TensorSpec((step.outputs,), middle)
+        part = kind if last or kind != "mean" else "sum"
+        text = program_of_parts(
+            "reduce", compute, _parts(device, part, compute), X=format_of(source), OUT=format_of(target)
         )
-        if number:
-            macros["MAP(v)"] = "((T)(v))"
-        if number < len(passes) - 1:
-            macros["FINISH(v, count)"] = "(v)"
-        text = program("reduce", compute, macros, X=format_of(source), OUT=format_of(target))
-        launches.append((_launch(device, text, step, count), target))
+        launches.append((_launch(device, text, part, step, count), target))
 
     def run(x: Array, *, out: Array | None = None) -> Array:
         for launch, target in launches:
@@ -107,18 +107,26 @@ def prepare_position(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs argmax or argmin."""
     spec = call.inputs[0]
     assert spec is not None
-    sizes, axis = _sizes(spec), call.attrs["axis"]
+    sizes, axis = sizes_of(spec), call.attrs["axis"]
     if axis is None:
         outer, length, width = 1, math.prod(sizes), 1
     else:
         place = axis % len(sizes)
         outer, length, width = math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])
     found = format_of(spec)
-    text = program("position", found.compute, {"BETTER(a, b)": _BETTER[call.op.name]}, X=found)
+    names = tuple(_BETTER) if device.quirks.compiles_late else (call.op.name,)
+    parts = {name: {"BETTER(a, b)": _BETTER[name]} for name in names}
+    text = program_of_parts("position", found.compute, parts, X=found)
     units = outer * width
     items, step = partition(device, units, max(1, _GRAIN // length))
     launch = (
-        Launch(device, text, "find_position", items, tuple(map(_LONGS, (units, length, width, step))))
+        Launch(
+            device,
+            text,
+            f"find_position_{call.op.name}",
+            items,
+            tuple(map(_LONGS, (units, length, width, step))),
+        )
         if units
         else None
     )
@@ -132,7 +140,19 @@ def prepare_position(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return run
 
 
-def _launch(device: OpenCLDevice, text: str, step: _Pass, count: int) -> Launch | None:
+def _parts(device: OpenCLDevice, kind: str, compute: str) -> dict[str, dict[str, Any]]:
+    """The macros of a kind of reduction, and of those that its program may have beside it, by kind."""
+    family = next(found for found in _FAMILIES if kind in found)
+    return {
+        found: {
+            **_MACROS[found],
+            "COMPENSATED": int(found in ("sum", "mean") and compute in ("float", "double")),
+        }
+        for found in (family if device.quirks.compiles_late else (kind,))
+    }
+
+
+def _launch(device: OpenCLDevice, text: str, kind: str, step: _Pass, count: int) -> Launch | None:
     if not step.outputs:
         return None
     rows = step.width == 1
@@ -141,11 +161,8 @@ def _launch(device: OpenCLDevice, text: str, step: _Pass, count: int) -> Launch 
     work = max(1, chunk * min(step.width, _COLUMNS))
     items, each = partition(device, units, max(1, _GRAIN // work))
     bound = (units, step.length, step.width, step.chunks, chunk, each, count)
-    return Launch(device, text, "reduce_rows" if rows else "reduce_columns", items, tuple(map(_LONGS, bound)))
-
-
-def _sizes(spec: TensorSpec) -> tuple[int, ...]:
-    return tuple(int(n) for n in spec.shape)
+    name = f"{'reduce_rows' if rows else 'reduce_columns'}_{kind}"
+    return Launch(device, text, name, items, tuple(map(_LONGS, bound)))
 
 
 def _axes(call: Call, spec: TensorSpec) -> tuple[int, ...]:

@@ -10,12 +10,12 @@ import numpy as np
 
 from opyard.driver import Device
 from opyard.operation import Call
-from opyard.spec import TensorSpec
 
 from .array import Array
 from .device import OpenCLDevice
 from .formats import format_of, program, refusal, wider
 from .launch import Launch, exact, partition
+from .layout import sizes_of
 
 _COLUMNS = 64  # as in kernels/rows.cl
 _GRAIN = 2048  # elements for each work item
@@ -28,9 +28,9 @@ def accepts_trailing(call: Call, device: Device) -> str | None:
     """Why a normalization over trailing axes cannot be computed, or None: parameters must have all elements of a row."""
     x = call.inputs[0]
     assert x is not None
-    shape = _sizes(x)[call.attrs["axis"] % x.ndim :]
+    shape = sizes_of(x)[call.attrs["axis"] % x.ndim :]
     for name, spec in zip(call.op.signature.inputs[1:], call.inputs[1:], strict=True):
-        if spec is not None and math.prod(_sizes(spec)) != math.prod(shape):
+        if spec is not None and math.prod(sizes_of(spec)) != math.prod(shape):
             return f"takes {name} of shape {shape}, not {spec!r}"
     return refusal(call, device)
 
@@ -40,7 +40,7 @@ def prepare_softmax(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs softmax or log_softmax along one axis."""
     x = call.inputs[0]
     assert x is not None
-    sizes, axis = _sizes(x), call.attrs["axis"] % max(1, x.ndim)
+    sizes, axis = sizes_of(x), call.attrs["axis"] % max(1, x.ndim)
     outer, length, width = math.prod(sizes[:axis]), sizes[axis], math.prod(sizes[axis + 1 :])
     macros = {**_OFF, "SOFTMAX": 1, "LOGARITHM": int(call.op.name == "log_softmax")}
     text = program("rows", format_of(x).compute, macros, X=format_of(x), OUT=format_of(call.output))
@@ -56,7 +56,7 @@ def prepare_trailing(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs layer_normalization or rms_normalization over the axes from ``axis`` on."""
     x = call.inputs[0]
     assert x is not None
-    sizes, axis = _sizes(x), call.attrs["axis"] % x.ndim
+    sizes, axis = sizes_of(x), call.attrs["axis"] % x.ndim
     return _normalization(call, device, math.prod(sizes[:axis]), math.prod(sizes[axis:]), groups=1, area=1)
 
 
@@ -65,7 +65,7 @@ def prepare_groups(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs group_normalization or instance_normalization of ``[n, c, ...]``."""
     x = call.inputs[0]
     assert x is not None
-    batch, channels, *spatial = _sizes(x)
+    batch, channels, *spatial = sizes_of(x)
     groups, area = call.attrs.get("groups", channels), math.prod(spatial)
     return _normalization(call, device, batch * groups, channels // max(1, groups) * area, groups, area)
 
@@ -75,7 +75,7 @@ def prepare_batch(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs batch_normalization of ``[n, c, ...]`` with given statistics."""
     x = call.inputs[0]
     assert x is not None
-    batch, channels, *spatial = _sizes(x)
+    batch, channels, *spatial = sizes_of(x)
     names = ("X", "SCALE", "BIAS", "MEAN", "VARIANCE")
     ports = {name: format_of(spec) for name, spec in zip(names, call.inputs, strict=True) if spec is not None}
     compute = wider(*ports.values())
@@ -113,7 +113,3 @@ def _runner(call: Call, device: OpenCLDevice, make: Callable[[], Launch]) -> Cal
         return result
 
     return run
-
-
-def _sizes(spec: TensorSpec) -> tuple[int, ...]:
-    return tuple(int(n) for n in spec.shape)

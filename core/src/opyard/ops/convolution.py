@@ -164,25 +164,6 @@ def _per_channel(bias: Any, rank: int) -> Any:
     return bias.reshape(-1, *(1,) * rank)
 
 
-def transposed_sizes(
-    sizes: tuple[int | Dim, ...],
-    kernel: tuple[int, ...],
-    strides: tuple[int, ...],
-    padding: Any,
-    output_padding: tuple[int, ...],
-    dilations: tuple[int, ...],
-) -> tuple[tuple[int | Dim, ...], windows.Pairs]:
-    """Spatial sizes of the output, and the padding, which is cut off there."""
-    extents = windows.window_extents(kernel, dilations)
-    if padding in ("same_upper", "same_lower"):
-        totals = [max(0, e - s + p) for e, s, p in zip(extents, strides, output_padding, strict=True)]
-        pairs = tuple(windows.split_total(total, padding) for total in totals)
-        return tuple(n * s for n, s in zip(sizes, strides, strict=True)), pairs
-    pairs = ((0, 0),) * len(kernel) if padding == "valid" else windows.explicit_pairs(padding, len(kernel))
-    full = [(n - 1) * s + e + p for n, s, e, p in zip(sizes, strides, extents, output_padding, strict=True)]
-    return tuple(n - before - after for n, (before, after) in zip(full, pairs, strict=True)), pairs
-
-
 def _conv_transpose_infer(
     x: TensorSpec,
     weight: TensorSpec,
@@ -210,7 +191,7 @@ def _conv_transpose_infer(
     _check_groups(x.shape[1], groups, "input")
     channels = weight.shape[1] * groups
     _check_bias(bias, channels)
-    sizes, _ = transposed_sizes(x.shape[2:], kernel, steps, padding, extra, spread)
+    sizes, _ = windows.transposed_sizes(x.shape[2:], kernel, steps, padding, extra, spread)
     for axis, size in enumerate(sizes):
         if isinstance(size, int) and size < 0:
             raise SpecError(
@@ -282,7 +263,7 @@ def conv_transpose(
     steps = windows.per_axis(strides, rank, "strides")
     spread = windows.per_axis(dilations, rank, "dilations")
     extra = windows.per_axis(output_padding, rank, "output_padding", least=0)
-    sizes, pairs = transposed_sizes(x.shape[2:], kernel, steps, padding, extra, spread)
+    sizes, pairs = windows.transposed_sizes(x.shape[2:], kernel, steps, padding, extra, spread)
     n, spatial = x.shape[0], x.shape[2:]
     channels = weight.shape[1] * groups
     rows = x.reshape(n, groups, x.shape[1] // groups, math.prod(spatial))

@@ -126,6 +126,25 @@ def pad_spatial(x: np.ndarray[Any, Any], pairs: Pairs, fill: Any) -> np.ndarray[
     return np.pad(x, (*leading, *pairs), constant_values=fill)
 
 
+def transposed_sizes(
+    sizes: Shape,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: Any,
+    output_padding: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> tuple[Shape, Pairs]:
+    """Spatial sizes of a transposed convolution's output, and the padding, which is cut off there."""
+    extents = window_extents(kernel, dilations)
+    if padding in ("same_upper", "same_lower"):
+        totals = [max(0, e - s + p) for e, s, p in zip(extents, strides, output_padding, strict=True)]
+        pairs = tuple(split_total(total, padding) for total in totals)
+        return tuple(n * s for n, s in zip(sizes, strides, strict=True)), pairs
+    pairs = ((0, 0),) * len(kernel) if padding == "valid" else explicit_pairs(padding, len(kernel))
+    full = [(n - 1) * s + e + p for n, s, e, p in zip(sizes, strides, extents, output_padding, strict=True)]
+    return tuple(n - before - after for n, (before, after) in zip(full, pairs, strict=True)), pairs
+
+
 def missing_after(
     sizes: tuple[int, ...], counts: Shape, extents: tuple[int, ...], strides: tuple[int, ...]
 ) -> Pairs:

@@ -25,3 +25,32 @@ kernel void fill(global U *restrict out, long count, long step, U value) {
     const long first = get_global_id(0) * step, last = min(first + step, count);
     for (long i = first; i < last; i++) out[i] = value;
 }
+
+// rows of the output; table: the sizes of its rank axes, where the entries of each axis begin in the table, and those
+// entries: for each place along the axis what it adds to the place in x
+kernel void pick(global const U *restrict x, global U *restrict out, long rows, long width, long step, int rank,
+                 global const long *restrict table) {
+    const long first = get_global_id(0) * step, last = min(first + step, rows);
+    global const long *places = table + table[2 * rank - 1];
+    for (long r = first; r < last; r++) {
+        long rest = r, from = 0;
+        for (int axis = rank - 2; axis >= 0; axis--) {
+            from += table[table[rank + axis] + rest % table[axis]];
+            rest /= table[axis];
+        }
+        for (long i = 0; i < width; i++) out[r * width + i] = x[from + places[i]];
+    }
+}
+
+// rows of matrices [height, width]: zeros where column - row is above k, or below it if ``upper``
+kernel void triangle(global const U *restrict x, global U *restrict out, long rows, long height, long width, long k,
+                     long step, int upper) {
+    const long first = get_global_id(0) * step, last = min(first + step, rows);
+    for (long r = first; r < last; r++) {
+        const long diagonal = r % height + k;
+        for (long i = 0; i < width; i++) {
+            const int keep = upper ? i >= diagonal : i <= diagonal;
+            out[r * width + i] = keep ? x[r * width + i] : 0;
+        }
+    }
+}

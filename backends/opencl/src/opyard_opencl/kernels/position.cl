@@ -1,6 +1,6 @@
 // Position of the first extreme element, or of the first NaN: [outer, length, width] -> [outer, width]. Macro: BETTER(a, b).
 
-kernel void find_position(global const X *restrict x, global long *restrict out,
+kernel void NAME(find_position)(global const X *restrict x, global long *restrict out,
                           long units, long length, long width, long step) {
     const long first = get_global_id(0) * step, last = min(first + step, units);
     for (long u = first; u < last; u++) {

@@ -6,7 +6,7 @@
 #define LANES 16
 #define COLUMNS 64
 
-static inline void add_block(T block, T *total, T *lost) {
+static inline void NAME(add_block)(T block, T *total, T *lost) {
 #if COMPENSATED
     const T corrected = block - *lost, sum = *total + corrected;
     *lost = fabs(sum) < INFINITY ? (sum - *total) - corrected : 0;
@@ -17,7 +17,7 @@ static inline void add_block(T block, T *total, T *lost) {
 }
 
 // width == 1: elements that are reduced lie next to each other
-kernel void reduce_rows(global const X *restrict x, global OUT *restrict out,
+kernel void NAME(reduce_rows)(global const X *restrict x, global OUT *restrict out,
                         long units, long length, long width, long chunks, long chunk, long step, long count) {
     const long first = get_global_id(0) * step, last = min(first + step, units);
     for (long u = first; u < last; u++) {
@@ -34,14 +34,14 @@ kernel void reduce_rows(global const X *restrict x, global OUT *restrict out,
             for (; i < end; i++) lane[0] = COMBINE(lane[0], MAP(LOAD_X(row, i)));
             for (int half_lanes = LANES / 2; half_lanes > 0; half_lanes /= 2)
                 for (int l = 0; l < half_lanes; l++) lane[l] = COMBINE(lane[l], lane[l + half_lanes]);
-            add_block(lane[0], &total, &lost);
+            NAME(add_block)(lane[0], &total, &lost);
         }
         STORE_OUT(out, u, FINISH(total, count));
     }
 }
 
 // width > 1: up to COLUMNS columns at a time, row by row
-kernel void reduce_columns(global const X *restrict x, global OUT *restrict out,
+kernel void NAME(reduce_columns)(global const X *restrict x, global OUT *restrict out,
                            long units, long length, long width, long chunks, long chunk, long step, long count) {
     const long first = get_global_id(0) * step, last = min(first + step, units);
     const long blocks = (width + COLUMNS - 1) / COLUMNS;
@@ -57,7 +57,7 @@ kernel void reduce_columns(global const X *restrict x, global OUT *restrict out,
             for (int j = 0; j < columns; j++) sum[j] = START;
             for (long r = block; r < end; r++)
                 for (int j = 0; j < columns; j++) sum[j] = COMBINE(sum[j], MAP(LOAD_X(top, r * width + j)));
-            for (int j = 0; j < columns; j++) add_block(sum[j], &total[j], &lost[j]);
+            for (int j = 0; j < columns; j++) NAME(add_block)(sum[j], &total[j], &lost[j]);
         }
         for (int j = 0; j < columns; j++) STORE_OUT(out, part * width + column + j, FINISH(total[j], count));
     }

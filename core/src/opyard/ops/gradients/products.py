@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import SpecError
 from .. import windows
 from ..arithmetic import Array
-from ..convolution import conv, conv_transpose, transposed_sizes
+from ..convolution import conv, conv_transpose
 from ..linear_algebra import matmul
 from ..reduction import sum
 from ..shape import expand_dims, matrix_transpose, permute_dims, reshape
@@ -155,7 +155,7 @@ def _conv_transpose(
     gaps = windows.per_axis(dilations, rank, "dilations")
     extra = windows.per_axis(output_padding, rank, "output_padding", least=0)
     sizes = tuple(x.shape[2:])
-    _, pairs = transposed_sizes(sizes, kernel, steps, padding, extra, gaps)
+    _, pairs = windows.transposed_sizes(sizes, kernel, steps, padding, extra, gaps)
 
     def of_input() -> Array:
         found = conv(g, weight, strides=steps, padding=pairs, dilations=gaps, groups=groups)
