@@ -14,6 +14,7 @@ from opyard.registry import describe_error
 from opyard_onnx.errors import ModelError, UnsupportedModel
 from opyard_onnx.evaluation import Evaluator, NeedsValue
 from opyard_onnx.files import ModelFile
+from opyard_onnx.functions import call_registered
 from opyard_onnx.node import EMPTY, OnnxNode
 from opyard_onnx.tensors import NUMBERS, STRING, to_array
 
@@ -148,7 +149,8 @@ class Importer:
         attributes = {name: attribute for name, attribute in given.items() if attribute is not None}
         function = self._functions.get((node.domain, node.op_type, getattr(node, "overload", "")))
         if function is not None:
-            return self.function(function, inputs, attributes, scope)
+            found = call_registered(function, node, inputs)
+            return self.function(function, inputs, attributes, scope) if found is None else found
         version = scope.opsets.get(domain, scope.opsets.get("ai.onnx", 1) if not domain else 1)
         converter = find_operator(domain, node.op_type, version)
         if converter is not None:
