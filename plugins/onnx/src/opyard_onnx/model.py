@@ -19,6 +19,7 @@ from opyard_onnx.errors import ModelError, UnsupportedModel
 from opyard_onnx.evaluation import NeedsValue
 from opyard_onnx.files import ModelFile
 from opyard_onnx.importer import Importer, Scope
+from opyard_onnx.limits import guarded
 from opyard_onnx.node import EMPTY
 from opyard_onnx.tensors import STRING, dtype_of, spec_of_type
 
@@ -117,7 +118,8 @@ class Model:
             scope = Scope(self.file.opsets)
             stage = Stage(graph, {}, 0, scope, [])
             importer = Importer(self.file, graph)
-            importer.initializers(self.file.proto.graph, scope)
+            with guarded(self.file.title):
+                importer.initializers(self.file.proto.graph, scope)
             for name, item in given.items():
                 scope.entries[name] = _input(item, name, stage)
             self._import(stage, importer)
@@ -128,7 +130,7 @@ class Model:
         """Records nodes until all are, or until one needs a number that is only known at run time."""
         proto, scope = self.file.proto.graph, stage.scope
         known = stage.known
-        with stage.graph:
+        with guarded(self.file.title), stage.graph:
             for position in range(stage.position, len(proto.node)):
                 try:
                     importer.top_node(proto.node[position], scope, known)
@@ -197,10 +199,14 @@ def load(
     Raises ModelError for a damaged model, and for one whose shapes depend on numbers that are fed: Model runs these.
     """
     file = ModelFile(source)
+    with guarded(file.title):
+        return _graph_of(file, dict(constants or {}), dict(specs or {}))
+
+
+def _graph_of(file: ModelFile, given: dict[str, Any], stated: dict[str, oy.TensorSpec]) -> oy.Graph:
     proto, graph = file.proto.graph, oy.Graph()
     importer, scope = Importer(file, graph), Scope(file.opsets)
     importer.initializers(proto, scope)
-    given, stated = dict(constants or {}), dict(specs or {})
     with graph:
         for item in proto.input:
             if item.name in given:
