@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from opyard.ops import STANDARD
 from opyard.registry import Registry
 from opyard_onnx import ModelError, UnsupportedModel, export, load
 from opyard_onnx.operators.export_parts import WITHOUT
+from opyard_onnx.operators.exports import EXPORTS
 
 
 @oy.op("acme.swish", scalar="x / (1 + exp(-alpha * x))")
@@ -304,6 +307,18 @@ def _exported(op: oy.Op) -> bool:
 
 def test_what_is_not_exported_is_listed():
     assert {name for name, function in STANDARD.items() if not _exported(function.op)} == set(WITHOUT)
+
+
+def test_the_documentation_lists_what_is_not_exported():
+    text = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text(encoding="utf-8")
+    section = text.partition("### What is not exported")[2].partition("## ")[0]
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", section, re.MULTILINE)) == WITHOUT
+    own = len(EXPORTS.keys() & STANDARD.keys())
+    rest = len(STANDARD) - own - len(WITHOUT)
+    counts = (
+        f"Of the {len(STANDARD)} standard ops {own} have an ONNX operator, or a few, {rest} become functions"
+    )
+    assert counts in section and f"and {len(WITHOUT)} are not exported" in section
 
 
 # Import --------------------------------------------------------------------------------------------------------------

@@ -104,10 +104,14 @@ def _feeds(model: Model, texts: Sequence[str], seed: int) -> dict[str, Any]:
         if name not in model.inputs:
             known = ", ".join(model.inputs) or "none"
             raise SpecError(f"{model.file.title} has no input {name!r}. Inputs: {known}.")
+        if name in given:
+            raise SpecError(f"--input {name} is given twice: {given[name]!r} and {value!r}.")
         given[name] = value
     arrays = {name: _read(name, value) for name, value in given.items() if value.endswith(".npy")}
     specs = {
-        name: _parsed(value) for name, value in given.items() if name not in arrays and value != "random"
+        name: _parsed(name, value)
+        for name, value in given.items()
+        if name not in arrays and value != "random"
     }
     sizes = _known_sizes(model, {**specs, **{name: oy.TensorSpec.of(a) for name, a in arrays.items()}})
     generator = np.random.default_rng(seed)
@@ -124,14 +128,25 @@ def _read(name: str, path: str) -> Any:
         raise SpecError(f"--input {name}: there is no file {path!r}.")
     try:
         return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise SpecError(f"--input {name}: {path!r} is no array file: {error}.") from None
+    except (ValueError, EOFError):  # NumPy's texts are about pickles, which are not read here
+        raise SpecError(
+            f"--input {name}: {path!r} is no array file, or one of Python objects; write it by numpy.save({path!r}, array)."
+        ) from None
+    except OSError as error:
+        raise SpecError(f"--input {name}: {path!r} cannot be read: {error.strerror}.") from None
 
 
-def _parsed(text: str) -> oy.TensorSpec:
-    found = parse_spec(text)
+def _parsed(name: str, text: str) -> oy.TensorSpec:
+    if Path(text).exists():
+        raise SpecError(
+            f"--input {name}: {text!r} does not end in .npy; an array is read from what numpy.save writes."
+        )
+    try:
+        found = parse_spec(text)
+    except SpecError as error:
+        raise SpecError(f"--input {name}: {error}") from None
     if found is None:
-        raise SpecError("an input of a model is an array; none is for ops.")
+        raise SpecError(f"--input {name}: an input of a model is an array; none is for ops.")
     return found
 
 
@@ -144,13 +159,21 @@ def _declared(model: Model, name: str, sizes: Mapping[str, int]) -> oy.TensorSpe
 
 
 def _known_sizes(model: Model, specs: Mapping[str, oy.TensorSpec]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    """The sizes that the model leaves open, as these inputs have them. Raises SpecError where two differ."""
+    found: dict[str, tuple[int, str]] = {}
     for name, spec in specs.items():
         declared = model.spec(name)
-        if declared.ndim == spec.ndim:
-            pairs = zip(declared.shape, spec.shape, strict=True)
-            found.update({str(a): int(b) for a, b in pairs if not isinstance(a, int)})
-    return found
+        if declared.ndim != spec.ndim:
+            continue
+        for open_size, size in zip(declared.shape, spec.shape, strict=True):
+            if isinstance(open_size, int):
+                continue
+            known, other = found.setdefault(str(open_size), (int(size), name))
+            if known != size:
+                raise SpecError(
+                    f"the size {open_size} of {model.file.title} is {known} in the input {other!r} and {size} in {name!r}."
+                )
+    return {name: size for name, (size, _) in found.items()}
 
 
 def _drawn(spec: oy.TensorSpec, generator: np.random.Generator) -> Any:

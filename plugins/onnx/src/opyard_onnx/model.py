@@ -224,7 +224,7 @@ def _graph_of(file: ModelFile, given: dict[str, Any], stated: dict[str, oy.Tenso
             except NeedsValue as need:
                 raise UnsupportedModel(
                     f"{node.op_type}{f' {node.name!r}' if node.name else ''} needs the numbers of {need.value.name!r} to know the shapes that follow, "
-                    "and a graph knows shapes before it runs; give them: load(..., constants={name: array}), or use opyard_onnx.Model."
+                    "and a graph knows shapes before it runs; give them: load(..., constants={name: array}), or use opyard_onnx.Model, as `opyard run` does."
                 ) from None
         for output in proto.output:
             entry = scope.find(output.name)
@@ -269,9 +269,10 @@ def _misfit(array: Any, declared: Any) -> str | None:
         return f"takes {wanted.name} there; convert it: x.astype({wanted.name!r})."
     if not declared.tensor_type.HasField("shape"):
         return None
-    sizes = [n.dim_value if n.HasField("dim_value") else None for n in declared.tensor_type.shape.dim]
+    dims = declared.tensor_type.shape.dim
+    sizes = [n.dim_value if n.HasField("dim_value") else None for n in dims]
     fits = len(sizes) == array.ndim and all(a in (None, b) for a, b in zip(sizes, array.shape, strict=True))
-    shape = ", ".join("any" if n is None else str(n) for n in sizes)
+    shape = ", ".join(str(n.dim_value) if n.HasField("dim_value") else n.dim_param or "any" for n in dims)
     return None if fits else f"takes the shape [{shape}] there."
 
 
