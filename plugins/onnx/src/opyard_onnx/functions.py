@@ -261,16 +261,19 @@ def _referenced(call: oy.Call) -> list[str]:
 
     The inputs have one dtype then, in which float32 holds the number as exactly as the op's own attribute does.
     """
-    op, dtypes = call.op, {spec.dtype.name for spec in call.inputs if spec is not None}
+    op, dtypes = call.op, {spec.dtype for spec in call.inputs if spec is not None}
     if op.scalar is None or op.decompose is not None or _is_standard(op) or len(dtypes) != 1:
         return []
     (dtype,) = dtypes
     numbers = {k: v for k, v in call.attributes if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    if dtype in _SINGLE or dtype == "float64":
-        exact = {k: dtype in _SINGLE or float(np.float32(v)) == v or v != v for k, v in numbers.items()}
-        return [key for key, holds in exact.items() if holds]
-    limits = np.iinfo(dtype) if dtype.startswith(("int", "uint")) and dtype[-1] in "4826" else None
-    return [k for k, v in numbers.items() if limits and isinstance(v, int) and limits.min <= v <= limits.max]
+    if dtype.name in _SINGLE:
+        return list(numbers)
+    if dtype.name == "float64":
+        return [key for key, value in numbers.items() if float(np.float32(value)) == value]
+    if dtype.kind not in "iu":
+        return []
+    least, most = max(np.iinfo(dtype).min, -(2**63)), min(np.iinfo(dtype).max, 2**63 - 1)
+    return [key for key, value in numbers.items() if isinstance(value, int) and least <= value <= most]
 
 
 def _reference(writer: Writer, value: oy.Value, attribute: str) -> str:
