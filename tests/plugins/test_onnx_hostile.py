@@ -177,6 +177,19 @@ def test_sizes_of_what_is_not_made_yet_may_be_large():
     assert load(proto).outputs["y"].shape == (WIDE, 4)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (WIDE, r"g makes float32\[4611686018427387904, 4\] by full, which no memory holds"),
+        (2**42, "g needs more memory than there is here: "),
+    ],
+)
+def test_running_what_no_memory_holds(rows: int, message: str):
+    proto = model("g (float[1] x) => (float[a, b] y) { y = ConstantOfShape (s) }", s=np.array([rows, 4]))
+    with pytest.raises(ModelError, match=message):
+        Model(proto, devices="reference").run({"x": np.ones(1, "f4")})
+
+
 def test_skips_beyond_the_text_take_no_time():
     attributes = (
         "max_gram_length = 9223372036854775807, min_gram_length = 1, max_skip_count = 9223372036854775807"

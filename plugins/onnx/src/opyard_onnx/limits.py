@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import opyard as oy
 from opyard.errors import OpyardError
 from opyard.registry import describe_error
 from opyard_onnx.errors import ModelError
@@ -20,6 +21,9 @@ MOST_NODES = 100_000
 MOST_PARTS = 10_000
 """Values that one node may split into, and steps of a recurrent layer."""
 
+MOST_BYTES = 2**47
+"""The address space of a process on today's 64-bit processors."""
+
 LARGEST = 2**24
 """Elements of a tensor that an operator makes while it is imported, such as a window or the positions of a resize."""
 
@@ -30,6 +34,14 @@ def require_size(count: Any, what: str) -> None:
         raise ModelError(
             f"{what} has {count} elements; no more than {LARGEST} are computed when a model is imported."
         )
+
+
+def require_memory(graph: oy.Graph, title: str) -> None:
+    """Raises ModelError for a graph with a tensor that no computer can address."""
+    for node in graph.nodes:
+        for spec in node.call.outputs:
+            if spec.is_concrete and spec.nbytes > MOST_BYTES:
+                raise ModelError(f"{title} makes {spec!r} by {node.op.name}, which no memory holds.")
 
 
 def require_parts(count: Any, what: str) -> None:

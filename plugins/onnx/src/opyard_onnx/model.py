@@ -19,7 +19,7 @@ from opyard_onnx.errors import ModelError, UnsupportedModel
 from opyard_onnx.evaluation import NeedsValue
 from opyard_onnx.files import ModelFile
 from opyard_onnx.importer import Importer, Scope
-from opyard_onnx.limits import guarded
+from opyard_onnx.limits import guarded, require_memory
 from opyard_onnx.node import EMPTY
 from opyard_onnx.tensors import STRING, dtype_of, spec_of_type
 
@@ -171,6 +171,7 @@ class Model:
 
     def _session(self, stage: Stage) -> oy.Session:
         if stage.session is None:
+            require_memory(stage.graph, self.file.title)
             stage.session = oy.Session(stage.graph, **self._options)
         return stage.session
 
@@ -179,7 +180,12 @@ class Model:
         wanted = _to_compute(stage)
         if wanted:
             feeds = {name: arrays[name] for name in stage.feeds}
-            found.update(zip(wanted, self._session(stage).run(wanted, feeds), strict=True))
+            try:
+                found.update(zip(wanted, self._session(stage).run(wanted, feeds), strict=True))
+            except MemoryError as error:
+                raise ModelError(
+                    f"{self.file.title} needs more memory than there is here: {error}."
+                ) from None
         return found
 
 
