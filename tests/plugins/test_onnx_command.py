@@ -142,9 +142,29 @@ def test_a_model_in_one_stage_has_a_plain_profile(opyard: Opyard, network: str):
         ),
         (["--input", "z=random"], "network.onnx has no input 'z'. Inputs: x, k."),
         (["--input", "x=none.npy"], "--input x: there is no file 'none.npy'."),
-        (["--input", "x=none"], "an input of a model is an array; none is for ops."),
-        (["--input", "x=big"], "an input is written as dtype[sizes] with numbers"),
-        (["--device", "moon:0"], "moon"),
+        (["--input", "x=none"], "--input x: an input of a model is an array; none is for ops."),
+        (["--input", "x=big"], "--input x: an input is written as dtype[sizes] with numbers"),
+        (["--input", "x=f32[n,4]"], "--input x: an input is written as dtype[sizes] with numbers"),
+        (["--input", "x=float99[3,4]"], "--input x: there is no dtype called 'float99'"),
+        (
+            ["--input", "x=f32[2,4]", "--input", "x=random"],
+            "--input x is given twice: 'f32[2,4]' and 'random'.",
+        ),
+        (
+            ["--input", "x=f32[2,4]", "--input", "k=int64[3]"],
+            "the size batch of network.onnx is 2 in the input 'x' and 3 in 'k'.",
+        ),
+        (
+            ["--input", "x=f64[2,4]"],
+            "feed 'x' is float64[2, 4]; network.onnx takes float32 there; convert it: x.astype('float32').",
+        ),
+        (
+            ["--input", "x=f32[2,5]"],
+            "feed 'x' is float32[2, 5]; network.onnx takes the shape [batch, 4] there.",
+        ),
+        (["--input", "x=f32[4]"], "feed 'x' is float32[4]; network.onnx takes the shape [batch, 4] there."),
+        (["--device", "moon:0"], "there is no device 'moon:0': there is no backend called 'moon'. Known: "),
+        (["--device", "gpu"], "there is no device 'gpu': "),
     ],
 )
 def test_wrong_inputs(opyard: Opyard, network: str, arguments: list[str], message: str):
@@ -152,10 +172,90 @@ def test_wrong_inputs(opyard: Opyard, network: str, arguments: list[str], messag
     assert (status, out) == (1, "") and message in err
 
 
-def test_an_array_file_that_is_none(opyard: Opyard, network: str, tmp_path: Path):
-    (tmp_path / "x.npy").write_text("no array")
+def test_array_files_that_do_not_fit(opyard: Opyard, network: str, tmp_path: Path):
+    def fails(name: str) -> str:
+        status, out, err = opyard("run", network, "--input", f"x={tmp_path / name}")
+        assert (status, out) == (1, "") and "Traceback" not in err
+        return str(err)
+
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    for name in ("text.npy", "empty.npy", "objects.npy"):
+        assert f"{name}' is no array file, or one of Python objects; write it by numpy.save(" in fails(name)
+    (tmp_path / "folder.npy").mkdir()
+    assert "--input x: there is no file '" in fails("folder.npy")
+    np.savez(tmp_path / "several.npz", x=np.ones((2, 4), "float32"))
+    assert "several.npz' does not end in .npy; an array is read from what numpy.save writes" in fails(
+        "several.npz"
+    )
+    np.save(tmp_path / "wide.npy", np.ones((2, 4)))
+    assert "feed 'x' is float64[2, 4]; network.onnx takes float32 there" in fails("wide.npy")
+    np.save(tmp_path / "long.npy", np.ones((2, 5), "float32"))
+    assert "feed 'x' is float32[2, 5]; network.onnx takes the shape [batch, 4] there." in fails("long.npy")
+
+
+def test_an_array_file_that_may_not_be_read(
+    opyard: Opyard, network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    np.save(tmp_path / "x.npy", np.ones((2, 4), "float32"))
+
+    def denied(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "load", denied)
     status, _, err = opyard("run", network, "--input", f"x={tmp_path / 'x.npy'}")
-    assert status == 1 and "x.npy' is no array file: " in err
+    assert status == 1 and "x.npy' cannot be read: Permission denied." in err
+
+
+@pytest.mark.parametrize("command", [["run"], ["explain"], ["tune", "--seconds", "0"], ["bench", "--model"]])
+def test_model_files_that_are_none(opyard: Opyard, tmp_path: Path, command: list[str]):
+    (tmp_path / "damaged.onnx").write_bytes(b"\xff" * 9)
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "folder.onnx").mkdir()
+    for name, message in [
+        ("damaged.onnx", "damaged.onnx is no ONNX model: "),
+        ("empty.onnx", "empty.onnx holds no graph; is it an ONNX model?"),
+        ("folder.onnx", "folder.onnx' is a folder; name" if command == ["run"] else "there is no file '"),
+        ("missing.onnx", "there is no file '"),
+    ]:
+        status, out, err = opyard(*command, str(tmp_path / name))
+        assert (status, out) == (1, "") and message in err and "Traceback" not in err
+
+
+def test_models_that_take_no_arrays(opyard: Opyard, tmp_path: Path):
+    onnx.save(model("g (string[2] x) => (string[2] y) { y = Identity (x) }"), tmp_path / "text.onnx")
+    sequence = "g (seq(float[2]) x) => (float[2] y) { i = Constant <value_int = 0> () y = SequenceAt (x, i) }"
+    onnx.save(model(sequence), tmp_path / "sequence.onnx")
+    for command in ("run", "explain"):
+        err = opyard(command, str(tmp_path / "text.onnx"))[2]
+        assert "'x' holds strings, which are no tensors of a graph; use opyard_onnx.Model" in err
+        err = opyard(command, str(tmp_path / "sequence.onnx"))[2]
+        assert "the input 'x' is no tensor, and a graph takes tensors alone; use opyard_onnx.Model" in err
+
+
+def test_explaining_a_model_with_stages(opyard: Opyard, tmp_path: Path):
+    proto = model("g (float[5] x) => (int64[1, n] y) { y = NonZero (x) }")
+    onnx.save(proto, tmp_path / "m.onnx")
+    status, _, err = opyard("explain", str(tmp_path / "m.onnx"))
+    assert status == 1 and "or use opyard_onnx.Model, as `opyard run` does." in err
+
+
+def test_specs_that_do_not_fit_the_model(opyard: Opyard, network: str):
+    for command in (["explain"], ["tune"], ["bench", "--model"]):
+        err = opyard(*command, network)[2]
+        assert "takes the inputs x: float32[batch, 4], k: int64[batch]; 0 were given." in err
+        err = opyard(*command, network, "f32[3,4]", "int64[2]")[2]
+        assert "feed 'k' is int64[2], the graph's input is int64[batch] with batch=3." in err
+        err = opyard(*command, network, "f32[3,4]", "f32[3]")[2]
+        assert "feed 'k' is float32[3], the graph's input is int64[batch]; convert it" in err
+
+
+def test_bench_takes_model_files(opyard: Opyard, network: str):
+    status, out, _ = opyard(
+        "bench", "--model", network, "f32[2,4]", "int64[2]", "--quick", "--kernel", "cpu/blas"
+    )
+    assert status == 0 and "matmul" in out
 
 
 def test_comparing_with_what_is_not_there_or_does_not_run(
@@ -187,10 +287,3 @@ def test_explain_and_tune_take_model_files(opyard: Opyard, network: str):
         status == 1
         and f"{network} takes the inputs x: float32[batch, 4], k: int64[batch]; 0 were given" in err
     )
-
-
-def test_a_damaged_file(opyard: Opyard, tmp_path: Path):
-    (tmp_path / "m.onnx").write_bytes(b"\xff" * 9)
-    for command in ("run", "explain"):
-        status, _, err = opyard(command, str(tmp_path / "m.onnx"))
-        assert status == 1 and "m.onnx is no ONNX model: " in err and "Traceback" not in err

@@ -213,7 +213,7 @@ def test_a_function_that_calls_itself():
         domains='"acme" : 1',
         functions='<opset_import: ["" : 21, "acme" : 1], domain: "acme"> again (x) => (y) { y = acme.again (x) }',
     )
-    with pytest.raises(ModelError, match="functions lie in each other more than 64 levels deep"):
+    with pytest.raises(ModelError, match="the function 'again' of the domain 'acme' calls itself"):
         load(proto)
 
 
@@ -317,42 +317,6 @@ def test_symbolic_sizes_where_numbers_are_needed():
     )
     with pytest.raises(ModelError, match="a symbolic size cannot become float32 before it is bound"):
         load(scaled)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_mutated_files_are_errors_and_nothing_else(seed: int):
-    """Bytes changed, left out and added: a graph or an OpyardError comes of it."""
-    generator = np.random.default_rng(seed)
-    weights = generator.standard_normal((4, 2)).astype("float32")
-    proto = model(
-        """g (float[batch, 2, 2] x) => (float[batch, 2] y) {
-            shape = Constant <value_ints = [-1, 4]> ()
-            flat = Reshape (x, shape)
-            c = Clip (flat, low)
-            m = Gemm <alpha = 2.0> (c, w)
-            y = Softmax <axis = 1> (m)
-        }""",
-        w=weights,
-        low=np.float32(0),
-    )
-    data, opened = proto.SerializeToString(), 0
-    for _ in range(150):
-        mutant = bytearray(data)
-        for _ in range(generator.integers(1, 5)):
-            place = int(generator.integers(len(mutant)))
-            kind = generator.integers(3)
-            if kind == 0:
-                mutant[place] = int(generator.integers(256))
-            elif kind == 1:
-                del mutant[place : place + int(generator.integers(1, 9))]
-            else:
-                mutant[place:place] = generator.bytes(int(generator.integers(1, 5)))
-        try:
-            load(bytes(mutant))
-            opened += 1
-        except oy.OpyardError:
-            pass
-    assert opened < 150
 
 
 def test_the_errors_are_opyards():

@@ -138,10 +138,12 @@ def _given(texts: Sequence[str]) -> dict[str, Any]:
             raise SpecError(
                 f"--input is written as name=file.npy, name=float32[2,3] or name=random; found {text!r}."
             )
+        if name in given:
+            raise SpecError(f"--input {name} is given twice; the second time as {value!r}.")
         if value == "random":
             given[name] = None
         else:
-            given[name] = _read(name, value) if value.endswith(".npy") else _parsed(value)
+            given[name] = _read(name, value) if value.endswith(".npy") else _drawn_spec(name, value)
     return given
 
 
@@ -171,14 +173,32 @@ def _read(name: str, path: str) -> Any:
         raise SpecError(f"--input {name}: there is no file {path!r}.")
     try:
         return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise SpecError(f"--input {name}: {path!r} is no array file: {error}.") from None
+    except (ValueError, EOFError):  # NumPy's texts are about pickles, which are not read here
+        raise SpecError(
+            f"--input {name}: {path!r} is no array file, or one of Python objects; write it by numpy.save({path!r}, array)."
+        ) from None
+    except OSError as error:
+        raise SpecError(f"--input {name}: {path!r} cannot be read: {error.strerror}.") from None
 
 
 def _parsed(text: str) -> TensorSpec:
     found = parse_spec(text)
     if found is None:
         raise SpecError("an input of a model is an array; none is for ops.")
+    return found
+
+
+def _drawn_spec(name: str, text: str) -> TensorSpec:
+    if Path(text).exists():
+        raise SpecError(
+            f"--input {name}: {text!r} does not end in .npy; an array is read from what numpy.save writes."
+        )
+    try:
+        found = parse_spec(text)
+    except SpecError as error:
+        raise SpecError(f"--input {name}: {error}") from None
+    if found is None:
+        raise SpecError(f"--input {name}: an input of a model is an array; none is for ops.")
     return found
 
 
@@ -191,13 +211,21 @@ def _declared(model: Runner, name: str, sizes: Mapping[str, int]) -> TensorSpec:
 
 
 def _known_sizes(model: Runner, specs: Mapping[str, TensorSpec]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    """The sizes that the model leaves open, as these inputs have them. Raises SpecError where two differ."""
+    found: dict[str, tuple[int, str]] = {}
     for name, spec in specs.items():
         declared = model.spec(name)
-        if declared.ndim == spec.ndim:
-            pairs = zip(declared.shape, spec.shape, strict=True)
-            found.update({str(a): int(b) for a, b in pairs if not isinstance(a, int)})
-    return found
+        if declared.ndim != spec.ndim:
+            continue
+        for open_size, size in zip(declared.shape, spec.shape, strict=True):
+            if isinstance(open_size, int):
+                continue
+            known, other = found.setdefault(str(open_size), (int(size), name))
+            if known != size:
+                raise SpecError(
+                    f"the size {open_size} of {model.title} is {known} in the input {other!r} and {size} in {name!r}."
+                )
+    return {name: size for name, (size, _) in found.items()}
 
 
 def _drawn(spec: TensorSpec, generator: np.random.Generator) -> Any:

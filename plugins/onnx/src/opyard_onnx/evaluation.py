@@ -15,8 +15,8 @@ import opyard as oy
 
 Array = np.ndarray[Any, Any]
 
-LARGEST = 2**24
-"""Elements of a result that is still computed at import; shapes need few, and a damaged model may ask for billions."""
+LARGEST, LARGEST_SUM = 2**20, 2**24
+"""Elements of a result that is still computed at import, and of all of them; shapes need few, and a damaged model may ask for billions."""
 
 
 class NeedsValue(Exception):
@@ -32,6 +32,7 @@ class Evaluator:
 
     def __init__(self) -> None:
         self._found: dict[oy.Value, Array] = {}
+        self._elements = 0
 
     def __call__(self, value: oy.Value) -> Array:
         """The array that ``value`` is in every run; of dtype object where sizes in it are symbolic. Raises NeedsValue."""
@@ -80,12 +81,16 @@ class Evaluator:
                 raise NeedsValue(asked)
             results: Any = rule(*arrays, **node.call.attrs)
             results = results if node.call.is_tuple else (results,)
-        elif sum(int(spec.size) for spec in node.call.outputs if spec.is_concrete) > LARGEST:
+        elif not self._may_compute(sum(int(spec.size) for spec in node.call.outputs if spec.is_concrete)):
             raise NeedsValue(asked)
         else:
             results = node.call.reference(*arrays)
         for output, result in zip(node.outputs, results, strict=True):
             self._found[output] = np.asarray(result)
+
+    def _may_compute(self, elements: int) -> bool:
+        self._elements += elements
+        return elements <= LARGEST and self._elements <= LARGEST_SUM
 
 
 def _sizes_array(sizes: tuple[Any, ...]) -> Array:

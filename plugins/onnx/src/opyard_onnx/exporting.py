@@ -1,15 +1,17 @@
-"""Export: a graph as an ONNX model, node by node. Composite ops without a form of their own are exported by their parts."""
+"""Export: a graph as an ONNX model, node by node. An op without an ONNX operator of its own becomes a function of its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import opyard as oy
+from opyard.ops import STANDARD
 from opyard.spec import promote
 from opyard_onnx.errors import UnsupportedModel
+from opyard_onnx.functions import Functions
 from opyard_onnx.tensors import NUMBERS
 
 OPSET = 21
@@ -22,11 +24,15 @@ Export = Callable[["Writer", oy.Node], Any]
 class Writer:
     """Collects the nodes and tensors of an ONNX graph. Values are known by names.
 
-    weights  takes the constants of the graph, by names, where their bytes are to lie in a file beside the model
+    functions  those of the model, which a function body shares with the graph that calls it
+    weights    takes the constants of the graph, by names, where their bytes are to lie in a file beside the model
     """
 
-    def __init__(self, graph: oy.Graph, weights: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, graph: oy.Graph, functions: Functions | None = None, weights: dict[str, Any] | None = None
+    ) -> None:
         self.graph = graph
+        self.functions = functions or Functions(OPSET)
         self.weights = weights
         self.nodes: list[Any] = []
         self.tensors: list[Any] = []
@@ -45,7 +51,11 @@ class Writer:
     def name(self, value: oy.Value) -> str:
         """The name of a value; a constant becomes an initializer when it is first named."""
         if value not in self._names:
-            array, name = self.graph.constants[value], self.fresh(value.name)
+            if value not in value.graph.constants:
+                raise UnsupportedModel(
+                    f"the graph reads the variable {value.name!r}, and an exported model has none; export a graph over its array."
+                )
+            array, name = value.graph.constants[value], self.fresh(value.name)
             apart = self.weights is not None and array.ndim and array.size
             self._names[value] = self._weight(array, name) if apart else self.tensor(array, name)
         return self._names[value]
@@ -83,17 +93,38 @@ class Writer:
         return joined
 
     def _size(self, size: Any) -> str:
-        """An int64 tensor ``[1]`` of a number, or of a size that has a name: that of the input which has it."""
+        """An int64 tensor ``[1]`` of a number, or of a symbolic size: that of a value that has it, or computed of others."""
         if isinstance(size, int):
             return self.tensor(np.array([size], np.int64))
-        for name, value in self.graph.inputs.items():
+        for value, name in self._names.items():
             if size in value.shape:
-                shape, axis = self.add("Shape", [name]), value.shape.index(size)
-                found: str = self.add("Gather", [shape, self.tensor(np.array([axis], np.int64))], axis=0)
-                return found
-        raise UnsupportedModel(
-            f"the size {size!r} is computed of others, which is not exported; bind it to a number."
-        )
+                return self._size_of(name, value.shape.index(size))
+        if size.name is not None:
+            raise UnsupportedModel(
+                f"no value of the graph has the size {size!r}, which another one depends on."
+            )
+        terms = [[*atoms, factor] if factor != 1 or not atoms else [*atoms] for atoms, factor in size.terms]
+        return self._folded("Add", [self._folded("Mul", [self._atom(a) for a in term]) for term in terms])
+
+    def _size_of(self, name: str, axis: int) -> str:
+        found: str = self.add("Shape", [name], start=axis, end=axis + 1)
+        self._dtypes[found] = "int64"
+        return found
+
+    def _atom(self, atom: Any) -> str:
+        """A factor of a term: a number, a size by its name, or the floor of the quotient of two sizes."""
+        if isinstance(atom, tuple):
+            whole, part = map(self._size, atom)
+            return self._folded(
+                "Div", [self._folded("Sub", [whole, self._folded("Mod", [whole, part])]), part]
+            )
+        return self._size(atom if isinstance(atom, int) else oy.TensorSpec((atom,)).shape[0])
+
+    def _folded(self, op_type: str, names: list[str]) -> str:
+        found = names[0]
+        for name in names[1:]:
+            found = self.add(op_type, [found, name])
+        return found
 
     def add(self, op_type: str, inputs: Sequence[str], count: int = 1, **attributes: Any) -> Any:
         """Appends a node, and gives the name of its output, or a list of them.
@@ -146,28 +177,60 @@ class Writer:
                 names[position] = self.cast(names[position], common.name)
         return names
 
+    def write(self, node: oy.Node) -> None:
+        """Appends what computes a node of the graph. Raises UnsupportedModel where nothing in ONNX does."""
+        made = self._by_form(node) or self.functions.call(self, node)
+        for value, result in zip(node.outputs, made, strict=True):
+            self.bind(value, result)
+
+    def _by_form(self, node: oy.Node) -> list[str] | None:
+        """The names of the outputs by the op's own ONNX form; None where it has none for these dtypes, but parts."""
+        from opyard_onnx.operators.exports import EXPORTS
+
+        name = node.op.name
+        form = EXPORTS.get(name)
+        if form is None or (name in STANDARD and STANDARD[name].op is not node.op):
+            return None
+        length = len(self.nodes)
+        try:
+            made = form(self, node)
+        except UnsupportedModel:
+            del self.nodes[length:]
+            if self.functions.parts(node) is None:
+                raise
+            return None
+        return [made] if isinstance(made, str) else list(made)
+
+    def inline(self, part: oy.Graph, names: Sequence[str]) -> list[str]:
+        """Appends the nodes of another graph, whose inputs have these names, and gives the names of its outputs."""
+        for value, name in zip(part.inputs.values(), names, strict=True):
+            self._names[value] = name
+        for node in part.nodes:
+            self.write(node)
+        return [self.name(value) for value in part.outputs.values()]
+
+    def finish(self, outputs: Mapping[str, oy.Value]) -> None:
+        """Gives values the names that the outputs have."""
+        from onnx import helper
+
+        for output, value in outputs.items():
+            if output != self.name(value):
+                self.nodes.append(helper.make_node("Identity", [self.name(value)], [output]))
+
 
 def export(graph: oy.Graph, *, name: str = "opyard", weights: dict[str, Any] | None = None) -> Any:
     """The graph as an onnx.ModelProto of opset 21, for ONNX Runtime and others.
 
     With a dict for ``weights`` that takes the constants that are no single numbers; the model then names them alone.
-    Names of inputs, outputs and symbolic sizes stay. Raises UnsupportedModel for an op that has no ONNX form, such as random ones.
+    Names of inputs, outputs and symbolic sizes stay. Ops that ONNX has no operator for become functions of the model, in
+    the domain of their name. Raises UnsupportedModel for one whose parts nobody knows, such as a random one.
     """
     from onnx import helper
 
-    from opyard_onnx.operators.exports import EXPORTS
-
-    graph = oy.decompose(graph, keep=lambda call: call.op.name in EXPORTS)
-    writer = Writer(graph, weights)
+    writer = Writer(graph, weights=weights)
     for node in graph.nodes:
-        if node.op.name not in EXPORTS:
-            raise UnsupportedModel(f"the op {node.op.name} (at {node.source}) has no ONNX form yet.")
-        made = EXPORTS[node.op.name](writer, node)
-        for value, result in zip(node.outputs, [made] if isinstance(made, str) else made, strict=True):
-            writer.bind(value, result)
-    for output, value in graph.outputs.items():
-        if output != writer.name(value):
-            writer.nodes.append(helper.make_node("Identity", [writer.name(value)], [output]))
+        writer.write(node)
+    writer.finish(graph.outputs)
     made_graph = helper.make_graph(
         writer.nodes,
         name,
@@ -175,8 +238,13 @@ def export(graph: oy.Graph, *, name: str = "opyard", weights: dict[str, Any] | N
         [_info(output, value) for output, value in graph.outputs.items()],
         writer.tensors,
     )
-    opset = helper.make_opsetid("", OPSET)
-    return helper.make_model(made_graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="opyard")
+    return helper.make_model(
+        made_graph,
+        functions=writer.functions.protos,
+        opset_imports=writer.functions.opsets(),
+        ir_version=IR_VERSION,
+        producer_name="opyard",
+    )
 
 
 def _info(name: str, value: oy.Value) -> Any:

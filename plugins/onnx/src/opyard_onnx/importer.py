@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,10 @@ from opyard.registry import describe_error
 from opyard_onnx.errors import ModelError, UnsupportedModel
 from opyard_onnx.evaluation import Evaluator, NeedsValue
 from opyard_onnx.files import ModelFile
+from opyard_onnx.functions import call_registered
+from opyard_onnx.limits import DEEPEST, MOST_NODES, require_size, too_many_nodes
 from opyard_onnx.node import EMPTY, OnnxNode
 from opyard_onnx.tensors import NUMBERS, STRING, to_array
-
-DEEPEST = 64
-"""Levels of subgraphs and functions inside of each other beyond which a model is refused."""
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Importer:
         self.graph = graph
         self.evaluate = Evaluator()
         self.known: list[np.ndarray[Any, Any]] = []
-        self._asked = 0
+        self._asked = self._count = 0
         self._functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in file.proto.functions}
 
     # Entries -----------------------------------------------------------------------------------------------------
@@ -117,6 +117,9 @@ class Importer:
 
     def node(self, node: Any, scope: Scope) -> None:
         """Interprets one NodeProto and enters its outputs."""
+        self._count += 1
+        if self._count > MOST_NODES:
+            raise too_many_nodes(self.file.title)
         title = f"{node.op_type}{f' {node.name!r}' if node.name else ''}"
         try:
             inputs = [scope.find(name) if name else None for name in node.input]
@@ -149,7 +152,8 @@ class Importer:
         attributes = {name: attribute for name, attribute in given.items() if attribute is not None}
         function = self._functions.get((node.domain, node.op_type, getattr(node, "overload", "")))
         if function is not None:
-            return self.function(function, inputs, attributes, scope)
+            found = call_registered(function, node, inputs)
+            return self.function(function, inputs, attributes, scope) if found is None else found
         version = scope.opsets.get(domain, scope.opsets.get("ai.onnx", 1) if not domain else 1)
         converter = find_operator(domain, node.op_type, version)
         if converter is not None:
@@ -204,6 +208,7 @@ def _is_known(entry: Any, evaluate: Evaluator) -> bool:
 def dense(tensor: Any, external: Any) -> np.ndarray[Any, Any]:
     """The array of a SparseTensorProto."""
     values, places = to_array(tensor.values, external), to_array(tensor.indices, external)
+    require_size(math.prod(tensor.dims), f"the sparse tensor {tensor.values.name!r}")
     found = np.zeros(tuple(tensor.dims), values.dtype)
     if places.ndim == 1:
         found.reshape(-1)[places] = values

@@ -20,6 +20,7 @@ from opyard_onnx.errors import ModelError, UnsupportedModel
 from opyard_onnx.evaluation import NeedsValue
 from opyard_onnx.files import ModelFile
 from opyard_onnx.importer import Importer, Scope
+from opyard_onnx.limits import guarded, require_memory
 from opyard_onnx.node import EMPTY
 from opyard_onnx.tensors import STRING, dtype_of, spec_of_type
 
@@ -135,7 +136,8 @@ class Model:
             scope = Scope(self.file.opsets)
             stage = Stage(graph, {}, 0, scope, [])
             importer = Importer(self.file, graph)
-            importer.initializers(self.file.proto.graph, scope)
+            with guarded(self.file.title):
+                importer.initializers(self.file.proto.graph, scope)
             for name, item in given.items():
                 scope.entries[name] = _input(item, name, stage)
             self._import(stage, importer)
@@ -146,7 +148,7 @@ class Model:
         """Records nodes until all are, or until one needs a number that is only known at run time."""
         proto, scope = self.file.proto.graph, stage.scope
         known = stage.known
-        with stage.graph:
+        with guarded(self.file.title), stage.graph:
             for position in range(stage.position, len(proto.node)):
                 try:
                     importer.top_node(proto.node[position], scope, known)
@@ -187,6 +189,7 @@ class Model:
 
     def _session(self, stage: Stage) -> oy.Session:
         if stage.session is None:
+            require_memory(stage.graph, self.file.title)
             stage.session = oy.Session(stage.graph, **self._options)
         return stage.session
 
@@ -195,7 +198,12 @@ class Model:
         wanted = _to_compute(stage)
         if wanted:
             feeds = {name: arrays[name] for name in stage.feeds}
-            found.update(zip(wanted, self._session(stage).run(wanted, feeds), strict=True))
+            try:
+                found.update(zip(wanted, self._session(stage).run(wanted, feeds), strict=True))
+            except MemoryError as error:
+                raise ModelError(
+                    f"{self.file.title} needs more memory than there is here: {error}."
+                ) from None
         return found
 
 
@@ -215,10 +223,14 @@ def load(
     Raises ModelError for a damaged model, and for one whose shapes depend on numbers that are fed: Model runs these.
     """
     file = ModelFile(source)
+    with guarded(file.title):
+        return _graph_of(file, dict(constants or {}), dict(specs or {}))
+
+
+def _graph_of(file: ModelFile, given: dict[str, Any], stated: dict[str, oy.TensorSpec]) -> oy.Graph:
     proto, graph = file.proto.graph, oy.Graph()
     importer, scope = Importer(file, graph), Scope(file.opsets)
     importer.initializers(proto, scope)
-    given, stated = dict(constants or {}), dict(specs or {})
     with graph:
         for item in proto.input:
             if item.name in given:
@@ -236,7 +248,7 @@ def load(
             except NeedsValue as need:
                 raise UnsupportedModel(
                     f"{node.op_type}{f' {node.name!r}' if node.name else ''} needs the numbers of {need.value.name!r} to know the shapes that follow, "
-                    "and a graph knows shapes before it runs; give them: load(..., constants={name: array}), or use opyard_onnx.Model."
+                    "and a graph knows shapes before it runs; give them: load(..., constants={name: array}), or use opyard_onnx.Model, as `opyard run` does."
                 ) from None
         for output in proto.output:
             entry = scope.find(output.name)
@@ -281,9 +293,10 @@ def _misfit(array: Any, declared: Any) -> str | None:
         return f"takes {wanted.name} there; convert it: x.astype({wanted.name!r})."
     if not declared.tensor_type.HasField("shape"):
         return None
-    sizes = [n.dim_value if n.HasField("dim_value") else None for n in declared.tensor_type.shape.dim]
+    dims = declared.tensor_type.shape.dim
+    sizes = [n.dim_value if n.HasField("dim_value") else None for n in dims]
     fits = len(sizes) == array.ndim and all(a in (None, b) for a, b in zip(sizes, array.shape, strict=True))
-    shape = ", ".join("any" if n is None else str(n) for n in sizes)
+    shape = ", ".join(str(n.dim_value) if n.HasField("dim_value") else n.dim_param or "any" for n in dims)
     return None if fits else f"takes the shape [{shape}] there."
 
 

@@ -85,7 +85,10 @@ def to_array(tensor: Any, external: Callable[[Any, int], np.ndarray[Any, Any]]) 
         raise ModelError(
             f"the tensor {tensor.name!r} has the shape {shape} and {found.size} elements; the file is damaged."
         )
-    return np.reshape(found, shape)
+    try:
+        return np.reshape(found, shape)
+    except ValueError:  # without elements, and with sizes whose product no array has
+        raise ModelError(f"the tensor {tensor.name!r} has the shape {shape}, which is too large.") from None
 
 
 def _stored_bytes(dtype: np.dtype[Any], count: int) -> int:

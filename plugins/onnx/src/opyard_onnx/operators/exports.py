@@ -8,6 +8,9 @@ import numpy as np
 
 import opyard as oy
 from opyard.infer import normalize_axes
+from opyard_onnx.errors import UnsupportedModel
+from opyard_onnx.operators.export_creation import broadcast_to, full, iota, written_out
+from opyard_onnx.operators.export_integers import floor_divide, remainder, shifted
 from opyard_onnx.operators.export_windows import conv_transpose, windowed
 from opyard_onnx.tensors import NUMBERS
 
@@ -104,6 +107,8 @@ def reduced(op_type: str) -> Export:
         keep = int(node.call.attrs["keepdims"])
         if not axes:
             return writer.add("Identity", writer.inputs(node))
+        if op_type == "ReduceMean" and 0 in x.shape:
+            raise UnsupportedModel("ONNX does not define the mean of no numbers.")  # its parts do
         return writer.add(op_type, [*writer.inputs(node), writer.integers(axes)], keepdims=keep)
 
     return export
@@ -162,6 +167,8 @@ def clip(writer: Writer, node: oy.Node) -> Any:
 
 
 def cast(writer: Writer, node: oy.Node) -> Any:
+    if node.outputs[0].dtype.kind == "c":
+        raise UnsupportedModel(f"ONNX has no Cast to {node.outputs[0].dtype.name}.")
     return writer.add("Cast", writer.inputs(node), to=NUMBERS[node.outputs[0].dtype.name])
 
 
@@ -306,24 +313,20 @@ def top_k(writer: Writer, node: oy.Node) -> Any:
     return writer.add("TopK", [*writer.inputs(node), writer.integers([given["k"]])], 2, **options)
 
 
-def full(writer: Writer, node: oy.Node) -> Any:
-    value = np.array([node.call.attrs["value"]]).astype(node.outputs[0].dtype)
-    shape = node.outputs[0].shape
-    one = writer.tensor(value.reshape(()))
-    return writer.add("Expand", [one, writer.integers(shape)]) if shape else one
-
-
 def layer_normalization(writer: Writer, node: oy.Node) -> Any:
     """ONNX needs a scale."""
     x, scale, _ = node.inputs
     assert x is not None
     given, names = node.call.attrs, writer.inputs(node)
+    axis = given["axis"] % x.ndim
+    if 0 in x.shape[axis:]:
+        raise UnsupportedModel("LayerNormalization of no elements is not defined.")  # its parts are
     if scale is None:
-        axis = given["axis"] % x.ndim
         one = np.ones((), x.dtype)
         sizes = x.shape[axis:]
         ones = writer.add("Expand", [writer.tensor(one), writer.integers(sizes)])
         names = [names[0], ones, *names[2:]]
+    names = [name and writer.cast(name, x.dtype.name) for name in names]
     return writer.add("LayerNormalization", names, axis=given["axis"], epsilon=given["epsilon"])
 
 
@@ -333,12 +336,15 @@ EXPORTS: dict[str, Export] = {
     **{name: direct(op_type, names) for name, (op_type, names) in WITH_ATTRIBUTES.items()},
     **{name: reduced(op_type) for name, op_type in REDUCTIONS.items()},
     **{name: position(op_type) for name, op_type in POSITIONS.items()},
+    **dict.fromkeys(("arange", "eye", "linspace"), written_out),
     "average_pool": windowed("AveragePool", "ceil_mode", "count_include_pad"),
     "bitwise_and": by_kind("b", "And", "BitwiseAnd"),
     "bitwise_invert": by_kind("b", "Not", "BitwiseNot"),
+    "bitwise_left_shift": shifted("LEFT"),
     "bitwise_or": by_kind("b", "Or", "BitwiseOr"),
+    "bitwise_right_shift": shifted("RIGHT"),
     "bitwise_xor": by_kind("b", "Xor", "BitwiseXor"),
-    "broadcast_to": with_integers("Expand", "shape"),
+    "broadcast_to": broadcast_to,
     "cast": cast,
     "ceil": by_kind("fV", "Ceil", "Identity"),
     "clip": clip,
@@ -348,10 +354,12 @@ EXPORTS: dict[str, Export] = {
     "cumulative_sum": cumulative_sum,
     "expand_dims": with_integers("Unsqueeze", "axis"),
     "floor": by_kind("fV", "Floor", "Identity"),
+    "floor_divide": floor_divide,
     "fmod": fmod,
     "full": full,
     "gather": indexed("Gather", "axis"),
     "gather_nd": indexed("GatherND", "batch_dims"),
+    "iota": iota,
     "isinf": tested("IsInf"),
     "isnan": tested("IsNaN"),
     "layer_normalization": layer_normalization,
@@ -360,6 +368,7 @@ EXPORTS: dict[str, Export] = {
     "pad": pad,
     "permute_dims": permute,
     "prelu": prelu,
+    "remainder": remainder,
     "reshape": reshape,
     "round": by_kind("fV", "Round", "Identity"),
     "rsqrt": rsqrt,

@@ -10,6 +10,7 @@ import numpy as np
 
 import opyard as oy
 from opyard_onnx.errors import ModelError
+from opyard_onnx.limits import require_size
 from opyard_onnx.node import OnnxNode
 from opyard_onnx.operators.table import Operator
 
@@ -36,6 +37,7 @@ class Resampling:
 
     def places(self) -> Array:
         """Where in the input the centres of the output's pixels lie: float64 ``[after]``."""
+        require_size(self.after, "a resized axis")
         pixels, n = np.arange(self.after, dtype=np.float64), self.before
         length = self.scale * n
         if self.transformation == "align_corners":
@@ -69,6 +71,9 @@ class Resampling:
         """What each input pixel counts in each output pixel: float64 ``[after, before]``."""
         stretch = max(1.0, 1.0 / self.scale) if self.antialias else 1.0
         reach = (1.0 if self.mode == "linear" else 2.0) * stretch
+        require_size(
+            self.after * max(self.before, 1024), "the weights of a resize, 1024 at least for each row,"
+        )
         found = np.zeros((self.after, self.before))
         for row, place in enumerate(self.places()):
             taps = np.arange(math.floor(place - reach), math.ceil(place + reach) + 1)
@@ -188,6 +193,7 @@ def _resampled(node: OnnxNode, x: Any, axes: list[Resampling], mode: str) -> Any
 
 def _extrapolated(node: OnnxNode, found: Any, axes: list[Resampling]) -> Any:
     """A fixed number where the region lies outside of the image."""
+    require_size(math.prod(axis.after for axis in axes), "the mask of a resize")
     outside = np.zeros((1,) * len(axes), bool)
     for place, axis in enumerate(axes):
         places = axis.places()

@@ -9,6 +9,7 @@ import numpy as np
 
 import opyard as oy
 from opyard.ops.windows import padding_pairs
+from opyard_onnx.limits import require_size
 from opyard_onnx.node import OnnxNode
 from opyard_onnx.operators.table import Operator, direct
 from opyard_onnx.operators.windows import geometry, window_places
@@ -78,6 +79,7 @@ def max_unpool(node: OnnxNode) -> Any:
     plain = (*(int(n) for n in x.shape[:2]), *sizes)
     wanted = node.sizes(2) if node.get(2) is not None else plain
     count = math.prod(plain)
+    require_size(count, "MaxUnpool")
     zeros = node.constant(np.zeros(count, x.dtype))
     flat = (math.prod(int(n) for n in x.shape),)
     found = oy.scatter(zeros, oy.reshape(positions, shape=flat), oy.reshape(x, shape=flat), axis=0)
@@ -103,6 +105,7 @@ def columns_to_image(node: OnnxNode) -> Any:
     batch, area = int(x.shape[0]), math.prod(image)
     channels = int(x.shape[1]) // math.prod(block)
     values = oy.reshape(x, shape=(batch * channels, table.size))
+    require_size(batch * channels * (area + table.size), "Col2Im")
     zeros = node.constant(np.zeros((batch * channels, area + 1), x.dtype))
     indices = node.constant(np.ascontiguousarray(np.broadcast_to(table, (batch * channels, table.size))))
     found = oy.scatter(zeros, indices, values, axis=1, reduction="add")

@@ -10,6 +10,7 @@ import numpy as np
 
 import opyard as oy
 from opyard_onnx.errors import UnsupportedModel
+from opyard_onnx.limits import require_parts
 from opyard_onnx.node import OnnxNode
 from opyard_onnx.operators.table import Operator
 
@@ -198,6 +199,7 @@ def _one_direction(
     """All hidden states ``[s, b, h]`` and the last state of one direction of ``x [s, b, i]``."""
     cell = _cell(node, kind, d, functions)
     steps, batch = int(x.shape[0]), x.shape[1]
+    require_parts(steps, "a recurrent layer over time")
     lengths = node.get(4)
     state = tuple(_initial(node, 5 + i, d, (batch, cell.hidden), batch_first) for i in range(kind.states))
     entered = oy.add(oy.matmul(x, oy.matrix_transpose(cell.weight)), cell.input_bias)  # [s, b, gates*h]

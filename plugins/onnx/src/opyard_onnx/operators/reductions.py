@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import opyard as oy
+from opyard_onnx.limits import require_size
 from opyard_onnx.node import OnnxNode
 from opyard_onnx.operators.table import Converter, Operator
 
@@ -31,6 +33,7 @@ def reduced(function: Reduce, empty: float | None = None) -> Converter:
         places = {axis % x.ndim for axis in axes} if x.ndim else set()
         if empty is not None and any(x.shape[i] == 0 for i in places):
             shape = tuple(1 if i in places else n for i, n in enumerate(x.shape) if keep or i not in places)
+            require_size(math.prod(shape), "the reduction of nothing")
             return node.constant(_least(empty, shape, x.dtype))
         if not x.ndim:
             return oy.squeeze(function(oy.expand_dims(x, axis=0), axis=0, keepdims=True), axis=0)

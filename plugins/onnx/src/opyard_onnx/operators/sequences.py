@@ -8,6 +8,7 @@ import numpy as np
 
 import opyard as oy
 from opyard_onnx.errors import ModelError
+from opyard_onnx.limits import require_parts
 from opyard_onnx.node import EMPTY, OnnxNode
 from opyard_onnx.operators.table import Operator
 
@@ -51,6 +52,7 @@ def split(node: OnnxNode) -> Any:
     size = int(x.shape[axis])
     given = node.get(1)
     if given is None:
+        require_parts(size, "SplitToSequence")
         if not node.attribute("keepdims", 1):
             return list(oy.unstack(x, axis=axis))
         sections: tuple[int, ...] = (1,) * size
@@ -58,6 +60,7 @@ def split(node: OnnxNode) -> Any:
         sections = tuple(int(n) for n in node.sizes(1))
     else:
         each = int(node.number(1))
+        require_parts(-(-size // each), "SplitToSequence")
         sections = tuple(min(each, size - start) for start in range(0, size, each))
     if isinstance(x, np.ndarray):
         return list(np.split(x, np.cumsum(sections)[:-1], axis=axis))

@@ -9,6 +9,7 @@ import numpy as np
 
 import opyard as oy
 from opyard_onnx.errors import ModelError
+from opyard_onnx.limits import LARGEST, require_parts, require_size
 from opyard_onnx.node import OnnxNode
 from opyard_onnx.operators.table import Operator
 from opyard_onnx.tensors import dtype_of
@@ -43,7 +44,10 @@ def constant_of_shape(node: OnnxNode) -> Any:
 def _full(node: OnnxNode, shape: tuple[Any, ...], value: Any) -> Any:
     if value.dtype.kind == "V":
         return oy.broadcast_to(node.constant(value), shape=shape)
-    return oy.full(shape=shape, value=value.item(), dtype=value.dtype.name)
+    given = {"shape": shape, "value": value.item(), "dtype": value.dtype.name}
+    if all(isinstance(n, int) for n in shape) and math.prod(shape) <= LARGEST:
+        return oy.full(**given)
+    return node.importer.graph.apply(oy.full.op, (), given)
 
 
 def identity(node: OnnxNode) -> Any:
@@ -103,6 +107,7 @@ def split(node: OnnxNode) -> Any:
     sections = node.integers("split", 1)
     if sections is None:
         count = node.attribute("num_outputs", len(node.outputs))
+        require_parts(count, "Split")
         sections = split_sizes(int(node.x.shape[axis]), count)
     return tuple(oy.split(node.x, sections=tuple(sections), axis=axis))
 
@@ -216,6 +221,7 @@ def range_(node: OnnxNode) -> Any:
             "Range with symbolic limits counts from 0 by 1 only; give the model's inputs concrete shapes."
         )
     count = max(0, math.ceil((limit.item() - start.item()) / delta.item()))
+    require_size(count, "Range")
     numbers = np.arange(count) * delta.astype(np.float64 if dtype.kind in "fV" else dtype)
     return node.constant((numbers + start.astype(numbers.dtype)).astype(dtype))
 
@@ -223,6 +229,7 @@ def range_(node: OnnxNode) -> Any:
 def eye_like(node: OnnxNode) -> Any:
     rows, columns = node.x.shape
     dtype = dtype_of(node.attribute("dtype")) if node.has("dtype") else node.x.dtype
+    require_size(rows * columns, "EyeLike")
     return oy.eye(rows=rows, columns=columns, k=node.attribute("k", 0), dtype=dtype.name)
 
 
@@ -233,6 +240,7 @@ def one_hot(node: OnnxNode) -> Any:
     whole = oy.cast(indices, dtype="int64")
     places = oy.where(oy.less(whole, 0), oy.add(whole, depth), whole)
     axis = axis % (indices.ndim + 1)
+    require_size(depth, "the depth of OneHot")
     numbers = node.constant(np.arange(depth).reshape(-1, *(1,) * (indices.ndim - axis)))
     chosen = oy.equal(oy.expand_dims(places, axis=axis), numbers)
     off, on = (oy.slice(values, starts=(i,), stops=(i + 1,)) for i in (0, 1))
@@ -266,6 +274,7 @@ def reverse_sequence(node: OnnxNode) -> Any:
     x, lengths = node.inputs
     time, batch = node.attribute("time_axis", 0), node.attribute("batch_axis", 1)
     steps = x.shape[time]
+    require_size(steps, "the time axis of ReverseSequence")
     shape_of_time = tuple(steps if i == time else 1 for i in range(x.ndim))
     shape_of_batch = tuple(x.shape[batch] if i == batch else 1 for i in range(x.ndim))
     numbers = oy.reshape(node.constant(np.arange(int(steps))), shape=shape_of_time)
@@ -324,6 +333,7 @@ def tensor_scatter(node: OnnxNode) -> Any:
     axis = node.attribute("axis", -2) % cache.ndim
     length, count = int(cache.shape[axis]), int(update.shape[axis])
     batch = int(cache.shape[0])
+    require_size(batch * count, "TensorScatter")
     starts = node.get(2)
     if starts is None:
         starts = node.constant(np.zeros(batch, np.int64))

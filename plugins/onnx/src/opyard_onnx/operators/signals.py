@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import opyard as oy
+from opyard_onnx.limits import require_size
 from opyard_onnx.node import OnnxNode
 from opyard_onnx.operators.table import Operator
 from opyard_onnx.tensors import dtype_of
@@ -58,6 +59,7 @@ def stft(node: OnnxNode) -> Any:
         x = oy.expand_dims(x, axis=2)
     length = int(node.number(3, int(window.shape[0]) if window is not None else int(x.shape[1])))
     frames = (int(x.shape[1]) - length) // step + 1
+    require_size(max(frames, 1) * max(length, 1), "STFT")
     places = np.arange(frames)[:, None] * step + np.arange(length)
     found = oy.gather(x, node.constant(places), axis=1)  # [b, frames, length, 1 or 2]
     if window is not None:
@@ -70,6 +72,7 @@ def mel_weight_matrix(node: OnnxNode) -> Any:
     """Triangles on the mel scale: ``[length // 2 + 1, bins]``."""
     bins, length, rate = (int(node.number(i)) for i in range(3))
     low, high = (2595 * np.log10(1 + node.number(i) / 700) for i in (3, 4))
+    require_size((length // 2 + 1) * max(bins, 1024), "MelWeightMatrix, with 1024 columns at least,")
     mels = np.arange(bins + 2) * ((high - low) / (bins + 2)) + low
     edges = ((length + 1) * (700 * (10 ** (mels / 2595) - 1)) / rate).astype(np.int64)
     found = np.zeros((length // 2 + 1, bins))

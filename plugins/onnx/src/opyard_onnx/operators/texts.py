@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from opyard_onnx.errors import ModelError
+from opyard_onnx.limits import require_size
 from opyard_onnx.node import OnnxNode
 from opyard_onnx.operators.table import Operator
 
@@ -75,6 +76,7 @@ def tfidf(node: OnnxNode) -> Any:
     grams = _grams(pool, node.attribute("ngram_counts"))
     lengths = range(node.attribute("min_gram_length"), node.attribute("max_gram_length") + 1)
     rows = x if x.ndim == 2 else x.reshape(1, -1)
+    require_size(len(rows) * (max(places) + 1), "TfIdfVectorizer")
     found = np.zeros((len(rows), max(places) + 1), np.float32)
     for row, words in zip(found, rows.tolist(), strict=True):
         counts = _counted(words, lengths, node.attribute("max_skip_count"))
@@ -98,8 +100,8 @@ def _grams(pool: Any, starts: tuple[int, ...]) -> list[tuple[Any, ...]]:
 
 def _counted(words: list[Any], lengths: range, skips: int) -> Counter[tuple[Any, ...]]:
     found: Counter[tuple[Any, ...]] = Counter()
-    for size in lengths:
-        for step in range(1, 2 if size == 1 else skips + 2):  # single words have no gaps
+    for size in range(lengths.start, min(lengths.stop, len(words) + 1)):
+        for step in range(1, 2 if size == 1 else min(skips + 2, len(words))):  # single words have no gaps
             for start in range(len(words) - step * (size - 1)):
                 found[tuple(words[start + step * i] for i in range(size))] += 1
     return found

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from opyard_onnx.errors import ModelError
+from opyard_onnx.limits import require_size
 from opyard_onnx.node import OnnxNode
 
 AUTO_PAD = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower", "VALID": "valid"}
@@ -47,6 +48,7 @@ def window_places(
     Elements that lie in the padding have the position after the last one.
     """
     rank, total = len(sizes), math.prod(sizes)
+    require_size(math.prod((*counts, *kernel)), "the table of the windows")
     places = np.zeros((*counts, *kernel), np.int64)
     inside = np.ones_like(places, bool)
     for axis in range(rank):
