@@ -237,6 +237,10 @@ class Graph:
             )
         return value
 
+    def outside(self, value: Value) -> Value | None:
+        """For an input of a body: the value of the graph around that it stands for. None for every other value."""
+        return None
+
     def _as_value(self, argument: Any, arguments: tuple[Any, ...], op: Op) -> Value:
         if isinstance(argument, (bool, int, float, complex)):
             return self.constant(weak_scalar(argument, arguments))

@@ -6,7 +6,7 @@ inference, so these computations are done at import, with opyard's symbolic size
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,19 +19,39 @@ LARGEST = 2**24
 """Elements of a result that is still computed at import; shapes need few, and a damaged model may ask for billions."""
 
 
+MOST_STEPS = 10_000
+"""Steps of a loop that is still computed at import."""
+
+
 class NeedsValue(Exception):
-    """What was asked for depends on numbers that are only known at run time, those of ``value``."""
+    """What was asked for depends on numbers that are only known at run time, those of ``value``.
+
+    because  why a branch or loop is no node of the graph, where it is one that asks
+    """
 
     def __init__(self, value: oy.Value) -> None:
         super().__init__(value.name)
         self.value = value
+        self.because = ""
 
 
 class Evaluator:
-    """Evaluates values of one graph. Results are remembered."""
+    """Evaluates values of one graph, and of the bodies in it. Results are remembered."""
 
     def __init__(self) -> None:
         self._found: dict[oy.Value, Array] = {}
+
+    def tell(self, value: oy.Value, array: Array) -> None:
+        """Says what a value is."""
+        self._found[value] = array
+
+    def knows(self, value: oy.Value) -> bool:
+        """Whether it is the same in every run."""
+        try:
+            self(value)
+        except NeedsValue:
+            return False
+        return True
 
     def __call__(self, value: oy.Value) -> Array:
         """The array that ``value`` is in every run; of dtype object where sizes in it are symbolic. Raises NeedsValue."""
@@ -55,18 +75,23 @@ class Evaluator:
         if value in self._found or value in value.graph.constants:
             return []
         if value.node is None:
-            raise NeedsValue(asked)
-        if value.node.op.name in _OF_SHAPE:
-            return []
-        return [
-            v
-            for v in value.node.inputs
-            if v is not None and v not in self._found and v not in v.graph.constants
-        ]
+            outside = value.graph.outside(value)
+            if outside is None:
+                raise NeedsValue(asked)
+            return self._unknown([outside])
+        return [] if value.node.op.name in _OF_SHAPE else self._unknown(value.node.inputs)
+
+    def _unknown(self, values: Iterable[oy.Value | None]) -> list[oy.Value]:
+        return [v for v in values if v is not None and v not in self._found and v not in v.graph.constants]
 
     def _compute(self, value: oy.Value, asked: oy.Value) -> None:
         node = value.node
-        if node is None or value in self._found:
+        if value in self._found or value in value.graph.constants:
+            return
+        if node is None:
+            outside = value.graph.outside(value)
+            assert outside is not None  # _missing asked for it
+            self._found[value] = self(outside)
             return
         if node.op.name in _OF_SHAPE:
             source = node.inputs[0]
@@ -80,12 +105,30 @@ class Evaluator:
                 raise NeedsValue(asked)
             results: Any = rule(*arrays, **node.call.attrs)
             results = results if node.call.is_tuple else (results,)
-        elif sum(int(spec.size) for spec in node.call.outputs if spec.is_concrete) > LARGEST:
+        elif _is_long(node.call, arrays):
             raise NeedsValue(asked)
         else:
             results = node.call.reference(*arrays)
         for output, result in zip(node.outputs, results, strict=True):
             self._found[output] = np.asarray(result)
+
+
+def _is_long(call: oy.Call, arrays: list[Any]) -> bool:
+    """Whether a call is left to the run: for its results' size, or for its steps, which may be without an end."""
+    if sum(int(spec.size) for spec in call.outputs if spec.is_concrete) > LARGEST:
+        return True
+    has = call.attrs
+    if call.op.name == "scan":
+        return not isinstance(has["length"], int) or has["length"] > MOST_STEPS
+    if call.op.name != "while_loop":
+        return False
+    state, rest = arrays[: has["state"]], arrays[has["state"] :]
+    (more,) = has["first"].reference(*state, *rest)
+    for _ in range(MOST_STEPS):
+        if not more:
+            return False
+        *state, more = has["step"].reference(*state, *rest)
+    return True
 
 
 def _sizes_array(sizes: tuple[Any, ...]) -> Array:

@@ -51,11 +51,16 @@ class Model:
     """A model file that runs on any feeds: ``Model("model.onnx").run({"x": array})``.
 
     source    a path, bytes, or an onnx.ModelProto
+    unroll    branches are chosen and loops unrolled, even where they can be nodes of a graph
     options   those of opyard.Session, such as devices
+
+    ``notes``: a sentence for each branch and loop that is no node of a graph, with the reason; complete after a run.
     """
 
-    def __init__(self, source: Any, **options: Any) -> None:
+    def __init__(self, source: Any, *, unroll: bool = False, **options: Any) -> None:
         self.file = ModelFile(source)
+        self.notes: dict[str, None] = {}
+        self._unroll = unroll
         self._options = options
         self._first: dict[Any, Stage] = {}
         graph = self.file.proto.graph
@@ -116,13 +121,18 @@ class Model:
             graph = oy.Graph()
             scope = Scope(self.file.opsets)
             stage = Stage(graph, {}, 0, scope, [])
-            importer = Importer(self.file, graph)
+            importer = self._importer(graph)
             importer.initializers(self.file.proto.graph, scope)
             for name, item in given.items():
                 scope.entries[name] = _input(item, name, stage)
             self._import(stage, importer)
             _remember(self._first, key, stage)
         return self._first[key]
+
+    def _importer(self, graph: oy.Graph) -> Importer:
+        importer = Importer(self.file, graph, unroll=self._unroll)
+        importer.notes = self.notes
+        return importer
 
     def _import(self, stage: Stage, importer: Importer) -> None:
         """Records nodes until all are, or until one needs a number that is only known at run time."""
@@ -161,7 +171,7 @@ class Model:
             following.known = [*stage.known, number] if needed not in set(dynamic) else stage.known
             for name, entry in stage.scope.entries.items():
                 scope.entries[name] = _carry(entry, graph, carried)
-            self._import(following, Importer(self.file, graph))
+            self._import(following, self._importer(graph))
             _remember(stage.following, key, following)
         following = stage.following[key]
         arrays = {source.name: fetched[source] for source in stage.fetches}
@@ -186,6 +196,7 @@ def load(
     *,
     constants: Mapping[str, Any] | None = None,
     specs: Mapping[str, oy.TensorSpec] | None = None,
+    unroll: bool = False,
 ) -> oy.Graph:
     """The graph of a model: a path, bytes, or an onnx.ModelProto.
 
@@ -193,12 +204,13 @@ def load(
 
     constants  arrays for inputs whose numbers decide about shapes, such as that of a Reshape; they are no inputs of the graph
     specs      in place of those that the model states
+    unroll     branches are chosen and loops unrolled where their numbers are known, and not made nodes of the graph
 
     Raises ModelError for a damaged model, and for one whose shapes depend on numbers that are fed: Model runs these.
     """
     file = ModelFile(source)
     proto, graph = file.proto.graph, oy.Graph()
-    importer, scope = Importer(file, graph), Scope(file.opsets)
+    importer, scope = Importer(file, graph, unroll=unroll), Scope(file.opsets)
     importer.initializers(proto, scope)
     given, stated = dict(constants or {}), dict(specs or {})
     with graph:
@@ -219,6 +231,7 @@ def load(
                 raise UnsupportedModel(
                     f"{node.op_type}{f' {node.name!r}' if node.name else ''} needs the numbers of {need.value.name!r} to know the shapes that follow, "
                     "and a graph knows shapes before it runs; give them: load(..., constants={name: array}), or use opyard_onnx.Model."
+                    + (f" {need.because}" if need.because else "")
                 ) from None
         for output in proto.output:
             entry = scope.find(output.name)
