@@ -195,7 +195,7 @@ def test_how_many_steps_there_are_is_counted_where_they_are_collected():
     first, second = opened.placements(feeds)
     assert [d.node.op.name for d in first.decisions] == ["while_loop"]
     assert [d.node.op.name for d in second.decisions] == ["scan"]
-    with pytest.raises(UnsupportedModel, match="Loop needs the numbers of 'while_loop.*opyard_onnx.Model"):
+    with pytest.raises(UnsupportedModel, match=r"Loop needs the numbers of 'while_loop.*opyard_onnx\.Model"):
         load(proto)
 
 

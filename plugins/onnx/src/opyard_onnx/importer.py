@@ -163,7 +163,8 @@ class Importer:
         converter = find_operator(domain, node.op_type, version)
         if converter is not None:
             results = converter(OnnxNode(self, node, version, inputs, attributes, scope))
-            return list(results) if isinstance(results, tuple) else [results]
+            if results is not NotImplemented:
+                return list(results) if isinstance(results, tuple) else [results]
         schema = standard_schema(node.op_type, domain, version)
         called = _called(node, attributes)
         body = None if schema is None else standard_body(schema, called, version, inputs)

@@ -16,6 +16,7 @@ FAMILIES = (
     "reductions",
     "shapes",
     "layers",
+    "attention",
     "pooling",
     "recurrent",
     "images",
