@@ -20,15 +20,26 @@ Export = Callable[["Writer", oy.Node], Any]
 
 
 class Writer:
-    """Collects the nodes and tensors of an ONNX graph. Values are known by names."""
+    """Collects the nodes and tensors of an ONNX graph. Values are known by names.
 
-    def __init__(self, graph: oy.Graph) -> None:
+    ``around``: for the body of a branch or loop, the writer of the graph that it lies in. Names are unique in both, and
+    the tensors are that graph's.
+    """
+
+    def __init__(self, graph: oy.Graph, around: Writer | None = None) -> None:
         self.graph = graph
         self.nodes: list[Any] = []
-        self.tensors: list[Any] = []
-        self._names: dict[oy.Value, str] = {value: name for name, value in graph.inputs.items()}
-        self._dtypes: dict[str, str] = {name: value.dtype.name for name, value in graph.inputs.items()}
+        self._names: dict[oy.Value, str] = {}
+        if around is not None:
+            self.model_graph: oy.Graph = around.model_graph
+            self.tensors: list[Any] = around.tensors
+            self._dtypes: dict[str, str] = around._dtypes
+            self._taken: set[str] = around._taken
+            return
+        self.model_graph, self.tensors, self._dtypes = graph, [], {}
         self._taken = {*graph.inputs, *graph.outputs}
+        for name, value in graph.inputs.items():
+            self.bind(value, name)
 
     def fresh(self, stem: str) -> str:
         """A name that nothing has."""
@@ -69,7 +80,7 @@ class Writer:
         """An int64 tensor ``[1]`` of a number, or of a size that has a name: that of the input which has it."""
         if isinstance(size, int):
             return self.tensor(np.array([size], np.int64))
-        for name, value in self.graph.inputs.items():
+        for name, value in self.model_graph.inputs.items():
             if size in value.shape:
                 shape, axis = self.add("Shape", [name]), value.shape.index(size)
                 found: str = self.add("Gather", [shape, self.tensor(np.array([axis], np.int64))], axis=0)
@@ -137,32 +148,50 @@ def export(graph: oy.Graph, *, name: str = "opyard") -> Any:
     """
     from onnx import helper
 
-    from opyard_onnx.operators.exports import EXPORTS
-
-    graph = oy.decompose(graph, keep=lambda call: call.op.name in EXPORTS)
-    writer = Writer(graph)
-    for node in graph.nodes:
-        if node.op.name not in EXPORTS:
-            raise UnsupportedModel(f"the op {node.op.name} (at {node.source}) has no ONNX form yet.")
-        made = EXPORTS[node.op.name](writer, node)
-        for value, result in zip(node.outputs, [made] if isinstance(made, str) else made, strict=True):
-            writer.bind(value, result)
+    writer = Writer(standing(graph))
+    graph = writer.graph
+    record(writer)
     for output, value in graph.outputs.items():
         if output != writer.name(value):
             writer.nodes.append(helper.make_node("Identity", [writer.name(value)], [output]))
     made_graph = helper.make_graph(
         writer.nodes,
         name,
-        [_info(input_, value) for input_, value in graph.inputs.items()],
-        [_info(output, value) for output, value in graph.outputs.items()],
+        [info(input_, value.spec) for input_, value in graph.inputs.items()],
+        [info(output, value.spec) for output, value in graph.outputs.items()],
         writer.tensors,
     )
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(made_graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="opyard")
 
 
-def _info(name: str, value: oy.Value) -> Any:
+def standing(graph: oy.Graph) -> oy.Graph:
+    """The graph with only such composite ops as have an ONNX form."""
+    forms = _forms()
+    return oy.decompose(graph, keep=lambda call: call.op.name in forms)
+
+
+def record(writer: Writer) -> None:
+    """Writes the nodes of the writer's graph. Raises UnsupportedModel for an op that has no ONNX form."""
+    forms = _forms()
+    for node in writer.graph.nodes:
+        if node.op.name not in forms:
+            raise UnsupportedModel(f"the op {node.op.name} (at {node.source}) has no ONNX form yet.")
+        made = forms[node.op.name](writer, node)
+        for value, result in zip(node.outputs, [made] if isinstance(made, str) else made, strict=True):
+            writer.bind(value, result)
+
+
+def _forms() -> dict[str, Export]:
+    from opyard_onnx.exporting_control import CONTROL
+    from opyard_onnx.operators.exports import EXPORTS
+
+    return {**EXPORTS, **CONTROL}
+
+
+def info(name: str, spec: oy.TensorSpec) -> Any:
+    """A ValueInfoProto."""
     from onnx import helper
 
-    shape = [n if isinstance(n, int) else str(n) for n in value.shape]
-    return helper.make_tensor_value_info(name, NUMBERS[value.dtype.name], shape)
+    shape = [n if isinstance(n, int) else str(n) for n in spec.shape]
+    return helper.make_tensor_value_info(name, NUMBERS[spec.dtype.name], shape)

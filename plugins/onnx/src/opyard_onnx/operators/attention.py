@@ -121,7 +121,7 @@ class _Masks:
         """A mask for fewer keys hides the others."""
         missing = self.keys - mask.shape[-1]
         if not isinstance(missing, int):
-            return mask.shape[-1] == self.keys
+            return bool(mask.shape[-1] == self.keys)
         boolean = mask.dtype.kind == "b"
         if missing > 0:
             pads = ((0, 0),) * (mask.ndim - 1) + ((0, missing),)
