@@ -140,7 +140,8 @@ class Graph:
             x = graph.input("x", TensorSpec(("batch", 64), "float32"))
             graph.output("y", softmax(matmul(x, weights)))
 
-    ``result``: what a traced function returned, in any nesting; ``around``: for a body, the graphs that it lies in, nearest first.
+    ``result``: what a traced function returned, in any nesting; ``around``: for a body, the graphs that it lies in, nearest first;
+    ``notes``: sentences of who made the graph, such as what a model file became, which explanations show.
     """
 
     def __init__(self) -> None:
@@ -150,6 +151,7 @@ class Graph:
         self.outputs: dict[str, Value] = {}
         self.result: Any = None
         self.around: tuple[Graph, ...] = ()
+        self.notes: list[str] = []
         self.state = State()
         self._names: set[str] = set()
         self._constant_of: dict[int, Value] = {}

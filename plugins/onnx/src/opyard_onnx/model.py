@@ -240,6 +240,7 @@ def load(
                     f"the output {output.name!r} is a sequence, an optional or text, which graphs do not give; use opyard_onnx.Model."
                 )
             graph.output(output.name, entry)
+    graph.notes += importer.notes
     return graph
 
 
