@@ -142,6 +142,10 @@ def _scan_host(
     def run(*arrays: Any) -> tuple[Any, ...]:
         carry, rest = arrays[:carries], arrays[carries + sequences :]
         items = arrays[carries : carries + sequences]
+        if not items and not specs:  # a loop that counts: nothing but the carry moves
+            for _ in order:
+                carry = body(*carry, *rest)
+            return carry
         collected = [np.empty(spec.shape, spec.dtype) for spec in specs]
         for number in order:
             found = body(*carry, *[x[number, ...] for x in items], *rest)

@@ -56,9 +56,10 @@ class Scope:
 class Importer:
     """Records the nodes of one model in ``graph``: that of the model, or the body of a branch or loop that is being traced.
 
-    unroll   branches are chosen and loops unrolled, even where they could be nodes
-    notes    a sentence for each branch and loop that is no node, with the reason
-    refused  how often each was tried, and the reason
+    unroll     branches are chosen and loops unrolled, even where they could be nodes
+    notes      a sentence for each branch and loop that is no node, with the reason
+    refused    how often each was tried, and the reason
+    continued  whether another graph computes what the model's first nodes do
     """
 
     def __init__(self, file: ModelFile, graph: oy.Graph, *, unroll: bool = False) -> None:
@@ -67,6 +68,7 @@ class Importer:
         self.model_graph = graph
         self.unroll = unroll
         self.notes: dict[str, None] = {}
+        self.continued = False
         self.refused: dict[Any, tuple[int, str]] = {}
         self.evaluate = Evaluator()
         self.known: list[np.ndarray[Any, Any]] = []
@@ -205,6 +207,21 @@ class Importer:
         inner.entries.update(zip(names, map(self.entry, inputs), strict=True))
         self.run(graph.node, inner)
         return [inner.find(output.name) for output in graph.output]
+
+
+def used_names(graph: Any, position: int = 0) -> list[str]:
+    """Names that the nodes from ``position`` on use, those in subgraphs included, and the outputs."""
+    names: dict[str, None] = {output.name: None for output in graph.output}
+    pending = [list(graph.node)[position:]]
+    while pending:
+        for node in pending.pop():
+            names.update(dict.fromkeys(node.input))
+            for attribute in node.attribute:
+                graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+                for inner in graphs:
+                    pending.append(list(inner.node))
+                    names.update(dict.fromkeys(output.name for output in inner.output))
+    return [name for name in names if name]
 
 
 def dense(tensor: Any, external: Any) -> np.ndarray[Any, Any]:

@@ -18,7 +18,7 @@ from opyard.errors import GraphError, did_you_mean
 from opyard_onnx.errors import ModelError, UnsupportedModel
 from opyard_onnx.evaluation import NeedsValue
 from opyard_onnx.files import ModelFile
-from opyard_onnx.importer import Importer, Scope
+from opyard_onnx.importer import Importer, Scope, used_names
 from opyard_onnx.node import EMPTY
 from opyard_onnx.tensors import STRING, dtype_of, spec_of_type
 
@@ -144,7 +144,7 @@ class Model:
                     importer.top_node(proto.node[position], scope, known)
                 except NeedsValue as need:
                     stage.position, stage.needed, stage.known = position, need.value, known
-                    names = [name for name in _used(proto, position) if name in scope.entries]
+                    names = [name for name in used_names(proto, position) if name in scope.entries]
                     scope.entries = {name: _settled(scope.entries[name], importer) for name in names}
                     stage.fetches = [need.value, *_values(list(scope.entries.values()))]
                     return
@@ -171,7 +171,9 @@ class Model:
             following.known = [*stage.known, number] if needed not in set(dynamic) else stage.known
             for name, entry in stage.scope.entries.items():
                 scope.entries[name] = _carry(entry, graph, carried)
-            self._import(following, self._importer(graph))
+            importer = self._importer(graph)
+            importer.continued = True
+            self._import(following, importer)
             _remember(stage.following, key, following)
         following = stage.following[key]
         arrays = {source.name: fetched[source] for source in stage.fetches}
@@ -360,21 +362,6 @@ def _result(entry: Any, fetched: Mapping[oy.Value, Any], graph: oy.Graph) -> Any
         found = fetched[entry] if entry in fetched else graph.constants[entry]
         return np.array(found) if entry.node is None else found  # results are the caller's own
     return None if entry is EMPTY else entry.copy()
-
-
-def _used(graph: Any, position: int) -> list[str]:
-    """Names that the nodes from ``position`` on use, those in subgraphs included, and the outputs."""
-    names: dict[str, None] = {output.name: None for output in graph.output}
-    pending = [list(graph.node)[position:]]
-    while pending:
-        for node in pending.pop():
-            names.update(dict.fromkeys(node.input))
-            for attribute in node.attribute:
-                graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-                for inner in graphs:
-                    pending.append(list(inner.node))
-                    names.update(dict.fromkeys(output.name for output in inner.output))
-    return [name for name in names if name]
 
 
 def _remember(cache: dict[Any, Any], key: Any, item: Any) -> None:

@@ -143,6 +143,10 @@ class OnnxNode:
         found = np.asarray(array)
         return self.importer.entry(found if like is None else found.astype(like.dtype))
 
+    def named(self, name: str) -> Any:
+        """The entry of a name, for attributes that name tensors."""
+        return self._scope.find(name)
+
     def subgraph(self, name: str, inputs: list[Any]) -> list[Any]:
         """Interprets the graph of an attribute with these entries as inputs, and gives its outputs."""
         return self.importer.subgraph(self.attribute(name), inputs, self._scope)

@@ -27,6 +27,7 @@ FAMILIES = (
     "texts",
     "control",
     "learning",
+    "trees",
 )
 """Modules of this package; each has a tuple OPERATORS."""
 

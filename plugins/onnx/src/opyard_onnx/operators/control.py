@@ -9,12 +9,17 @@ import numpy as np
 import opyard as oy
 from opyard_onnx.bodies import as_node, body, general_way
 from opyard_onnx.errors import ModelError, UnsupportedModel
+from opyard_onnx.importer import used_names
 from opyard_onnx.node import EMPTY, OnnxNode
 from opyard_onnx.operators import unrolled
 from opyard_onnx.operators.table import Operator
 
 LONGEST = 2**20
 """Steps up to which a loop that counts is a scan over their numbers; a limit beyond that is hardly ever reached."""
+
+
+NO_LIMIT = 2**62
+"""Steps that no loop takes: exporters write the greatest integer where there is no limit."""
 
 
 class EndsEarly(UnsupportedModel):
@@ -65,6 +70,8 @@ def _looped(node: OnnxNode) -> tuple[Any, ...]:
         limit = max(0, int(node.number(0)))  # what is collected has a size
     if collects and start is None:
         start = node.value(1)
+    if isinstance(limit, int) and limit >= NO_LIMIT:
+        limit = None
     if isinstance(limit, int) and start is not None and not start:
         limit = 0
     if not isinstance(limit, oy.Value) and _is_few(limit) and start is not None:
@@ -72,7 +79,7 @@ def _looped(node: OnnxNode) -> tuple[Any, ...]:
             return _counted(node, carried, limit)
         except EndsEarly:
             pass
-    done, *after = _conditional(node, carried, limit, node.inputs[1] if start is None else start)
+    done, *after = _conditional(node, carried, limit, node.inputs[1] if start is None else start, collects)
     if not collects:
         return (*after, *[None for _ in collected])
     # the steps were counted, and are done again to collect what they give
@@ -103,33 +110,35 @@ def _counted(node: OnnxNode, carried: list[Any], count: Any, checked: bool = Tru
     """A loop of so many steps. Raises EndsEarly, if it is ``checked``, where its body may end it before."""
     run, graph = body(node, "body"), node.attribute("body")
     wanted = [i for i in range(len(carried), len(graph.output) - 1) if node.wants(i)]
-    numbers = oy.iota(size=count, dtype="int64")
+    numbers = oy.iota(size=count, dtype="int64") if graph.input[0].name in used_names(graph) else None
 
     def step(carry: tuple[Any, ...], number: Any) -> tuple[Any, Any]:
-        more, *results = run(number, np.array(True), *carry)
+        more, *results = run(np.array(0) if number is None else number, np.array(True), *carry)
         if checked and not (node.importer.evaluate.knows(more) and np.all(node.importer.evaluate(more))):
             raise EndsEarly("its body decides whether it goes on.")
         return tuple(results[: len(carry)]), tuple(results[i] for i in wanted)
 
-    after, collected = oy.scan(step, tuple(carried), numbers)
+    after, collected = oy.scan(step, tuple(carried), numbers, length=count)
     return _at(after, wanted, collected, len(graph.output) - 1)
 
 
-def _conditional(node: OnnxNode, carried: list[Any], limit: Any, start: Any) -> tuple[Any, ...]:
-    """A loop that its body or a number ends: how many steps it took, and what it carried then."""
-    run = body(node, "body")
+def _conditional(node: OnnxNode, carried: list[Any], limit: Any, start: Any, counts: bool) -> tuple[Any, ...]:
+    """A loop that its body or a number ends: how many steps it took, where somebody counts them, and what it carried then."""
+    run, graph = body(node, "body"), node.attribute("body")
+    counts = counts or limit is not None or graph.input[0].name in used_names(graph)
 
     def test(state: tuple[Any, ...]) -> Any:
-        number, more, *_ = state
+        number, more, _ = state
         return more if limit is None else oy.logical_and(more, oy.less(number, limit))
 
     def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        number, _, *carry = state
-        more, *results = run(number, np.array(True), *carry)
-        return oy.add(number, 1), _scalar(more), *results[: len(carry)]
+        number, _, carry = state
+        more, *results = run(number if counts else np.array(0), np.array(True), *carry)
+        return oy.add(number, 1) if counts else (), _scalar(more), tuple(results[: len(carry)])
 
     first = start if isinstance(start, oy.Value) else np.array(bool(np.all(start)))
-    number, _, *after = oy.while_loop(test, step, (np.array(0, np.int64), _scalar(first), *carried))
+    zero = np.array(0, np.int64) if counts else ()
+    number, _, after = oy.while_loop(test, step, (zero, _scalar(first), tuple(carried)))
     return number, *after
 
 
