@@ -51,8 +51,9 @@ def test_branches(positive: bool):
     agree(chosen, X, np.array(positive), types={"If"})
 
 
+@pytest.mark.parametrize("most", [None, 0, 3])
 @pytest.mark.parametrize("limit", [0.5, 1e3])
-def test_loops_with_a_condition(limit: float):
+def test_loops_with_a_condition(limit: float, most: int | None):
     def doubled(x: Any) -> Any:
         return oy.while_loop(
             lambda s: oy.less(oy.max(s["x"]), np.float32(limit)),
@@ -62,6 +63,7 @@ def test_loops_with_a_condition(limit: float):
                 "w": s["w"],
             },
             {"x": x, "n": 0, "w": oy.negative(x)},
+            most_steps=most,
         )
 
     agree(doubled, X, types={"Loop"})

@@ -124,11 +124,14 @@ def _is_long(call: oy.Call, arrays: list[Any]) -> bool:
         return False
     state, rest = arrays[: has["state"]], arrays[has["state"] :]
     (more,) = has["first"].reference(*state, *rest)
-    for _ in range(MOST_STEPS):
+    limit = has["limit"]
+    if limit is not None and not isinstance(limit, int):
+        return True
+    for _ in range(MOST_STEPS if limit is None else min(limit, MOST_STEPS)):
         if not more:
             return False
         *state, more = has["step"].reference(*state, *rest)
-    return True
+    return limit is None or limit > MOST_STEPS
 
 
 def _sizes_array(sizes: tuple[Any, ...]) -> Array:

@@ -29,7 +29,7 @@ def cond(writer: Writer, node: oy.Node) -> Any:
 
 
 def while_loop(writer: Writer, node: oy.Node) -> Any:
-    """A Loop without a limit. Whether there is a first step is computed before it."""
+    """A Loop. Whether there is a first step is computed before it."""
     has, names = node.call.attrs, writer.inputs(node)
     state, rest = names[: has["state"]], names[has["state"] :]
     before = Writer(standing(oy.prune(has["first"].graph)), writer)
@@ -37,7 +37,8 @@ def while_loop(writer: Writer, node: oy.Node) -> Any:
     (first,) = _written(before, names)
     specs = has["step"].inputs[: has["state"]]
     body = _loop_body(writer, has["step"], specs, rest, has["state"])
-    return writer.add("Loop", ["", first, *state], len(node.outputs), body=body)
+    limit = "" if has["limit"] is None else _count(writer, has["limit"])
+    return writer.add("Loop", [limit, first, *state], len(node.outputs), body=body)
 
 
 def scan(writer: Writer, node: oy.Node) -> Any:
@@ -60,12 +61,18 @@ def scan(writer: Writer, node: oy.Node) -> Any:
             scan_output_directions=turned_back,
         )
     body = _loop_body(writer, has["body"], has["body"].inputs[:carries], names[carries:], None)
-    count = writer.add("Squeeze", [writer.integers([has["length"]])])
-    made = writer.add("Loop", [count, "", *names[:carries]], len(node.outputs), body=body)
+    made = writer.add(
+        "Loop", [_count(writer, has["length"]), "", *names[:carries]], len(node.outputs), body=body
+    )
     found = [made] if isinstance(made, str) else made
     if not has["reverse"]:
         return found
     return [*found[:carries], *(_turned(writer, name) for name in found[carries:])]
+
+
+def _count(writer: Writer, size: Any) -> str:
+    found: str = writer.add("Squeeze", [writer.integers([size])])
+    return found
 
 
 def _turned(writer: Writer, name: str) -> str:

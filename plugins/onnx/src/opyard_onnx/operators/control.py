@@ -125,11 +125,12 @@ def _counted(node: OnnxNode, carried: list[Any], count: Any, checked: bool = Tru
 def _conditional(node: OnnxNode, carried: list[Any], limit: Any, start: Any, counts: bool) -> tuple[Any, ...]:
     """A loop that its body or a number ends: how many steps it took, where somebody counts them, and what it carried then."""
     run, graph = body(node, "body"), node.attribute("body")
-    counts = counts or limit is not None or graph.input[0].name in used_names(graph)
+    tested = isinstance(limit, oy.Value)
+    counts = counts or tested or graph.input[0].name in used_names(graph)
 
     def test(state: tuple[Any, ...]) -> Any:
         number, more, _ = state
-        return more if limit is None else oy.logical_and(more, oy.less(number, limit))
+        return oy.logical_and(more, oy.less(number, limit)) if tested else more
 
     def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
         number, _, carry = state
@@ -137,8 +138,8 @@ def _conditional(node: OnnxNode, carried: list[Any], limit: Any, start: Any, cou
         return oy.add(number, 1) if counts else (), _scalar(more), tuple(results[: len(carry)])
 
     first = start if isinstance(start, oy.Value) else np.array(bool(np.all(start)))
-    zero = np.array(0, np.int64) if counts else ()
-    number, _, after = oy.while_loop(test, step, (zero, _scalar(first), tuple(carried)))
+    begin = (np.array(0, np.int64) if counts else (), _scalar(first), tuple(carried))
+    number, _, after = oy.while_loop(test, step, begin, most_steps=None if tested else limit)
     return number, *after
 
 
