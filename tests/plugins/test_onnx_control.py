@@ -354,6 +354,10 @@ def test_scans_of_opset_8_go_over_a_batch():
     add(proto, "Scan", ["", "s", "a"], ["y", "c"], body=body, num_scan_inputs=1, directions=[1])
     s, a = np.array([1, 2], "f4"), np.arange(12, dtype="f4").reshape(2, 3, 2)
     y, c = run(load(proto), s=s, a=a)
+    for ours, theirs in zip(
+        (y, c), Model(proto, devices="reference", unroll=True).run({"s": s, "a": a}), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(y, s + a.sum((1, 2)))
     totals = s[:, None] + np.cumsum(a.sum(2)[:, ::-1], axis=1)
     np.testing.assert_array_equal(c, a[:, ::-1] * totals[:, :, None])
@@ -366,6 +370,10 @@ def test_subgraphs_that_make_no_sense():
     proto, _ = loop("ends", "", "", False)
     del proto.graph.node[0].attribute[0].g.input[2]
     with pytest.raises(ModelError, match="the subgraph 'body' has 2 inputs, and is given 3"):
+        load(proto)
+    proto, _ = loop("ends", "", "", False)
+    proto.graph.node[0].attribute[0].g.input[1].name = "i"
+    with pytest.raises(ModelError, match="two inputs of the subgraph 'body' have one name: i, i, v"):
         load(proto)
     proto, _ = loop("ends", "", "", False)
     del proto.graph.node[0].attribute[0].g.output[1:]
@@ -385,6 +393,10 @@ def test_subgraphs_that_make_no_sense():
             body="body (float a) => (float b) { b = Neg (a) }",
             num_scan_inputs=count,
         )
+        with pytest.raises(ModelError, match=f"Scan has 1 inputs, and num_scan_inputs is {count}"):
+            load(scan)
+        scan.opset_import[0].version = 8
+        scan.graph.node[0].input.insert(0, "")
         with pytest.raises(ModelError, match=f"Scan has 1 inputs, and num_scan_inputs is {count}"):
             load(scan)
 

@@ -204,6 +204,8 @@ class Importer:
             raise ModelError(
                 f"the subgraph {graph.name!r} has {len(names)} inputs, and is given {len(inputs)}."
             )
+        if len(set(names)) != len(names):
+            raise ModelError(f"two inputs of the subgraph {graph.name!r} have one name: {', '.join(names)}.")
         inner.entries.update(zip(names, map(self.entry, inputs), strict=True))
         self.run(graph.node, inner)
         return [inner.find(output.name) for output in graph.output]

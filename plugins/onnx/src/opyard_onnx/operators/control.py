@@ -193,8 +193,7 @@ def batched_scan(node: OnnxNode) -> Any:
     count, given = node.attribute("num_scan_inputs"), node.inputs[1:]
     if not 0 < count <= len(given):
         raise ModelError(f"Scan has {len(given)} inputs, and num_scan_inputs is {count}.")
-    kept, outputs = len(given) - count, len(node.attribute("body").output)
-    turned = node.attribute("directions", (0,) * count)
+    kept, turned = len(given) - count, node.attribute("directions", (0,) * count)
 
     def row(parts: tuple[Any, ...]) -> tuple[Any, ...]:
         xs = [oy.flip(x, axis=0) if turn else x for x, turn in zip(parts[kept:], turned, strict=True)]
@@ -208,10 +207,7 @@ def batched_scan(node: OnnxNode) -> Any:
         return (*after, *collected)
 
     found = as_node(node, lambda: oy.map(row, tuple(_tensors(given))))
-    if found is None:
-        raise UnsupportedModel(f"{next(reversed(node.importer.notes))} Scan of opset 8 is a node only.")
-    assert len(found) == outputs
-    return found
+    return general_way(node, unrolled.batched_scan) if found is None else found
 
 
 # Helpers ---------------------------------------------------------------------------------------------------------

@@ -79,3 +79,18 @@ def _scanned(node: OnnxNode, states: list[Any], steps: list[Any]) -> tuple[Any, 
         for items, output, axis, turn in zip(made, outputs, axes, turned, strict=True)
     ]
     return (*states, *scans)
+
+
+def batched_scan(node: OnnxNode) -> Any:
+    """Source: ONNX Scan 8, whose first axis is a batch."""
+    count, given = node.attribute("num_scan_inputs"), node.inputs[1:]
+    states, sequences = given[:-count], given[-count:]
+    turned = node.attribute("directions", (0,) * count)
+    rows = []
+    for row in range(int(sequences[0].shape[0])):
+        index = node.constant(np.array(row))
+        mine = [oy.gather(state, index, axis=0) for state in states]
+        parts = [oy.unstack(oy.gather(x, index, axis=0), axis=0) for x in sequences]
+        parts = [part[::-1] if turn else part for part, turn in zip(parts, turned, strict=True)]
+        rows.append(_scanned(node, mine, parts))
+    return tuple(oy.stack(*column, axis=0) for column in zip(*rows, strict=True))
