@@ -441,3 +441,22 @@ def test_deep_nesting(levels: int):
         )
         with pytest.raises(UnsupportedModel, match="nodes up to 4 levels inside of each other"):
             load(nested(levels))
+
+
+def test_a_limit_that_is_an_open_size_and_an_end_before_it():
+    proto = model(
+        "g (float[n] x, float v) => (float y) { s = Shape (x) i = Squeeze (s) }", hundred=np.float32(100)
+    )
+    body = "body (int64 i, bool on, float v) => (bool go, float w) { w = Add (v, v) go = Less (w, hundred) }"
+    graph = load(add(proto, "Loop", ["i", "", "v"], ["y"], body=body))
+    assert control_ops(graph) == ["while_loop"]
+    for size, expected in ((0, 7), (2, 28), (9, 112)):
+        assert run(graph, x=np.ones(size, "float32"), v=np.float32(7))[0] == expected
+
+
+def test_under_memory_limits_loops_are_unrolled():
+    proto, feeds = loop("goes on", "constant", "", False)
+    opened = Model(proto, memory={"cpu:0": "1GiB"}, devices=["cpu:0"])
+    assert opened.run(feeds)[0] == 7 * 2**5
+    (note,) = opened.notes
+    assert note.endswith("it is unrolled: memory limits do not hold inside of branches and loops.")

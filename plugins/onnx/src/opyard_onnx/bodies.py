@@ -38,7 +38,7 @@ def as_node(node: OnnxNode, record: Callable[[], tuple[Any, ...]]) -> tuple[Any,
     importer, called = node.importer, (node.title, node.outputs)
     tries, reason = importer.refused.get(called, (0, ""))
     if importer.unroll:
-        reason = "unroll=True was asked for"
+        reason = importer.unroll
     elif len(importer.graph.around) >= DEEPEST:
         reason = f"branches and loops are nodes up to {DEEPEST} levels inside of each other"
     elif tries < MOST_TRIES:

@@ -56,13 +56,13 @@ class Scope:
 class Importer:
     """Records the nodes of one model in ``graph``: that of the model, or the body of a branch or loop that is being traced.
 
-    unroll     branches are chosen and loops unrolled, even where they could be nodes
+    unroll     why branches are chosen and loops unrolled, even where they could be nodes; empty: they are nodes
     notes      a sentence for each branch and loop that is no node, with the reason
     refused    how often each was tried, and the reason
     continued  whether another graph computes what the model's first nodes do
     """
 
-    def __init__(self, file: ModelFile, graph: oy.Graph, *, unroll: bool = False) -> None:
+    def __init__(self, file: ModelFile, graph: oy.Graph, *, unroll: str = "") -> None:
         self.file = file
         self.graph = graph
         self.model_graph = graph

@@ -25,6 +25,9 @@ from opyard_onnx.tensors import STRING, dtype_of, spec_of_type
 REMEMBERED = 256
 """First stages that a model remembers, and stages that follow on each; beyond them the oldest is forgotten."""
 
+UNROLL = "unroll=True was asked for"
+LIMITED = "memory limits do not hold inside of branches and loops"
+
 
 @dataclass(slots=True, eq=False)
 class Stage:
@@ -51,7 +54,7 @@ class Model:
     """A model file that runs on any feeds: ``Model("model.onnx").run({"x": array})``.
 
     source    a path, bytes, or an onnx.ModelProto
-    unroll    branches are chosen and loops unrolled, even where they can be nodes of a graph
+    unroll    branches are chosen and loops unrolled, even where they can be nodes of a graph; so they are under memory limits
     options   those of opyard.Session, such as devices
 
     ``notes``: a sentence for each branch and loop that is no node of a graph, with the reason; complete after a run.
@@ -60,7 +63,7 @@ class Model:
     def __init__(self, source: Any, *, unroll: bool = False, **options: Any) -> None:
         self.file = ModelFile(source)
         self.notes: dict[str, None] = {}
-        self._unroll = unroll
+        self._unroll = UNROLL if unroll else LIMITED if options.get("memory") else ""
         self._options = options
         self._first: dict[Any, Stage] = {}
         graph = self.file.proto.graph
@@ -212,7 +215,7 @@ def load(
     """
     file = ModelFile(source)
     proto, graph = file.proto.graph, oy.Graph()
-    importer, scope = Importer(file, graph, unroll=unroll), Scope(file.opsets)
+    importer, scope = Importer(file, graph, unroll=UNROLL if unroll else ""), Scope(file.opsets)
     importer.initializers(proto, scope)
     given, stated = dict(constants or {}), dict(specs or {})
     with graph:
