@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -401,3 +402,28 @@ def test_tuning_measures_what_is_inside(tmp_path):
     report = session.tune(graph.result, {"x": np.ones(4, F32)}, budget_seconds=2, calibrate=False)
     assert any(row.work.startswith("matmul(") for row in report.measured)
     assert not any("scan" in row.work for row in report.measured)
+
+
+@pytest.mark.parametrize(("most", "steps"), [(None, 7), (0, 0), (3, 3), (100, 7)])
+def test_a_loop_ends_after_its_most_steps(most: int | None, steps: int):
+    def loop(x: Any) -> Any:
+        return oy.while_loop(lambda v: oy.less(v, 7.0), lambda v: oy.add(v, 1.0), x, most_steps=most)
+
+    zero = np.array(0.0)
+    assert loop(zero) == steps and oy.compile(loop)(zero) == steps
+    (node,) = oy.trace(loop, oy.TensorSpec((), "float64")).nodes
+    assert node.call.reference(zero)[0] == steps
+
+
+def test_most_steps_is_a_number_and_is_reckoned_with():
+    spec = oy.TensorSpec((), "float64")
+
+    def loop(most: Any) -> Any:
+        return lambda x: oy.while_loop(
+            lambda v: oy.less(v, 7.0), lambda v: oy.add(v, 1.0), x, most_steps=most
+        )
+
+    with pytest.raises(oy.errors.SpecError, match="most_steps"):
+        oy.trace(loop(-1), spec)
+    few, many = (oy.trace(loop(most), spec).nodes[0].call.cost.flops for most in (2, 50))
+    assert few < many

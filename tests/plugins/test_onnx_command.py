@@ -287,3 +287,24 @@ def test_explain_and_tune_take_model_files(opyard: Opyard, network: str):
         status == 1
         and f"{network} takes the inputs x: float32[batch, 4], k: int64[batch]; 0 were given" in err
     )
+
+
+def test_what_became_of_branches_and_loops(opyard: Opyard, tmp_path: Path):
+    """A loop is a node that is explained with its body; one that is unrolled is noted, with the reason."""
+    body = "body (int64 i, bool on, float[k] v) => (bool go, float[k] w) { go = Identity (on) w = %s }"
+    for name, step in (("node", "Tanh (v)"), ("unrolled", "Concat <axis = 0> (v, v)")):
+        proto = model("g (float[2] x) => (float[k] y) { }", three=np.int64(3))
+        graph = onnx.parser.parse_graph(body % step)
+        proto.graph.node.append(onnx.helper.make_node("Loop", ["three", "", "x"], ["y"], body=graph))
+        onnx.save(proto, tmp_path / f"{name}.onnx")
+    status, out, _ = opyard("explain", str(tmp_path / "node.onnx"))
+    assert status == 0 and "scan: " in out and "body: predicted" in out and "note" not in out
+    path, note = (
+        str(tmp_path / "unrolled.onnx"),
+        "Loop 'y' is no node of a graph, it is unrolled: scan: the carry",
+    )
+    status, out, _ = opyard("explain", path)
+    assert status == 0 and f"note  {note}" in " ".join(out.split("\n")) and "scan: cpu" not in out
+    assert json.loads(opyard("explain", path, "--json")[1])["notes"][0].startswith(note)
+    assert "note    Loop 'y' is no node" in opyard("run", path)[1]
+    assert json.loads(opyard("run", path, "--json")[1])["notes"][0].startswith(note)

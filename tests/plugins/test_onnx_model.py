@@ -104,13 +104,13 @@ def test_the_numbers_end_a_loop(limit: bool, condition: bool):
 
 
 def test_a_loop_that_does_not_end(monkeypatch: pytest.MonkeyPatch):
-    from opyard_onnx.operators import control
+    from opyard_onnx.operators import unrolled
 
-    monkeypatch.setattr(control, "MOST_ITERATIONS", 8)
+    monkeypatch.setattr(unrolled, "MOST_ITERATIONS", 8)
     proto = loop(False, True)
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.float32(np.inf), "hundred"))
     with pytest.raises(UnsupportedModel, match="Loop runs more than 8 times; loops are unrolled"):
-        run(proto, x=np.float32(0))
+        Model(proto, devices="reference", unroll=True).run({"x": np.float32(0)})
 
 
 def test_scan_before_opset_9_with_lengths():

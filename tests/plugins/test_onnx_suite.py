@@ -36,10 +36,10 @@ def test_the_whole_suite():
     check(
         "cpu",
         results,
-        {"node": 1850, "pytorch-converted": 82, "pytorch-operator": 35, "simple": 21, "real": 9},
+        {"node": 1860, "pytorch-converted": 82, "pytorch-operator": 35, "simple": 23, "real": 9},
     )
     ran = sum((result.ran for result in results), Counter[str]())
-    assert ran["cpu"] > 20_000
+    assert ran["cpu"] > 17_000  # attention and loops are one node each
 
 
 @pytest.mark.skipif("opencl" not in BACKENDS, reason="no OpenCL device here")

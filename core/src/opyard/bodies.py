@@ -44,6 +44,10 @@ class BodyGraph(Graph):
         """As in other graphs; values of the graphs around it are captured."""
         return value if value.graph is self else self.capture(self.around[0].adopt(value, user))
 
+    def outside(self, value: Value) -> Value | None:
+        """The value of the graph around that a captured input stands for."""
+        return next((outer for outer, inner in self.captured.items() if inner is value), None)
+
     def capture(self, found: Value) -> Value:
         """The value of this graph for one of the graph around it."""
         array = self.around[0].constants.get(found)

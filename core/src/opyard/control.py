@@ -9,7 +9,7 @@ Sources: the interfaces follow JAX (jax.lax) and TensorFlow (tf.cond, tf.while_l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import compress
+from itertools import compress, repeat
 from typing import Any
 
 import numpy as np
@@ -58,18 +58,26 @@ def cond(predicate: Any, then: Callable[..., Any], otherwise: Callable[..., Any]
 
 
 def while_loop(
-    condition: Callable[[Any], Any], body: Callable[[Any], Any], state: Any, *, expected_steps: int = 100
+    condition: Callable[[Any], Any],
+    body: Callable[[Any], Any],
+    state: Any,
+    *,
+    expected_steps: int = 100,
+    most_steps: int | None = None,
 ) -> Any:
     """``state = body(state)`` for as long as ``condition(state)``; gives the last state.
 
     ``state`` is an array, or arrays and numbers in tuples, lists and dicts; the body gives the same nesting, shapes and dtypes.
-    ``condition`` gives a boolean of shape ``[]``. ``expected_steps`` is what placement reckons with. Has no gradient, for
-    nobody knows how many steps there will be: use scan. Raises SpecError for a state that changes its shape or dtype.
+    ``condition`` gives a boolean of shape ``[]``. ``expected_steps`` is what placement reckons with; after ``most_steps`` the
+    loop ends, whatever the condition says. Has no gradient, for nobody knows how many steps there will be: use scan. Raises
+    SpecError for a state that changes its shape or dtype.
     """
     graph = _graph_for(state)
     state = _with_arrays(state)
     if graph is None:
-        while _truth(condition(state), "while_loop"):
+        for _ in repeat(None) if most_steps is None else repeat(None, most_steps):
+            if not _truth(condition(state), "while_loop"):
+                break
             after = _with_arrays(body(state), state)
             _require_alike(state, after, leaves(state), leaves(after), "while_loop: the state", _STEP)
             state = after
@@ -88,12 +96,19 @@ def while_loop(
     _require_alike(state, after, values, results, "while_loop: the state", _STEP)
     changing = [r is not i for r, i in zip(results, inside.inputs.values(), strict=False)]
     if any(changing) and not all(changing):  # what stays the same need not be handed on from step to step
-        return _while_changing(condition, body, state, values, changing, expected_steps)
+        steps = {"expected_steps": expected_steps, "most_steps": most_steps}
+        return _while_changing(condition, body, state, values, changing, steps)
     bodies, taken = finish_bodies([(before, tests), (inside, [*results, _test(inside, more)])])
     made = graph.apply(
         _control.while_loop.op,
         (*values, *taken),
-        {"first": bodies[0], "step": bodies[1], "state": len(values), "expected": expected_steps},
+        {
+            "first": bodies[0],
+            "step": bodies[1],
+            "state": len(values),
+            "expected": expected_steps,
+            "limit": most_steps,
+        },
     )
     return _refill(state, made)
 
@@ -104,7 +119,7 @@ def _while_changing(
     state: Any,
     values: list[Value],
     changing: list[bool],
-    expected_steps: int,
+    steps: dict[str, Any],
 ) -> Any:
     """The loop over the part of the state that changes; the rest is taken from around it."""
 
@@ -116,7 +131,7 @@ def _while_changing(
         return tuple(compress(leaves(body(whole(part))), changing))
 
     start = tuple(compress(values, changing))
-    end = while_loop(lambda part: condition(whole(part)), step, start, expected_steps=expected_steps)
+    end = while_loop(lambda part: condition(whole(part)), step, start, **steps)
     return whole(end)
 
 

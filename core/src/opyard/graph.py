@@ -140,7 +140,8 @@ class Graph:
             x = graph.input("x", TensorSpec(("batch", 64), "float32"))
             graph.output("y", softmax(matmul(x, weights)))
 
-    ``result``: what a traced function returned, in any nesting; ``around``: for a body, the graphs that it lies in, nearest first.
+    ``result``: what a traced function returned, in any nesting; ``around``: for a body, the graphs that it lies in, nearest first;
+    ``notes``: sentences of who made the graph, such as what a model file became, which explanations show.
     """
 
     def __init__(self) -> None:
@@ -150,6 +151,7 @@ class Graph:
         self.outputs: dict[str, Value] = {}
         self.result: Any = None
         self.around: tuple[Graph, ...] = ()
+        self.notes: list[str] = []
         self.state = State()
         self._names: set[str] = set()
         self._constant_of: dict[int, Value] = {}
@@ -236,6 +238,10 @@ class Graph:
                 f"{user}: the value {value.name!r} belongs to another graph; build both in one graph, or feed it."
             )
         return value
+
+    def outside(self, value: Value) -> Value | None:
+        """For an input of a body: the value of the graph around that it stands for. None for every other value."""
+        return None
 
     def _as_value(self, argument: Any, arguments: tuple[Any, ...], op: Op) -> Value:
         if isinstance(argument, (bool, int, float, complex)):

@@ -132,13 +132,13 @@ def explain(
 
 
 def _explain_program(program: Program, draw: str | None, as_json: bool) -> None:
-    placement = program.placement()
+    placement, notes = program.placement(), program.session.graph.notes
     if draw is not None:
         click.echo({"mermaid": drawing.mermaid, "dot": drawing.dot}[draw](placement), nl=False)
     elif as_json:
-        print_json(placement.to_json())
+        print_json({**placement.to_json(), "notes": notes})
     else:
-        print_text(str(placement), hanging=6)
+        print_text("\n".join([str(placement), *(f"note  {note}" for note in notes)]), hanging=6)
 
 
 def _verdict(position: int, row: Candidate) -> str:

@@ -41,12 +41,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run gave: outputs by name, the seconds of the first run and the median of the others, and the placements."""
+    """What a run gave: outputs by name, the seconds of the first run and the median of the others, the placements, and notes."""
 
     outputs: dict[str, Any]
     first: float
     seconds: float
     placements: tuple[Placement, ...]
+    notes: tuple[str, ...]
 
 
 @click.command()
@@ -248,7 +249,8 @@ def _timed(model: Runner, feeds: Mapping[str, Any]) -> Run:
         outputs = model.run(feeds)
         seconds.append(time.perf_counter() - began)
     named = dict(zip(model.outputs, outputs, strict=True))
-    return Run(named, first, statistics.median(seconds), tuple(model.placements(feeds)))
+    placements = tuple(model.placements(feeds))
+    return Run(named, first, statistics.median(seconds), placements, tuple(model.notes))
 
 
 def _difference(name: str, ours: Any, theirs: Any) -> Difference:
@@ -320,6 +322,8 @@ def _show(
         print_text("")
     if len(found.placements) > 1:
         print_text(f"stages  {len(found.placements)}: shapes depend on numbers that the model computes")
+    for note in found.notes:
+        print_text(f"note    {note}", hanging=8)
     print_text(
         f"time    {format_seconds(found.seconds)}, median of {RUNS} runs; the first, which imports and places, {format_seconds(found.first)}"
     )
@@ -346,6 +350,7 @@ def _as_json(
             {"kernel": k, "device": d, "nodes": n, "predicted_seconds": s} for k, d, n, s in _kernels(found)
         ],
         "stages": len(found.placements),
+        "notes": list(found.notes),
         "differences": [
             {
                 "output": d.output,

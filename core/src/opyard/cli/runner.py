@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from .. import runtime
 from ..errors import GraphError, OpyardError, SpecError
-from ..graph import Value
 from ..placement import Placement
 from ..profiles import Profile
 from ..session import Session
@@ -30,6 +29,10 @@ class Runner(Protocol):
     @property
     def outputs(self) -> Sequence[str]:
         """Names, in their order."""
+
+    @property
+    def notes(self) -> Iterable[str]:
+        """What its users should know, a sentence each; complete after a run."""
 
     def spec(self, name: str) -> TensorSpec:
         """The spec of an input, which may have symbolic sizes. Raises OpyardError for one that is no tensor."""
@@ -65,9 +68,9 @@ class SessionRunner:
         return tuple(self.session.graph.outputs)
 
     @property
-    def _fetches(self) -> list[Value]:
-        graph = self.session.graph
-        return [*graph.outputs.values(), *(value for value, _ in graph.state.writes)]
+    def notes(self) -> list[str]:
+        """Those of the graph."""
+        return list(self.session.graph.notes)
 
     def spec(self, name: str) -> TensorSpec:
         """The spec of an input."""
@@ -75,8 +78,8 @@ class SessionRunner:
 
     def run(self, feeds: Mapping[str, Any]) -> list[Any]:
         """The outputs."""
-        found: list[Any] = self.session.run(self._fetches, feeds)
-        return found[: len(self.outputs)]
+        found: list[Any] = self.session.run(list(self.outputs), feeds, updates=True)
+        return found
 
     def run_by(self, runtime: str, feeds: Mapping[str, Any]) -> list[Any]:
         """The outputs by the reference kernels."""
@@ -89,11 +92,11 @@ class SessionRunner:
 
     def placements(self, feeds: Mapping[str, Any]) -> list[Placement]:
         """The placement."""
-        return [self.session.placement(self._fetches, feeds)]
+        return [self.session.placement(list(self.outputs), feeds, updates=True)]
 
     def profile(self, feeds: Mapping[str, Any], *, runs: int = 10) -> Profile:
         """See Session.profile."""
-        return self.session.profile(self._fetches, feeds, runs=runs)
+        return self.session.profile(list(self.outputs), feeds, runs=runs, updates=True)
 
 
 def open_runner(

@@ -7,11 +7,13 @@ are placed with that device as home, ``parts`` says how often each runs, and ``d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from ..cases import Cost
+from ..dim import Dim
 from ..driver import Device
 from ..errors import SpecError
 from ..operation import Call, Program
@@ -65,9 +67,16 @@ def cond(predicate: Any, *operands: Any, then: Any, otherwise: Any) -> Any:
 
 
 def _infer_while(
-    *arrays: TensorSpec, first: Program, step: Program, state: int, expected: int = UNKNOWN_STEPS
+    *arrays: TensorSpec,
+    first: Program,
+    step: Program,
+    state: int,
+    expected: int = UNKNOWN_STEPS,
+    limit: Any = None,
 ) -> tuple[TensorSpec, ...]:
     require_integer(expected, "expected_steps", 1)
+    if limit is not None and not isinstance(limit, Dim):
+        require_integer(limit, "most_steps", 0)
     _require(first.inputs, arrays, "the inputs of the condition")
     _require(first.outputs, [_BOOL], "the result of the condition")
     _require(step.inputs, arrays, "the inputs of the body")
@@ -76,20 +85,24 @@ def _infer_while(
 
 
 @op("while_loop", infer=_infer_while, cost=_work)
-def while_loop(*arrays: Any, first: Any, step: Any, state: int, expected: int = UNKNOWN_STEPS) -> Any:
-    """``step`` again and again, while the condition holds.
+def while_loop(
+    *arrays: Any, first: Any, step: Any, state: int, expected: int = UNKNOWN_STEPS, limit: Any = None
+) -> Any:
+    """``step`` again and again, while the condition holds, and ``limit`` times at the most.
 
     The first ``state`` arrays change, the others do not. ``first`` tells whether there is a first step; ``step`` gives the
     next state, and whether there is another one.
     """
-    return _repeat(lambda *a: first.reference(*a), lambda *a: step.reference(*a), state, bool)(*arrays)
+    return _repeat(lambda *a: first.reference(*a), lambda *a: step.reference(*a), state, limit, bool)(*arrays)
 
 
-def _repeat(first: Run, step: Run, state: int, truth: Callable[[Any], bool]) -> Run:
+def _repeat(first: Run, step: Run, state: int, limit: int | None, truth: Callable[[Any], bool]) -> Run:
     def run(*arrays: Any) -> tuple[Any, ...]:
         found, rest = arrays[:state], arrays[state:]
         more = truth(first(*arrays)[0])
-        while more:
+        for _ in repeat(None) if limit is None else repeat(None, limit):
+            if not more:
+                break
             after = step(*found, *rest)
             found, more = after[:state], truth(after[state])
         return found
@@ -142,6 +155,10 @@ def _scan_host(
     def run(*arrays: Any) -> tuple[Any, ...]:
         carry, rest = arrays[:carries], arrays[carries + sequences :]
         items = arrays[carries : carries + sequences]
+        if not items and not specs:  # a loop that counts: nothing but the carry moves
+            for _ in order:
+                carry = body(*carry, *rest)
+            return carry
         collected = [np.empty(spec.shape, spec.dtype) for spec in specs]
         for number in order:
             found = body(*carry, *[x[number, ...] for x in items], *rest)
@@ -182,7 +199,9 @@ def parts(call: Call, on_host: bool = True) -> tuple[tuple[Program, float], ...]
     if call.op is cond.op:
         return (has["then"], 0.5), (has["otherwise"], 0.5)
     if call.op is while_loop.op:
-        return (has["first"], 1.0), (has["step"], float(has["expected"]))
+        limit = has["limit"]
+        steps = has["expected"] if limit is None else min(has["expected"], limit)
+        return (has["first"], 1.0), (has["step"], float(steps))
     return ((has["body" if on_host else "on_device"], float(has["length"])),)
 
 
@@ -207,7 +226,7 @@ def driver(call: Call, device: Device, runs: Sequence[Run]) -> Run:
         then, otherwise = runs
         return lambda predicate, *operands: (then if truth(predicate) else otherwise)(*operands)
     if call.op is while_loop.op:
-        return _repeat(runs[0], runs[1], has["state"], truth)
+        return _repeat(runs[0], runs[1], has["state"], has["limit"], truth)
     carries, specs = has["carries"], call.outputs[has["carries"] :]
     if on_host:
         return _scan_host(runs[0], carries, has["sequences"], has["length"], has["reverse"], specs)

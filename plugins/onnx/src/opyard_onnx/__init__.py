@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opyard_onnx.errors import ModelError, UnsupportedModel
 from opyard_onnx.exporting import export
-from opyard_onnx.model import Model, load
+from opyard_onnx.loading import load
+from opyard_onnx.model import Model
 
 __all__ = ["Model", "ModelError", "UnsupportedModel", "export", "load"]

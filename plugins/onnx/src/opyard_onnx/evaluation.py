@@ -6,7 +6,7 @@ inference, so these computations are done at import, with opyard's symbolic size
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,20 +19,40 @@ LARGEST, LARGEST_SUM = 2**20, 2**24
 """Elements of a result that is still computed at import, and of all of them; shapes need few, and a damaged model may ask for billions."""
 
 
+MOST_STEPS = 10_000
+"""Steps of a loop that is still computed at import."""
+
+
 class NeedsValue(Exception):
-    """What was asked for depends on numbers that are only known at run time, those of ``value``."""
+    """What was asked for depends on numbers that are only known at run time, those of ``value``.
+
+    because  why a branch or loop is no node of the graph, where it is one that asks
+    """
 
     def __init__(self, value: oy.Value) -> None:
         super().__init__(value.name)
         self.value = value
+        self.because = ""
 
 
 class Evaluator:
-    """Evaluates values of one graph. Results are remembered."""
+    """Evaluates values of one graph, and of the bodies in it. Results are remembered."""
 
     def __init__(self) -> None:
         self._found: dict[oy.Value, Array] = {}
         self._elements = 0
+
+    def tell(self, value: oy.Value, array: Array) -> None:
+        """Says what a value is."""
+        self._found[value] = array
+
+    def knows(self, value: oy.Value) -> bool:
+        """Whether it is the same in every run."""
+        try:
+            self(value)
+        except NeedsValue:
+            return False
+        return True
 
     def __call__(self, value: oy.Value) -> Array:
         """The array that ``value`` is in every run; of dtype object where sizes in it are symbolic. Raises NeedsValue."""
@@ -56,18 +76,23 @@ class Evaluator:
         if value in self._found or value in value.graph.constants:
             return []
         if value.node is None:
-            raise NeedsValue(asked)
-        if value.node.op.name in _OF_SHAPE:
-            return []
-        return [
-            v
-            for v in value.node.inputs
-            if v is not None and v not in self._found and v not in v.graph.constants
-        ]
+            outside = value.graph.outside(value)
+            if outside is None:
+                raise NeedsValue(asked)
+            return self._unknown([outside])
+        return [] if value.node.op.name in _OF_SHAPE else self._unknown(value.node.inputs)
+
+    def _unknown(self, values: Iterable[oy.Value | None]) -> list[oy.Value]:
+        return [v for v in values if v is not None and v not in self._found and v not in v.graph.constants]
 
     def _compute(self, value: oy.Value, asked: oy.Value) -> None:
         node = value.node
-        if node is None or value in self._found:
+        if value in self._found or value in value.graph.constants:
+            return
+        if node is None:
+            outside = value.graph.outside(value)
+            assert outside is not None  # _missing asked for it
+            self._found[value] = self(outside)
             return
         if node.op.name in _OF_SHAPE:
             source = node.inputs[0]
@@ -81,7 +106,9 @@ class Evaluator:
                 raise NeedsValue(asked)
             results: Any = rule(*arrays, **node.call.attrs)
             results = results if node.call.is_tuple else (results,)
-        elif not self._may_compute(sum(int(spec.size) for spec in node.call.outputs if spec.is_concrete)):
+        elif _is_long(node.call, arrays) or not self._may_compute(
+            sum(int(spec.size) for spec in node.call.outputs if spec.is_concrete)
+        ):
             raise NeedsValue(asked)
         else:
             results = node.call.reference(*arrays)
@@ -91,6 +118,27 @@ class Evaluator:
     def _may_compute(self, elements: int) -> bool:
         self._elements += elements
         return elements <= LARGEST and self._elements <= LARGEST_SUM
+
+
+def _is_long(call: oy.Call, arrays: list[Any]) -> bool:
+    """Whether a call is left to the run: for its results' size, or for its steps, which may be without an end."""
+    if sum(int(spec.size) for spec in call.outputs if spec.is_concrete) > LARGEST:
+        return True
+    has = call.attrs
+    if call.op.name == "scan":
+        return not isinstance(has["length"], int) or has["length"] > MOST_STEPS
+    if call.op.name != "while_loop":
+        return False
+    state, rest = arrays[: has["state"]], arrays[has["state"] :]
+    (more,) = has["first"].reference(*state, *rest)
+    limit = has["limit"]
+    if limit is not None and not isinstance(limit, int):
+        return True
+    for _ in range(MOST_STEPS if limit is None else min(limit, MOST_STEPS)):
+        if not more:
+            return False
+        *state, more = has["step"].reference(*state, *rest)
+    return limit is None or limit > MOST_STEPS
 
 
 def _sizes_array(sizes: tuple[Any, ...]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,19 +26,33 @@ class Writer:
 
     functions  those of the model, which a function body shares with the graph that calls it
     weights    takes the constants of the graph, by names, where their bytes are to lie in a file beside the model
+    around     for the body of a branch or loop, the writer of the graph that it lies in: names are unique in both, and
+               functions, weights and tensors are that graph's
     """
 
     def __init__(
-        self, graph: oy.Graph, functions: Functions | None = None, weights: dict[str, Any] | None = None
+        self,
+        graph: oy.Graph,
+        functions: Functions | None = None,
+        weights: dict[str, Any] | None = None,
+        around: Writer | None = None,
     ) -> None:
         self.graph = graph
-        self.functions = functions or Functions(OPSET)
-        self.weights = weights
         self.nodes: list[Any] = []
-        self.tensors: list[Any] = []
-        self._names: dict[oy.Value, str] = {value: name for name, value in graph.inputs.items()}
-        self._dtypes: dict[str, str] = {name: value.dtype.name for name, value in graph.inputs.items()}
+        self._names: dict[oy.Value, str] = {}
+        self._around = around
+        if around is not None:
+            self.functions: Functions = around.functions
+            self.weights: dict[str, Any] | None = around.weights
+            self.tensors: list[Any] = around.tensors
+            self._dtypes: dict[str, str] = around._dtypes
+            self._taken: set[str] = around._taken
+            return
+        self.functions, self.weights = functions or Functions(OPSET), weights
+        self.tensors, self._dtypes = [], {}
         self._taken = {*graph.inputs, *graph.outputs, "__metadata__"}  # the last is safetensors' own
+        for name, value in graph.inputs.items():
+            self.bind(value, name)
 
     def fresh(self, stem: str) -> str:
         """A name that nothing has."""
@@ -96,7 +110,7 @@ class Writer:
         """An int64 tensor ``[1]`` of a number, or of a symbolic size: that of a value that has it, or computed of others."""
         if isinstance(size, int):
             return self.tensor(np.array([size], np.int64))
-        for value, name in self._names.items():
+        for value, name in self._known():
             if size in value.shape:
                 return self._size_of(name, value.shape.index(size))
         if size.name is not None:
@@ -105,6 +119,12 @@ class Writer:
             )
         terms = [[*atoms, factor] if factor != 1 or not atoms else [*atoms] for atoms, factor in size.terms]
         return self._folded("Add", [self._folded("Mul", [self._atom(a) for a in term]) for term in terms])
+
+    def _known(self) -> Iterator[tuple[oy.Value, str]]:
+        """The values that have names here, those of the graphs around included."""
+        yield from tuple(self._names.items())
+        if self._around is not None:
+            yield from self._around._known()
 
     def _size_of(self, name: str, axis: int) -> str:
         found: str = self.add("Shape", [name], start=axis, end=axis + 1)
@@ -185,10 +205,11 @@ class Writer:
 
     def _by_form(self, node: oy.Node) -> list[str] | None:
         """The names of the outputs by the op's own ONNX form; None where it has none for these dtypes, but parts."""
+        from opyard_onnx.exporting_control import CONTROL
         from opyard_onnx.operators.exports import EXPORTS
 
         name = node.op.name
-        form = EXPORTS.get(name)
+        form = EXPORTS.get(name) or CONTROL.get(name)
         if form is None or (name in STANDARD and STANDARD[name].op is not node.op):
             return None
         length = len(self.nodes)
@@ -204,7 +225,7 @@ class Writer:
     def inline(self, part: oy.Graph, names: Sequence[str]) -> list[str]:
         """Appends the nodes of another graph, whose inputs have these names, and gives the names of its outputs."""
         for value, name in zip(part.inputs.values(), names, strict=True):
-            self._names[value] = name
+            self.bind(value, name)
         for node in part.nodes:
             self.write(node)
         return [self.name(value) for value in part.outputs.values()]
@@ -234,8 +255,8 @@ def export(graph: oy.Graph, *, name: str = "opyard", weights: dict[str, Any] | N
     made_graph = helper.make_graph(
         writer.nodes,
         name,
-        [_info(input_, value) for input_, value in graph.inputs.items()],
-        [_info(output, value) for output, value in graph.outputs.items()],
+        [info(input_, value.spec) for input_, value in graph.inputs.items()],
+        [info(output, value.spec) for output, value in graph.outputs.items()],
         writer.tensors,
     )
     return helper.make_model(
@@ -247,8 +268,9 @@ def export(graph: oy.Graph, *, name: str = "opyard", weights: dict[str, Any] | N
     )
 
 
-def _info(name: str, value: oy.Value) -> Any:
+def info(name: str, spec: oy.TensorSpec) -> Any:
+    """A ValueInfoProto."""
     from onnx import helper
 
-    shape = [n if isinstance(n, int) else str(n) for n in value.shape]
-    return helper.make_tensor_value_info(name, NUMBERS[value.dtype.name], shape)
+    shape = [n if isinstance(n, int) else str(n) for n in spec.shape]
+    return helper.make_tensor_value_info(name, NUMBERS[spec.dtype.name], shape)

@@ -54,11 +54,22 @@ class Scope:
 
 
 class Importer:
-    """Records the nodes of one model in ``graph``."""
+    """Records the nodes of one model in ``graph``: that of the model, or the body of a branch or loop that is being traced.
 
-    def __init__(self, file: ModelFile, graph: oy.Graph) -> None:
+    unroll     why branches are chosen and loops unrolled, even where they could be nodes; empty: they are nodes
+    notes      a sentence for each branch and loop that is no node, with the reason
+    refused    how often each was tried, and the reason
+    continued  whether another graph computes what the model's first nodes do
+    """
+
+    def __init__(self, file: ModelFile, graph: oy.Graph, *, unroll: str = "") -> None:
         self.file = file
         self.graph = graph
+        self.model_graph = graph
+        self.unroll = unroll
+        self.notes: dict[str, None] = {}
+        self.continued = False
+        self.refused: dict[Any, tuple[int, str]] = {}
         self.evaluate = Evaluator()
         self.known: list[np.ndarray[Any, Any]] = []
         self._asked = self._count = 0
@@ -81,9 +92,10 @@ class Importer:
         """The array that an entry is, of dtype object where sizes are symbolic. Raises NeedsValue."""
         if isinstance(entry, np.ndarray):
             return entry
-        if self._asked < len(self.known) and not _is_known(entry, self.evaluate):
+        stage_knows = self.graph is self.model_graph and self._asked < len(self.known)
+        if stage_knows and not self.evaluate.knows(entry):
+            self.evaluate.tell(entry, self.known[self._asked])  # whoever asks again is not counted
             self._asked += 1
-            return self.known[self._asked - 1]
         return self.evaluate(entry)
 
     def tensor(self, proto: Any) -> Any:
@@ -157,9 +169,9 @@ class Importer:
         version = scope.opsets.get(domain, scope.opsets.get("ai.onnx", 1) if not domain else 1)
         converter = find_operator(domain, node.op_type, version)
         if converter is not None:
-            outputs = tuple(node.output)
-            results = converter(OnnxNode(self, node.op_type, version, inputs, outputs, attributes, scope))
-            return list(results) if isinstance(results, tuple) else [results]
+            results = converter(OnnxNode(self, node, version, inputs, attributes, scope))
+            if results is not NotImplemented:
+                return list(results) if isinstance(results, tuple) else [results]
         schema = standard_schema(node.op_type, domain, version)
         called = _called(node, attributes)
         body = None if schema is None else standard_body(schema, called, version, inputs)
@@ -189,20 +201,34 @@ class Importer:
         return [body.entries.get(name) for name in function.output]
 
     def subgraph(self, graph: Any, inputs: list[Any], scope: Scope) -> list[Any]:
-        """Interprets a GraphProto that an attribute holds, with these entries as its inputs."""
+        """Interprets a GraphProto that an attribute holds, with these entries as its inputs. Its names go before those around it."""
         inner = scope.inside()
         self.initializers(graph, inner)
-        inner.entries.update(zip((i.name for i in graph.input), inputs, strict=False))
+        names = [i.name for i in graph.input]
+        if len(names) != len(inputs):
+            raise ModelError(
+                f"the subgraph {graph.name!r} has {len(names)} inputs, and is given {len(inputs)}."
+            )
+        if len(set(names)) != len(names):
+            raise ModelError(f"two inputs of the subgraph {graph.name!r} have one name: {', '.join(names)}.")
+        inner.entries.update(zip(names, map(self.entry, inputs), strict=True))
         self.run(graph.node, inner)
         return [inner.find(output.name) for output in graph.output]
 
 
-def _is_known(entry: Any, evaluate: Evaluator) -> bool:
-    try:
-        evaluate(entry)
-    except NeedsValue:
-        return False
-    return True
+def used_names(graph: Any, position: int = 0) -> list[str]:
+    """Names that the nodes from ``position`` on use, those in subgraphs included, and the outputs."""
+    names: dict[str, None] = {output.name: None for output in graph.output}
+    pending = [list(graph.node)[position:]]
+    while pending:
+        for node in pending.pop():
+            names.update(dict.fromkeys(node.input))
+            for attribute in node.attribute:
+                graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+                for inner in graphs:
+                    pending.append(list(inner.node))
+                    names.update(dict.fromkeys(output.name for output in inner.output))
+    return [name for name in names if name]
 
 
 def dense(tensor: Any, external: Any) -> np.ndarray[Any, Any]:

@@ -16,16 +16,19 @@ import numpy as np
 import opyard as oy
 from opyard.errors import GraphError, did_you_mean
 from opyard_onnx.comparison import run_by
-from opyard_onnx.errors import ModelError, UnsupportedModel
+from opyard_onnx.errors import ModelError
 from opyard_onnx.evaluation import NeedsValue
 from opyard_onnx.files import ModelFile
-from opyard_onnx.importer import Importer, Scope
+from opyard_onnx.importer import Importer, Scope, used_names
 from opyard_onnx.limits import guarded, require_memory
+from opyard_onnx.loading import UNROLL, declared_spec
 from opyard_onnx.node import EMPTY
-from opyard_onnx.tensors import STRING, dtype_of, spec_of_type
+from opyard_onnx.tensors import STRING, dtype_of
 
 REMEMBERED = 256
 """First stages that a model remembers, and stages that follow on each; beyond them the oldest is forgotten."""
+
+LIMITED = "memory limits do not hold inside of branches and loops"
 
 
 @dataclass(slots=True, eq=False)
@@ -53,11 +56,16 @@ class Model:
     """A model file that runs on any feeds: ``Model("model.onnx").run({"x": array})``.
 
     source    a path, bytes, or an onnx.ModelProto
+    unroll    branches are chosen and loops unrolled, even where they can be nodes of a graph; so they are under memory limits
     options   those of opyard.Session, such as devices
+
+    ``notes``: a sentence for each branch and loop that is no node of a graph, with the reason; complete after a run.
     """
 
-    def __init__(self, source: Any, **options: Any) -> None:
+    def __init__(self, source: Any, *, unroll: bool = False, **options: Any) -> None:
         self.file = ModelFile(source)
+        self.notes: dict[str, None] = {}
+        self._unroll = UNROLL if unroll else LIMITED if options.get("memory") else ""
         self._options = options
         self._first: dict[Any, Stage] = {}
         graph = self.file.proto.graph
@@ -135,7 +143,7 @@ class Model:
             graph = oy.Graph()
             scope = Scope(self.file.opsets)
             stage = Stage(graph, {}, 0, scope, [])
-            importer = Importer(self.file, graph)
+            importer = self._importer(graph)
             with guarded(self.file.title):
                 importer.initializers(self.file.proto.graph, scope)
             for name, item in given.items():
@@ -143,6 +151,11 @@ class Model:
             self._import(stage, importer)
             _remember(self._first, key, stage)
         return self._first[key]
+
+    def _importer(self, graph: oy.Graph) -> Importer:
+        importer = Importer(self.file, graph, unroll=self._unroll)
+        importer.notes = self.notes
+        return importer
 
     def _import(self, stage: Stage, importer: Importer) -> None:
         """Records nodes until all are, or until one needs a number that is only known at run time."""
@@ -154,7 +167,7 @@ class Model:
                     importer.top_node(proto.node[position], scope, known)
                 except NeedsValue as need:
                     stage.position, stage.needed, stage.known = position, need.value, known
-                    names = [name for name in _used(proto, position) if name in scope.entries]
+                    names = [name for name in used_names(proto, position) if name in scope.entries]
                     scope.entries = {name: _settled(scope.entries[name], importer) for name in names}
                     stage.fetches = [need.value, *_values(list(scope.entries.values()))]
                     return
@@ -181,7 +194,9 @@ class Model:
             following.known = [*stage.known, number] if needed not in set(dynamic) else stage.known
             for name, entry in stage.scope.entries.items():
                 scope.entries[name] = _carry(entry, graph, carried)
-            self._import(following, Importer(self.file, graph))
+            importer = self._importer(graph)
+            importer.continued = True
+            self._import(following, importer)
             _remember(stage.following, key, following)
         following = stage.following[key]
         arrays = {source.name: fetched[source] for source in stage.fetches}
@@ -205,71 +220,6 @@ class Model:
                     f"{self.file.title} needs more memory than there is here: {error}."
                 ) from None
         return found
-
-
-def load(
-    source: Any,
-    *,
-    constants: Mapping[str, Any] | None = None,
-    specs: Mapping[str, oy.TensorSpec] | None = None,
-) -> oy.Graph:
-    """The graph of a model: a path, bytes, or an onnx.ModelProto.
-
-    Sizes that the model leaves open are symbolic. Weights are not copied; those in files beside the model are mapped.
-
-    constants  arrays for inputs whose numbers decide about shapes, such as that of a Reshape; they are no inputs of the graph
-    specs      in place of those that the model states
-
-    Raises ModelError for a damaged model, and for one whose shapes depend on numbers that are fed: Model runs these.
-    """
-    file = ModelFile(source)
-    with guarded(file.title):
-        return _graph_of(file, dict(constants or {}), dict(specs or {}))
-
-
-def _graph_of(file: ModelFile, given: dict[str, Any], stated: dict[str, oy.TensorSpec]) -> oy.Graph:
-    proto, graph = file.proto.graph, oy.Graph()
-    importer, scope = Importer(file, graph), Scope(file.opsets)
-    importer.initializers(proto, scope)
-    with graph:
-        for item in proto.input:
-            if item.name in given:
-                scope.entries[item.name] = importer.entry(np.asarray(given.pop(item.name)))
-            elif item.name not in scope.entries:
-                spec = stated.get(item.name) or declared_spec(item.name, item.type)
-                scope.entries[item.name] = graph.input(item.name, spec)
-        if given:
-            raise GraphError(
-                f"{file.title} has no input {next(iter(given))!r}, for which a constant is given."
-            )
-        for node in proto.node:
-            try:
-                importer.top_node(node, scope, [])
-            except NeedsValue as need:
-                raise UnsupportedModel(
-                    f"{node.op_type}{f' {node.name!r}' if node.name else ''} needs the numbers of {need.value.name!r} to know the shapes that follow, "
-                    "and a graph knows shapes before it runs; give them: load(..., constants={name: array}), or use opyard_onnx.Model, as `opyard run` does."
-                ) from None
-        for output in proto.output:
-            entry = scope.find(output.name)
-            if not isinstance(entry, oy.Value):
-                raise UnsupportedModel(
-                    f"the output {output.name!r} is a sequence, an optional or text, which graphs do not give; use opyard_onnx.Model."
-                )
-            graph.output(output.name, entry)
-    return graph
-
-
-def declared_spec(name: str, declared: Any) -> oy.TensorSpec:
-    """The spec of a TypeProto, with names for sizes that it leaves open. Raises UnsupportedModel for what is no tensor."""
-    if not declared.HasField("tensor_type"):
-        raise UnsupportedModel(
-            f"the input {name!r} is no tensor, and a graph takes tensors alone; use opyard_onnx.Model."
-        )
-    return spec_of_type(declared.tensor_type, name)
-
-
-# Entries and feeds ---------------------------------------------------------------------------------------------------
 
 
 def _array(item: Any, declared: Any) -> Any:
@@ -379,25 +329,10 @@ def _result(entry: Any, fetched: Mapping[oy.Value, Any], graph: oy.Graph) -> Any
     return None if entry is EMPTY else entry.copy()
 
 
-def _used(graph: Any, position: int) -> list[str]:
-    """Names that the nodes from ``position`` on use, those in subgraphs included, and the outputs."""
-    names: dict[str, None] = {output.name: None for output in graph.output}
-    pending = [list(graph.node)[position:]]
-    while pending:
-        for node in pending.pop():
-            names.update(dict.fromkeys(node.input))
-            for attribute in node.attribute:
-                graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-                for inner in graphs:
-                    pending.append(list(inner.node))
-                    names.update(dict.fromkeys(output.name for output in inner.output))
-    return [name for name in names if name]
-
-
 def _remember(cache: dict[Any, Any], key: Any, item: Any) -> None:
     if len(cache) >= REMEMBERED:
         cache.pop(next(iter(cache)), None)
     cache[key] = item
 
 
-__all__ = ["Model", "ModelError", "load"]
+__all__ = ["Model", "ModelError"]

@@ -31,20 +31,25 @@ class OnnxNode:
     def __init__(
         self,
         importer: Importer,
-        op_type: str,
+        proto: Any,
         version: int,
         inputs: list[Any],
-        outputs: tuple[str, ...],
         attributes: Mapping[str, Any],
         scope: Scope,
     ) -> None:
         self.importer = importer
-        self.op_type = op_type
+        self.op_type: str = proto.op_type
+        self.name: str = proto.name
         self.version = version
         self.inputs = inputs
-        self.outputs = outputs
+        self.outputs = tuple(proto.output)
         self._attributes = attributes
         self._scope = scope
+
+    @property
+    def title(self) -> str:
+        """The operator and the name that the model gives the node, or its first output."""
+        return f"{self.op_type} {self.name or next(iter(self.outputs), '')!r}"
 
     @property
     def x(self) -> Any:
@@ -124,12 +129,23 @@ class OnnxNode:
         found = self.value(position)
         return default if found is None else found.reshape(-1)[0].item()
 
+    def known(self, position: int) -> Any:
+        """As ``value``, but None where only a run tells."""
+        entry = self.get(position)
+        return (
+            self.importer.value(entry) if entry is not None and self.importer.evaluate.knows(entry) else None
+        )
+
     # Building ----------------------------------------------------------------------------------------------------
 
     def constant(self, array: Any, like: Any = None) -> Any:
         """An array as a value of the graph, in the dtype of another value if one is given."""
         found = np.asarray(array)
         return self.importer.entry(found if like is None else found.astype(like.dtype))
+
+    def named(self, name: str) -> Any:
+        """The entry of a name, for attributes that name tensors."""
+        return self._scope.find(name)
 
     def subgraph(self, name: str, inputs: list[Any]) -> list[Any]:
         """Interprets the graph of an attribute with these entries as inputs, and gives its outputs."""

@@ -27,7 +27,7 @@ def opyard_commands(group: Any) -> None:
 def opyard_open_model(path: str, version: int | None, verify: bool) -> Any:
     """The graph of an ONNX file, or a saved model; None for other endings and folders."""
     if _is_file(path):
-        from opyard_onnx.model import load
+        from opyard_onnx.loading import load
 
         return load(path)
     if not _is_saved(path):

@@ -16,6 +16,7 @@ FAMILIES = (
     "reductions",
     "shapes",
     "layers",
+    "attention",
     "pooling",
     "recurrent",
     "images",
@@ -26,6 +27,7 @@ FAMILIES = (
     "texts",
     "control",
     "learning",
+    "trees",
 )
 """Modules of this package; each has a tuple OPERATORS."""
 

@@ -160,7 +160,8 @@ def prelu(node: OnnxNode) -> Any:
 
 
 def swish(node: OnnxNode) -> Any:
-    return oy.quick_gelu(node.x, alpha=node.attribute("alpha", 1.0))
+    alpha = node.attribute("alpha", 1.0)
+    return oy.silu(node.x) if alpha == 1 else oy.quick_gelu(node.x, alpha=alpha)
 
 
 UNARY = {

@@ -1,4 +1,4 @@
-"""Steps of optimizers, and operators of classical machine learning. Source: ai.onnx.preview.training and ai.onnx.ml."""
+"""Gradients, steps of optimizers, and operators of classical machine learning. Source: ai.onnx.preview.training and ai.onnx.ml."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import opyard as oy
+from opyard_onnx.errors import UnsupportedModel
 from opyard_onnx.node import OnnxNode
 from opyard_onnx.operators.table import Converter, Operator
 
@@ -68,6 +69,20 @@ def adam(node: OnnxNode, rate: Any, count: Any, parts: tuple[Any, ...]) -> tuple
     return left, new_mean, new_squares
 
 
+def gradient(node: OnnxNode) -> Any:
+    """Of the sum of ``y``, at the values that the graph around has. Its inputs could name others, which nobody writes."""
+    if node.importer.continued:
+        raise UnsupportedModel(
+            "Gradient behind a number that is only known when the model runs; what is before it belongs to another graph."
+        )
+    names = [*node.attribute("xs"), *node.attribute("zs", ())]
+    if len(names) != len(node.inputs) or any(
+        node.named(name) is not entry for name, entry in zip(names, node.inputs, strict=False)
+    ):
+        raise UnsupportedModel("Gradient whose inputs are other tensors than those that xs and zs name.")
+    return tuple(oy.gradients(node.named(node.attribute("y")), node.inputs[: len(node.attribute("xs"))]))
+
+
 def binarize(node: OnnxNode) -> Any:
     above = oy.greater(node.x, node.attribute("threshold", 0.0))
     return oy.cast(above, dtype=node.x.dtype.name)
@@ -84,5 +99,6 @@ OPERATORS = (
     Operator("Adam", 1, each(adam, 4), TRAINING),
     Operator("ArrayFeatureExtractor", 1, extract_features, CLASSICAL),
     Operator("Binarizer", 1, binarize, CLASSICAL),
+    Operator("Gradient", 1, gradient, TRAINING),
     Operator("Momentum", 1, each(momentum, 3), TRAINING),
 )

@@ -9,7 +9,7 @@ from typing import Any
 from opyard_onnx.node import OnnxNode
 
 Converter = Callable[[OnnxNode], Any]
-"""Records the ops of one node, and gives its output, or a tuple of outputs."""
+"""Records the ops of one node, and gives its output, or a tuple of outputs; NotImplemented leaves it to ONNX's function body."""
 
 
 @dataclass(frozen=True, slots=True)

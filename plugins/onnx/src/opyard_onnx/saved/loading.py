@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import opyard as oy
-from opyard_onnx.model import load
+from opyard_onnx.loading import load
 from opyard_onnx.saved.versions import find_version
 
 
