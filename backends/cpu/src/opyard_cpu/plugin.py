@@ -131,7 +131,9 @@ def _elementwise(registry: Registry) -> None:
         _numpy(registry, op, load=load, dtypes=FLOATS, efficiency=efficiency, out=True)
     _numpy(registry, "relu", load="opyard_cpu.elementwise:relu", dtypes=REALS, efficiency=0.8, out=True)
     _numpy(registry, "relu6", load="opyard_cpu.elementwise:relu6", dtypes=REALS, efficiency=0.5, out=True)
-    _numpy(registry, "where", load="numpy:where", efficiency=0.15)
+    _numpy(registry, "where", prepare="opyard_cpu.selection:prepare_where", efficiency=0.6, out=True)
+    for op, facts in {"random_bernoulli": {}, "dropout": {"dtypes": {"x": FLOATS}}}.items():
+        _numpy(registry, op, prepare=f"opyard_cpu.random:prepare_{op}", efficiency=0.02, out=True, **facts)
     _numpy(registry, "clip", load="opyard_cpu.selection:clip", efficiency=0.5, out=True)
     _numpy(registry, "cast", prepare="opyard_cpu.selection:prepare_cast", efficiency=0.8, out=True)
 
@@ -201,6 +203,18 @@ def _neighbourhoods(registry: Registry) -> None:
         efficiency=0.4,
         out=True,
     )
+    prepare = "opyard_cpu.convolution_gradient:prepare_conv_weight_gradient"
+    registry.kernel(
+        "conv_weight_gradient",
+        backend="cpu",
+        name="im2col",
+        prepare=prepare,
+        dtypes=FLOATS,
+        efficiency=0.5,
+        out=True,
+    )
+    prepare = "opyard_cpu.pooling_gradient:prepare_max_pool_gradient"
+    _numpy(registry, "max_pool_gradient", prepare=prepare, dtypes=FLOATS, efficiency=0.15, out=True)
     for op, dtypes in {"max_pool": REALS, "average_pool": FLOATS}.items():
         prepare = f"opyard_cpu.pooling:prepare_{op}"
         _numpy(registry, op, prepare=prepare, dtypes=dtypes, efficiency=0.2, out=True)

@@ -96,7 +96,11 @@ def _reduce_axis(x: Array, axis: int, taps: list[Range], combine: np.ufunc, star
 
 
 def _taps(call: Call, padding_counts: bool = False) -> list[list[Range]]:
-    """The ranges of the taps of each axis; with ``padding_counts`` those inside the padded input."""
+    return taps_of(call, tuple(map(int, call.output.shape[2:])), padding_counts)
+
+
+def taps_of(call: Call, counts: tuple[int, ...], padding_counts: bool = False) -> list[list[Range]]:
+    """The ranges of the taps of each axis, for so many windows; with ``padding_counts`` those inside the padded input."""
     x, attributes = call.inputs[0], call.attrs
     assert x is not None
     sizes = tuple(map(int, x.shape[2:]))
@@ -110,7 +114,7 @@ def _taps(call: Call, padding_counts: bool = False) -> list[list[Range]]:
     if padding_counts:
         sizes = tuple(before + n + after for n, (before, after) in zip(sizes, pairs, strict=True))
         pairs = ((0, 0),) * rank
-    return tap_ranges(sizes, tuple(map(int, call.output.shape[2:])), kernel, strides, dilations, pairs)
+    return tap_ranges(sizes, counts, kernel, strides, dilations, pairs)
 
 
 def _elements_per_window(call: Call) -> Array:
