@@ -155,7 +155,11 @@ class Theirs:
         loss, right = self.step(lambda x: x * mask / (1 - DROPOUT))
         names = [f"{layer}.{kind}" for layer in self.layers for kind in ("weight", "bias")]
         arrays = {name: self._parameter(*name.split(".")).detach().numpy() for name in names}
-        return float(loss), float(right), {name: _turned(name, array) for name, array in arrays.items()}
+        return (
+            float(loss.detach()),
+            float(right),
+            {name: _turned(name, array) for name, array in arrays.items()},
+        )
 
 
 def _turned(name: str, array: Any) -> Any:

@@ -32,6 +32,7 @@ from .ops import (
     activation,
     arithmetic,
     attention,
+    backward,
     channel_normalization,
     comparison,
     convolution,
@@ -59,6 +60,7 @@ from .ops import (
 from .ops.activation import *  # noqa: F403
 from .ops.arithmetic import *  # noqa: F403
 from .ops.attention import *  # noqa: F403
+from .ops.backward import *  # noqa: F403
 from .ops.channel_normalization import *  # noqa: F403
 from .ops.comparison import *  # noqa: F403
 from .ops.convolution import *  # noqa: F403
@@ -179,6 +181,7 @@ __all__ = [
 __all__ += activation.__all__
 __all__ += arithmetic.__all__
 __all__ += attention.__all__
+__all__ += backward.__all__
 __all__ += channel_normalization.__all__
 __all__ += comparison.__all__
 __all__ += convolution.__all__

@@ -111,6 +111,7 @@ def opyard_register(registry: Registry) -> None:
     """Registers the backend "cpu" and its kernels."""
     registry.backend("cpu", load="opyard_cpu.backend:CPUBackend", arrays=("numpy:ndarray", "numpy:generic"))
     _elementwise(registry)
+    _fused(registry)
     _reductions(registry)
     _movement(registry)
     _products(registry)
@@ -136,6 +137,19 @@ def _elementwise(registry: Registry) -> None:
         _numpy(registry, op, prepare=f"opyard_cpu.random:prepare_{op}", efficiency=0.02, out=True, **facts)
     _numpy(registry, "clip", load="opyard_cpu.selection:clip", efficiency=0.5, out=True)
     _numpy(registry, "cast", prepare="opyard_cpu.selection:prepare_cast", efficiency=0.8, out=True)
+
+
+def _fused(registry: Registry) -> None:
+    fusion = "opyard_cpu.fusion"
+    registry.region_compiler(
+        backend="cpu",
+        name="blocks",
+        claims=f"{fusion}:claims",
+        accepts=f"{fusion}:accepts",
+        prepare=f"{fusion}:prepare",
+        efficiency=0.8,
+        out=True,
+    )
 
 
 def _reductions(registry: Registry) -> None:
@@ -214,7 +228,7 @@ def _neighbourhoods(registry: Registry) -> None:
         out=True,
     )
     prepare = "opyard_cpu.pooling_gradient:prepare_max_pool_gradient"
-    _numpy(registry, "max_pool_gradient", prepare=prepare, dtypes=FLOATS, efficiency=0.15, out=True)
+    _numpy(registry, "max_pool_gradient", prepare=prepare, dtypes=FLOATS, efficiency=0.5, out=True)
     for op, dtypes in {"max_pool": REALS, "average_pool": FLOATS}.items():
         prepare = f"opyard_cpu.pooling:prepare_{op}"
         _numpy(registry, op, prepare=prepare, dtypes=dtypes, efficiency=0.2, out=True)

@@ -12,6 +12,7 @@ from opyard.driver import Device
 from opyard.operation import Call
 from opyard.spec import as_dtype
 
+from .blocks import write_dense
 from .elementwise import BLOCK
 
 Array = np.ndarray[Any, Any]
@@ -32,22 +33,15 @@ def prepare_where(call: Call, device: Device) -> Callable[..., Array]:
     specs = [spec for spec in call.inputs if spec is not None]
     sizes = [math.prod(map(int, spec.shape)) for spec in specs]
     plain = all(count in (1, size) for count in sizes) and dtype.itemsize in _INTEGERS
-    if not plain or any(spec.dtype != dtype for spec in specs[1:]) or sizes[0] != size:
+    if not plain or any(spec.dtype != dtype for spec in specs[1:]):
         return _where
-    integer = _INTEGERS[dtype.itemsize]
 
     def run(condition: Array, x1: Array, x2: Array, out: Array | None = None) -> Array:
         arrays = [np.asarray(array) for array in (condition, x1, x2)]
         if not all(array.flags.c_contiguous for array in arrays):
             return _where(condition, x1, x2, out=out)
-        target = np.empty(output, dtype) if out is None or not out.flags.c_contiguous else out
-        truth = arrays[0].reshape(-1)
-        chosen, other = (array.reshape(-1).view(integer) for array in arrays[1:])
-        _choose(truth, chosen, other, target.reshape(-1).view(integer))
-        if out is None or out is target:
-            return target
-        np.copyto(out, target)
-        return out
+        flat = [array.reshape(-1) for array in arrays]
+        return write_dense(out, output, dtype, lambda target: choose(*flat, out=target.reshape(-1)))
 
     return run
 
@@ -63,20 +57,22 @@ def _where(condition: Array, x1: Array, x2: Array, out: Array | None = None) -> 
     return out
 
 
-def _choose(truth: Array, chosen: Array, other: Array, out: Array) -> None:
-    """Writes integers of one size, chosen or others, into ``out [n]``; either may be one number for all."""
-    mask = np.empty(min(BLOCK, len(out)), out.dtype)
+def choose(truth: Array, chosen: Array, other: Array, *, out: Array) -> None:
+    """Writes the chosen or the others into ``out [n]``; what has one element stands for all."""
+    integer = _INTEGERS[out.dtype.itemsize]
+    chosen, other, target = chosen.view(integer), other.view(integer), out.view(integer)
+    mask = np.empty(min(BLOCK, len(out)), integer)
     for start in range(0, len(out), BLOCK):
         end = min(start + BLOCK, len(out))
-        block, target = mask[: end - start], out[start:end]
-        one, two = (a if len(a) == 1 else a[start:end] for a in (chosen, other))
-        np.copyto(block, truth[start:end])
+        block, part = mask[: end - start], target[start:end]
+        told, one, two = (a if len(a) == 1 else a[start:end] for a in (truth, chosen, other))
+        np.copyto(block, told)
         np.negative(block, out=block)
         if len(other) == 1 and not other[0]:
-            np.bitwise_and(one, block, out=target)
+            np.bitwise_and(one, block, out=part)
             continue
         np.bitwise_and(one ^ two, block, out=block)
-        np.bitwise_xor(block, two, out=target)
+        np.bitwise_xor(block, two, out=part)
 
 
 def prepare_cast(call: Call, device: Device) -> Callable[..., Array]:
