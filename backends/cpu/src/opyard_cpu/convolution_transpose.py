@@ -16,7 +16,6 @@ from opyard.ops import windows
 
 from . import flat_convolution
 from .blocks import write_dense
-from .flat_convolution import Flat
 from .geometry import Geometry
 from .taps import tap_ranges
 
@@ -37,25 +36,27 @@ def prepare_conv_transpose(call: Call, device: Device) -> Callable[..., Array]:
     groups, dtype = call.attrs["groups"], call.output.dtype
     ranges = tap_ranges(result[2:], spatial, kernel, strides, dilations, pairs)
     taps = list(zip(product(*map(range, kernel)), product(*ranges), strict=True))
-    g = Geometry(
-        batch=int(x.shape[0]),
-        channels=int(x.shape[1]),
-        outputs=result[1],
+    g = Geometry(  # of the convolution that this is the transpose of
+        batch=result[0],
+        channels=result[1],
+        outputs=int(weight.shape[0]),
         groups=groups,
-        sizes=spatial,
+        sizes=result[2:],
         kernel=kernel,
         strides=strides,
         dilations=dilations,
         pairs=pairs,
-        counts=result[2:],
+        counts=spatial,
     )
-    if (flat := flat_convolution.Flat.of(flat_convolution.transposed(g))) is not None:
-        return partial(_turned, flat, dtype)
+    flat = flat_convolution.Flat.of(g)
     depth, width, area = int(weight.shape[0]) // groups, int(weight.shape[1]), math.prod(spatial)
     # the product holds every tap of an image: [groups * width, *kernel, *spatial]
     products = (groups * width, *kernel, *spatial)
 
     def run(x: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
+        if flat is not None and np.isfinite(weight).all():
+            compute = partial(flat_convolution.scatter, flat, x, weight, bias)
+            return write_dense(out, result, dtype, compute)
         target = np.empty(result, dtype) if out is None else out
         start = np.zeros(result[1], dtype) if bias is None else bias
         target[...] = start.reshape(-1, *(1,) * len(kernel))
@@ -70,20 +71,6 @@ def prepare_conv_transpose(call: Call, device: Device) -> Callable[..., Array]:
         return target
 
     return run
-
-
-def _turned(
-    flat: Flat, dtype: Any, x: Array, weight: Array, bias: Array | None = None, out: Array | None = None
-) -> Array:
-    """By the convolution with the kernels turned around: for unit strides they are the same sums."""
-    g = flat.g
-    own = weight.reshape(g.groups, g.channels // g.groups, g.outputs // g.groups, *g.kernel)
-    turned = np.flip(own.swapaxes(1, 2), axis=tuple(range(3, 3 + len(g.kernel))))
-
-    def write(target: Array) -> None:
-        flat_convolution.convolve(flat, x, np.ascontiguousarray(turned), bias, target)
-
-    return write_dense(out, (g.batch, g.outputs, *g.counts), dtype, write)
 
 
 def _steps(

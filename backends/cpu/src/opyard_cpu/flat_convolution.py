@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-
-from opyard.ops import windows
 
 from .geometry import Geometry
 from .taps import last_axes
@@ -36,6 +35,11 @@ class Block:
 
     images: slice
     rows: slice
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many images and rows."""
+        return self.images.stop - self.images.start, self.rows.stop - self.rows.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,12 @@ class Flat:
             for row in range(0, g.counts[0], rows):
                 yield Block(slice(image, min(image + images, last)), slice(row, min(row + rows, g.counts[0])))
 
+    def wanted(self, products: Array, block: Block) -> Array:
+        """The part of ``products [o, images * length]`` that is output: a view ``[o, images, *counts]``."""
+        whole = products.reshape(len(products), *block.size, *self.room[1:])
+        found: Array = whole[last_axes((slice(None), *(slice(n) for n in self.g.counts[1:])))]
+        return found
+
 
 class Columns:
     """Makes the columns of one block after the other, in arrays that are used again."""
@@ -86,7 +96,7 @@ class Columns:
     def of(self, x: Array, block: Block) -> Array:
         """``[groups, depth, images * length]`` of ``x [n, c, *sizes]``; written over by the next block."""
         flat, g = self.flat, self.flat.g
-        count, rows = block.images.stop - block.images.start, block.rows.stop - block.rows.start
+        count, rows = block.size
         padded = self._filled(x, block.images)
         length, item = rows * flat.steps[0], self.dtype.itemsize
         taps = tuple(d * s * item for d, s in zip(g.dilations, flat.steps, strict=True))
@@ -114,14 +124,6 @@ class Columns:
             self._images = images
         return self._padded
 
-    def wanted(self, products: Array, block: Block) -> Array:
-        """The part of ``products [o, images * length]`` that is output: a view ``[o, images, *counts]``."""
-        g = self.flat.g
-        count, rows = block.images.stop - block.images.start, block.rows.stop - block.rows.start
-        whole = products.reshape(len(products), count, rows, *self.flat.room[1:])
-        found: Array = whole[last_axes((slice(None), *(slice(n) for n in g.counts[1:])))]
-        return found
-
 
 def convolve(flat: Flat, x: Array, weight: Array, bias: Array | None, out: Array) -> None:
     """Writes the convolution into ``out [n, o, *counts]``."""
@@ -132,8 +134,7 @@ def convolve(flat: Flat, x: Array, weight: Array, bias: Array | None, out: Array
     def part(first: int, last: int) -> None:
         columns = Columns(flat, out.dtype)
         for block in flat.blocks(first, last, out.itemsize):
-            products = np.matmul(matrix, columns.of(x, block)).reshape(g.outputs, -1)
-            found = columns.wanted(products, block)
+            found = flat.wanted(np.matmul(matrix, columns.of(x, block)).reshape(g.outputs, -1), block)
             target = np.moveaxis(out[block.images, :, block.rows], 0, 1)
             if each is None:
                 target[...] = found
@@ -143,35 +144,75 @@ def convolve(flat: Flat, x: Array, weight: Array, bias: Array | None, out: Array
     in_parts(part, g.batch, g.work)
 
 
+class Spaced:
+    """Outputs in the layout of products, one block after the other: zeros stand where nothing is wanted."""
+
+    def __init__(self, flat: Flat, dtype: np.dtype[Any]) -> None:
+        self.flat = flat
+        self.dtype = dtype
+        self._arrays: dict[tuple[int, int], Array] = {}
+
+    def of(self, outputs: Array, block: Block) -> Array:
+        """``[groups, o / groups, images * length]`` of ``outputs [n, o, *counts]``; written over by the next block."""
+        g = self.flat.g
+        if block.size not in self._arrays:
+            shape = (g.outputs, math.prod(block.size) * self.flat.steps[0])
+            self._arrays[block.size] = np.zeros(shape, self.dtype)
+        spaced = self._arrays[block.size]
+        self.flat.wanted(spaced, block)[...] = np.moveaxis(outputs[block.images, :, block.rows], 0, 1)
+        return spaced.reshape(g.groups, g.outputs // g.groups, -1)
+
+
 def weight_gradient(flat: Flat, x: Array, cotangent: Array, out: Array) -> None:
     """Writes the gradient by the weights into ``out [o, c / groups, *kernel]``, from ``cotangent [n, o, *counts]``."""
     g = flat.g
     totals: dict[int, Array] = {}
 
     def part(first: int, last: int) -> None:
-        columns = Columns(flat, out.dtype)
-        total = np.zeros((g.groups, g.outputs // g.groups, g.depth), out.dtype)
-        spaced: dict[tuple[int, int], Array] = {}  # zeros stand where the columns hold what is not wanted
+        columns, spaced = Columns(flat, out.dtype), Spaced(flat, out.dtype)
+        total = np.zeros(
+            (g.groups, g.depth, g.outputs // g.groups), out.dtype
+        )  # BLAS is quicker this way around
         for block in flat.blocks(first, last, out.itemsize):
-            size = block.images.stop - block.images.start, block.rows.stop - block.rows.start
-            if size not in spaced:
-                spaced[size] = np.zeros((g.outputs, math.prod(size) * flat.steps[0]), out.dtype)
-            columns.wanted(spaced[size], block)[...] = np.moveaxis(
-                cotangent[block.images, :, block.rows], 0, 1
-            )
-            rows = spaced[size].reshape(g.groups, g.outputs // g.groups, -1)
-            total += np.matmul(rows, columns.of(x, block).swapaxes(1, 2))
+            total += np.matmul(columns.of(x, block), spaced.of(cotangent, block).swapaxes(1, 2))
         totals[first] = total
 
     in_parts(part, g.batch, g.work)
-    np.sum([totals[first] for first in sorted(totals)], axis=0, out=out.reshape(totals[0].shape))
+    total = np.sum([totals[first] for first in sorted(totals)], axis=0)
+    out.reshape(g.groups, -1, g.depth)[...] = total.swapaxes(1, 2)
 
 
-def transposed(g: Geometry) -> Geometry:
-    """The convolution of unit strides that computes a transposed one: kernels are turned around, and the padding is what they lack.
+def scatter(flat: Flat, x: Array, weight: Array, bias: Array | None, out: Array) -> None:
+    """The transpose of a convolution: writes into ``out [n, c, *sizes]`` what ``x [n, o, *counts]`` came from.
 
-    ``g`` has the sizes of the transposed convolution, from its input to its output, and in ``pairs`` what is cut off there.
+    Each tap of the kernel adds whole runs to the flat image. The weights have to be finite, for they meet zeros.
     """
-    extents = windows.window_extents(g.kernel, g.dilations)
-    counted = zip(g.sizes, g.counts, extents, g.pairs, strict=True)
-    return replace(g, pairs=tuple((e - 1 - before, m - n + before) for n, m, e, (before, _) in counted))
+    g = flat.g
+    matrix = weight.reshape(g.groups, g.outputs // g.groups, g.depth).swapaxes(1, 2)
+    each = None if bias is None else bias.reshape(-1, *(1,) * (1 + len(g.sizes)))
+    taps = product(
+        *(range(0, k * d * s, d * s) for k, d, s in zip(g.kernel, g.dilations, flat.steps, strict=True))
+    )
+    offsets = [sum(tap) for tap in taps]
+    size = math.prod(flat.room)
+    inside = last_axes(slice(before, before + n) for n, (before, _) in zip(g.sizes, g.pairs, strict=True))
+
+    def part(first: int, last: int) -> None:
+        spaced, images = Spaced(flat, out.dtype), np.empty(0, out.dtype)
+        for block in flat.blocks(first, last, out.itemsize):
+            count, rows = block.size
+            length, start = rows * flat.steps[0], block.rows.start * flat.steps[0]
+            terms = np.matmul(matrix, spaced.of(x, block)).reshape(g.channels, len(offsets), count, length)
+            if block.rows.start == 0:
+                images = np.zeros((g.channels, count, size + flat.beyond), out.dtype)
+            for number, offset in enumerate(offsets):
+                images[:, :, start + offset : start + offset + length] += terms[:, number]
+            if block.rows.stop == g.counts[0]:
+                found = images[:, :, :size].reshape(g.channels, count, *flat.room)[inside]
+                target = np.moveaxis(out[block.images], 0, 1)
+                if each is None:
+                    target[...] = found
+                else:
+                    np.add(found, each, out=target)
+
+    in_parts(part, g.batch, g.work)
