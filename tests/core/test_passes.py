@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opyard as oy
-from opyard.passes import fold, merge_movement, skip_trivial
+from opyard.passes import fold, merge_movement, share_parts, skip_trivial
 from opyard.spec import TensorSpec
 
 SPEC = TensorSpec((2, 3))
@@ -23,6 +23,7 @@ PASSES: dict[str, Callable[[oy.Graph], oy.Graph]] = {
     "decompose": lambda graph: oy.decompose(graph, lambda call: False),
     "skip_trivial": skip_trivial,
     "merge_movement": merge_movement,
+    "share_parts": share_parts,
     "simplify": oy.simplify,
 }
 
@@ -400,6 +401,59 @@ def test_what_remains_of_movement(call: Callable[[Any], Any], names: list[str]) 
 def test_movement_of_unknown_or_no_elements_stays(sizes: tuple[Any, ...]) -> None:
     graph = oy.trace(lambda x: oy.matrix_transpose(oy.matrix_transpose(x)), TensorSpec(sizes))
     assert len(merge_movement(graph).nodes) == 2
+
+
+# Shared parts --------------------------------------------------------------------------------------------------------
+
+KEY = TensorSpec((2,), "uint32")
+
+
+def dropped_twice(x: Any, y: Any, key: Any) -> Any:
+    return oy.dropout(x, key, rate=0.25), oy.dropout(y, key, rate=0.25)
+
+
+def test_the_mask_of_two_dropouts_is_made_once() -> None:
+    spec = TensorSpec((32, 32))
+    graph = oy.trace(dropped_twice, spec, spec, KEY)
+    shared = oy.simplify(graph).check()
+    assert op_names(shared).count("random_bernoulli") == 1
+    assert "dropout" not in op_names(shared)
+    x, y = np.random.default_rng(0).standard_normal((2, 32, 32)).astype(np.float32)
+    feeds = {"x": x, "y": y, "key": np.array([1, 2], np.uint32)}
+    expected, found = evaluate(graph, **feeds), evaluate(shared, **feeds)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y, key: oy.dropout(x, key, rate=0.25),
+        lambda x, y, key: (oy.dropout(x, key, rate=0.25), oy.dropout(y, key, rate=0.5)),
+        lambda x, y, key: (oy.dropout(x, key, rate=0.25), oy.dropout(y[:16], key, rate=0.25)),
+        lambda x, y, key: (oy.dropout(x, key), oy.dropout(y, oy.split_key(key)[0])),
+        lambda x, y, key: (oy.softmax(x, axis=-1), oy.log_softmax(x, axis=-1)),
+    ],
+    ids=["alone", "other rate", "other shape", "other key", "large inputs"],
+)
+def test_composites_without_such_a_part_stay_whole(function: Callable[..., Any]) -> None:
+    graph = oy.trace(function, TensorSpec((32, 32)), TensorSpec((32, 32)), KEY)
+    assert share_parts(graph) is graph
+
+
+def test_a_small_mask_is_made_again() -> None:
+    graph = oy.trace(dropped_twice, SPEC, SPEC, KEY)
+    assert share_parts(graph) is graph
+
+
+def test_under_checkpoint_the_mask_is_made_again() -> None:
+    spec = TensorSpec((32, 32))
+
+    def loss(x: Any, key: Any) -> Any:
+        return oy.sum(oy.checkpoint(lambda v: oy.sin(oy.dropout(v, key, rate=0.25)))(x))
+
+    graph = oy.trace(lambda x, key: oy.grad(loss)(x, key), spec, KEY)
+    assert op_names(oy.simplify(graph)).count("dropout") > 0
 
 
 # Decompose -----------------------------------------------------------------------------------------------------------

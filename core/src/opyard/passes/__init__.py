@@ -9,6 +9,7 @@ from .decompose import decompose
 from .fold import fold_constants
 from .movement import merge_movement
 from .prune import prune
+from .shared import share_parts
 from .trivial import skip_trivial
 
 __all__ = [
@@ -17,15 +18,17 @@ __all__ = [
     "fold_constants",
     "merge_movement",
     "prune",
+    "share_parts",
     "simplify",
     "skip_trivial",
 ]
 
 
 def simplify(graph: Graph) -> Graph:
-    """The standard sequence: prune, constant folding, trivial calls, movement, common subexpressions, prune.
+    """The standard sequence: prune, shared parts, constant folding, trivial calls, movement, common subexpressions, prune.
 
     What marks a place in the graph for gradients alone is left out first. What folding made equal is merged, too.
     """
-    folded = fold_constants(eliminate_common(prune(skip_bypasses(graph))))
+    merged = eliminate_common(prune(skip_bypasses(graph)))
+    folded = fold_constants(eliminate_common(share_parts(merged)))
     return prune(eliminate_common(merge_movement(skip_trivial(folded))))
