@@ -137,12 +137,6 @@ def test_what_is_not_fused_is_told(function: Any, specs: Any, reason: str) -> No
     assert refusal is not None and refusal.startswith(reason)
 
 
-def test_single_ops_are_refused() -> None:
-    assert (
-        COMPILER.refusal(largest(lambda x: oy.exp(x), SPEC), DEVICE) == "a single op has a kernel of its own"
-    )
-
-
 def test_a_training_step_uses_it() -> None:
     w = oy.Variable(np.ones(1 << 15, np.float32))
     optimizer = oy.optimizers.adam()

@@ -1,4 +1,4 @@
-"""Chains of elementwise ops as one step: block by block through the cache, on all threads.
+"""Elementwise ops on large arrays, alone and in chains, as one step: block by block through the cache, on all threads.
 
 What a chain computes is what its ops' own kernels compute, by the same functions of NumPy, to the bit; only what lies between them
 never reaches memory.
@@ -53,13 +53,11 @@ def claims(call: Call, device: Device) -> str | None:
     return None
 
 
-def accepts(region: Region, device: Device) -> str | None:
-    """Why a region is no chain, or None. All of its nodes have one shape: claimed calls take that, and single numbers."""
-    return "a single op has a kernel of its own" if len(region.graph.nodes) < 2 else None
-
-
 def prepare(region: Region, device: Device) -> Callable[..., Any]:
-    """The function that computes a chain; it writes into ``out`` where it has one output."""
+    """The function that computes a chain; it writes into ``out`` where it has one output.
+
+    All of its nodes have one shape: claimed calls take that, and single numbers.
+    """
     graph = region.graph
     shape = tuple(map(int, graph.nodes[0].outputs[0].shape))
     size = int(graph.nodes[0].outputs[0].spec.size)

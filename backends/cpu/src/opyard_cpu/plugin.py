@@ -145,7 +145,6 @@ def _fused(registry: Registry) -> None:
         backend="cpu",
         name="blocks",
         claims=f"{fusion}:claims",
-        accepts=f"{fusion}:accepts",
         prepare=f"{fusion}:prepare",
         efficiency=0.8,
         out=True,

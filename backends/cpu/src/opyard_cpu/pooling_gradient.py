@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from itertools import product
 from typing import Any
 
@@ -61,38 +62,34 @@ def _apart(taps: list[Any], sizes: tuple[int, ...]) -> bool:
 
 def _give(x: Array, g: Array, taps: list[Any], apart: bool, out: Array) -> None:
     """Writes into ``out [channels, *sizes]`` what the windows ``g [channels, *counts]`` give to their greatest elements."""
-    best, position = _winners(x, g.shape, taps, np.greater)
-    if np.isnan(best).any():
-        _, position = _winners(x, g.shape, taps, _greater_or_nan)
+    values = [_seen(x, tap, g.shape) for tap in taps]
+    best = reduce(np.maximum, values)
+    beside_nan = bool(np.isnan(best).any())
     integer = np.dtype(f"i{g.dtype.itemsize}")
-    bits = g.view(integer)
+    bits, free = g.view(integer), np.ones(g.shape, np.bool_)
     if not apart:
         out[...] = 0
-    for number, (output, target) in enumerate(taps):
-        mask = np.equal(position[output], number).astype(integer)
+    for found, (output, target) in zip(values, taps, strict=True):
+        chosen = np.equal(found, best)
+        if beside_nan:
+            chosen |= np.isnan(found)
+        chosen &= free
+        free ^= chosen
+        mask = chosen.astype(integer)
         np.negative(mask, out=mask)
-        np.bitwise_and(bits[output], mask, out=mask)
+        np.bitwise_and(bits, mask, out=mask)
         if apart:
-            out.view(integer)[target] = mask
+            out.view(integer)[target] = mask[output]
         else:
-            out[target] += mask.view(g.dtype)
+            out[target] += mask.view(g.dtype)[output]
 
 
-def _greater_or_nan(found: Array, best: Array) -> Array:
-    return np.greater(found, best) | (np.isnan(found) & ~np.isnan(best))
-
-
-def _winners(x: Array, shape: Any, taps: list[Any], better: Callable[..., Array]) -> tuple[Array, Array]:
-    """The greatest elements of all windows, and the numbers of their taps; padding, which is the least, has none."""
-    best = np.full(shape, -np.inf, x.dtype)
-    position = np.full(shape, -1, np.int16)
-    for number, (output, source) in enumerate(taps):
-        found, reached, places = x[source], best[output], position[output]
-        if number == 0:  # what comes first leads, be it the least number
-            reached[...] = found
-            places[...] = 0
-            continue
-        chosen = better(found, reached)
-        np.maximum(reached, found, out=reached)
-        places += (number - places) * chosen
-    return best, position
+def _seen(x: Array, tap: Any, shape: tuple[int, ...]) -> Array:
+    """What the windows have at one place, ``[channels, *counts]``: padding is the least number."""
+    output, source = tap
+    found = x[source]
+    if found.shape == shape:
+        return np.ascontiguousarray(found)
+    whole = np.full(shape, -np.inf, x.dtype)
+    whole[output] = found
+    return whole
