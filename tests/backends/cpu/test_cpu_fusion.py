@@ -120,7 +120,7 @@ def test_memory_is_used_again_within_a_chain() -> None:
     ("function", "specs", "reason"),
     [
         (lambda x: oy.sum(x, axis=0), (SPEC,), "sum is not among the elementwise ops that are fused here"),
-        (lambda x: oy.exp(x), (TensorSpec((8,)),), "it has fewer than 16,384 elements"),
+        (lambda x: oy.exp(x), (TensorSpec(()),), "a single number is no array"),
         (lambda x, b: x + b, (SPEC, TensorSpec((11000,))), "an input is broadcast along some axes"),
         (lambda x: oy.silu(x), (SPEC.with_dtype("float16"),), "silu is fused for float32 and float64"),
         (lambda x: oy.relu(x), (SPEC.with_dtype("bfloat16"),), "relu is fused for numbers that NumPy knows"),
@@ -137,8 +137,15 @@ def test_what_is_not_fused_is_told(function: Any, specs: Any, reason: str) -> No
     assert refusal is not None and refusal.startswith(reason)
 
 
+def test_small_arrays_are_not_worth_it() -> None:
+    compiled = oy.compile(lambda x: oy.relu(x) * 2.0 + x, devices=["cpu:0"])
+    for size, kernels in ((8, {"cpu/numpy"}), (1 << 20, {"cpu/blocks"})):
+        found = compiled.explain(np.zeros(size, np.float32)).decisions
+        assert {decision.chosen.kernel.id for decision in found} == kernels
+
+
 def test_a_training_step_uses_it() -> None:
-    w = oy.Variable(np.ones(1 << 15, np.float32))
+    w = oy.Variable(np.ones(1 << 20, np.float32))
     optimizer = oy.optimizers.adam()
 
     def step(x: Any) -> Any:
@@ -146,7 +153,7 @@ def test_a_training_step_uses_it() -> None:
         optimizer.minimize(loss, [w])
         return loss
 
-    placement = oy.compile(step, devices=["cpu:0"]).explain(np.zeros(1 << 15, np.float32))
+    placement = oy.compile(step, devices=["cpu:0"]).explain(np.zeros(1 << 20, np.float32))
     assert "cpu/blocks" in {decision.chosen.kernel.id for decision in placement.decisions}
 
 

@@ -114,7 +114,7 @@ def _several_images(g: Geometry, x: Array, weight: Array, bias: Array | None, ou
     matrix = weight.reshape(g.groups, g.outputs // g.groups, g.depth)
     flat = out.reshape(g.batch, g.outputs, g.area)
     for images, columns in gathered_columns(g, x, out.dtype):
-        result = np.matmul(matrix, columns).reshape(g.outputs, -1, g.area)
+        result = np.matmul(matrix, columns).reshape(g.outputs, images.stop - images.start, g.area)
         if bias is not None:
             result += bias[:, None, None]
         flat[images] = result.transpose(1, 0, 2)
@@ -128,7 +128,8 @@ def gathered_columns(g: Geometry, x: Array, dtype: np.dtype[Any]) -> Iterator[tu
     for first in range(0, g.batch, count):
         images = slice(first, min(first + count, g.batch))
         block = np.moveaxis(patches[images], 0, 1 + len(g.kernel))  # [c, *kernel, images, *counts]
-        yield images, _gather(block, buffer).reshape(g.groups, g.depth, -1)
+        size = (images.stop - images.start) * g.area
+        yield images, _gather(block, buffer).reshape(g.groups, g.depth, size)
 
 
 def _patches(g: Geometry, x: Array, dtype: np.dtype[Any]) -> Array:

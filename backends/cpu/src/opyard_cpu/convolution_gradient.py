@@ -44,6 +44,8 @@ def _gathered(g: Geometry, x: Array, cotangent: Array, out: Array) -> None:
     """Block by block of images, whose columns are gathered element by element."""
     total = out.reshape(g.groups, g.outputs // g.groups, g.depth)
     total[...] = 0
+    if not g.work:  # no sum has any terms, or there is none
+        return
     for images, columns in gathered_columns(g, x, out.dtype):
         part = cotangent[images].reshape(-1, g.outputs, g.area).swapaxes(0, 1)
         rows = part.reshape(g.groups, g.outputs // g.groups, -1)

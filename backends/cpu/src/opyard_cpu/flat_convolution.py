@@ -54,7 +54,7 @@ class Flat:
     def of(g: Geometry) -> Flat | None:
         """The layout; None where strides, sizes or padding forbid it."""
         room = tuple(before + n + after for n, (before, after) in zip(g.sizes, g.pairs, strict=True))
-        if set(g.strides) != {1} or not g.batch * g.area * g.depth or min(min(pair) for pair in g.pairs) < 0:
+        if set(g.strides) != {1} or not g.work or min(min(pair) for pair in g.pairs) < 0:
             return None
         if math.prod(room[1:]) > MOST_WASTE * math.prod(g.counts[1:]):
             return None

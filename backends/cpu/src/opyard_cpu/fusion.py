@@ -27,8 +27,11 @@ Array = np.ndarray[Any, Any]
 BLOCK = 1 << 15
 """Elements of a block."""
 
-LEAST = 1 << 14
-"""Elements below which calls take longer than memory does."""
+CALL_SECONDS = 2e-5
+"""What one call takes beside the arithmetic: for small arrays more than all of it."""
+
+EFFICIENCY = 0.8
+"""Of the roofline of what enters and leaves."""
 
 OPERATIONS = 10
 """Of an element in one op, in units of those of matrix products."""
@@ -39,8 +42,8 @@ def claims(call: Call, device: Device) -> str | None:
     name, output = call.op.name, call.output
     if name not in UFUNCS and name not in ELEMENTWISE and name not in ("relu", "where"):
         return f"{name} is not among the elementwise ops that are fused here"
-    if int(output.size) < LEAST:
-        return f"it has fewer than {LEAST:,} elements, which are in the cache anyway"
+    if output.ndim == 0:
+        return "a single number is no array"
     specs = [spec for spec in call.inputs if spec is not None]
     if any(spec.shape != output.shape and int(spec.size) != 1 for spec in specs):
         return "an input is broadcast along some axes; only single numbers are broadcast here"
@@ -51,6 +54,12 @@ def claims(call: Call, device: Device) -> str | None:
     if name == "where" and (output.dtype.itemsize > 8 or any(s.dtype != output.dtype for s in specs[1:])):
         return "where is fused for two inputs of one dtype of at most 64 bits"
     return None
+
+
+def cost(region: Region, device: Device) -> float:
+    """Estimated seconds."""
+    work, abilities = region.cost, device.capabilities
+    return max(work.flops / abilities.flops, work.bytes / abilities.bandwidth) / EFFICIENCY + CALL_SECONDS
 
 
 def prepare(region: Region, device: Device) -> Callable[..., Any]:

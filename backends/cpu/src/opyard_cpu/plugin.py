@@ -146,7 +146,7 @@ def _fused(registry: Registry) -> None:
         name="blocks",
         claims=f"{fusion}:claims",
         prepare=f"{fusion}:prepare",
-        efficiency=0.8,
+        cost=f"{fusion}:cost",
         out=True,
     )
 

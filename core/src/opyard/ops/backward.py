@@ -19,6 +19,7 @@ from ..operation import Call
 from ..opfunction import op
 from ..spec import TensorSpec, promote
 from . import windows
+from ._attributes import require_integer
 from ._precision import wide
 from ._reference import precise
 from .arithmetic import Array, constant_like
@@ -112,6 +113,7 @@ def _of_weights(
 ) -> TensorSpec:
     rank = windows.spatial_rank(x)
     sizes = windows.per_axis(kernel, rank, "kernel")
+    require_integer(groups, "groups", 1)
     if g.ndim != x.ndim:
         raise SpecError(f"g has the shape of conv's output, of rank {x.ndim}; it is {g!r}.")
     weight = TensorSpec((g.shape[1], x.shape[1] // groups, *sizes), promote(x.dtype, g.dtype))
@@ -336,10 +338,10 @@ def _maxima_cost(call: Call) -> Cost:
     return Cost(2.0 * int(g.size) * math.prod(window), call.bytes)
 
 
-def _beside_nan(x: Array, g: Array, **attributes: Any) -> tuple[Array]:
+def _beside_nan(x: Array, g: Array, **attributes: Any) -> Array:
     """The channels with a NaN in them."""
     values = precise(x)
-    return (np.isnan(values).any(axis=tuple(range(2, values.ndim)), keepdims=True),)
+    return np.isnan(values).any(axis=tuple(range(2, values.ndim)), keepdims=True)
 
 
 @op(
