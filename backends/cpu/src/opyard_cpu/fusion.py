@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from opyard import Node, Value
 from opyard.driver import Device
-from opyard.graph import Node, Value
 from opyard.operation import Call
 from opyard.region import Region
 
