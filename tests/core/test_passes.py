@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opyard as oy
-from opyard.passes import fold
+from opyard.passes import fold, merge_movement, share_parts, skip_trivial
 from opyard.spec import TensorSpec
 
 SPEC = TensorSpec((2, 3))
@@ -20,6 +21,9 @@ PASSES: dict[str, Callable[[oy.Graph], oy.Graph]] = {
     "eliminate_common": oy.eliminate_common,
     "fold_constants": oy.fold_constants,
     "decompose": lambda graph: oy.decompose(graph, lambda call: False),
+    "skip_trivial": skip_trivial,
+    "merge_movement": merge_movement,
+    "share_parts": share_parts,
     "simplify": oy.simplify,
 }
 
@@ -259,6 +263,197 @@ def test_sizes_that_depend_on_data_stay() -> None:
     graph = oy.Graph()
     graph.output("y", kept(graph.constant(np.array([0, 1, 2]))))
     assert op_names(oy.fold_constants(graph)) == ["test.kept"]
+
+
+# Trivial calls -------------------------------------------------------------------------------------------------------
+
+SPECIAL = np.array([[0.0, -0.0, np.inf], [-np.inf, np.nan, 1e-45]], np.float32)
+
+
+def bits(array: Any) -> list[str]:
+    """Numbers to the bit, all NaN alike."""
+    return [number.hex() for number in np.asarray(array, np.float64).reshape(-1).tolist()]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: oy.identity(x),
+        lambda x: oy.positive(x),
+        lambda x: oy.cast(x, dtype="float32"),
+        lambda x: oy.reshape(x, shape=(2, -1)),
+        lambda x: oy.flatten(x),
+        lambda x: oy.broadcast_to(x, shape=(2, 3)),
+        lambda x: oy.permute_dims(x, axes=(0, 1)),
+        lambda x: oy.where(x > 0, x, x),
+        lambda x: 1.0 * (x * 1.0),
+        lambda x: x / np.ones((2, 3), np.float32),
+        lambda x: x**1.0,
+        lambda x: x - 0.0,
+        lambda x: -0.0 + (x + -0.0),
+    ],
+)
+def test_trivial_calls_give_way_to_their_input(call: Callable[[Any], Any]) -> None:
+    graph = oy.trace(call, SPEC)
+    skipped = oy.prune(skip_trivial(graph)).check()
+    assert op_names(skipped) == []
+    assert bits(evaluate(skipped, x=SPECIAL)["output_0"]) == bits(evaluate(graph, x=SPECIAL)["output_0"])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x + 0.0,  # makes 0.0 of -0.0
+        lambda x: x - -0.0,
+        lambda x: 0.0 - x,
+        lambda x: 1.0 / x,
+        lambda x: x * -1.0,
+        lambda x: x * np.array([1, 1, 2], np.float32),
+        lambda x: x - np.array([0, 0, -0.0], np.float32),
+        lambda x: x * np.ones((4, 1, 1), np.float32),
+        lambda x: x * np.ones((2, 3), np.float64),
+        lambda x: oy.cast(x, dtype="float64"),
+        lambda x: oy.reshape(x, shape=(3, 2)),
+        lambda x: oy.flatten(x, axis=0),
+    ],
+)
+def test_calls_that_change_something_stay(call: Callable[[Any], Any]) -> None:
+    graph = oy.trace(call, SPEC)
+    assert op_names(skip_trivial(graph)) == op_names(graph)
+
+
+def test_a_permutation_of_equal_sizes_stays() -> None:
+    graph = oy.trace(lambda x: oy.permute_dims(x, axes=(1, 0)), TensorSpec((3, 3)))
+    assert op_names(skip_trivial(graph)) == ["permute_dims"]
+
+
+def test_complex_numbers_times_one_stay() -> None:
+    graph = oy.trace(lambda x: x * 1.0, TensorSpec((2,), "complex64"))
+    assert op_names(skip_trivial(graph)) == ["multiply"], "infinity times 1 + 0i has a NaN in it"
+
+
+def test_an_identity_that_is_pinned_stays() -> None:
+    def function(x: Any) -> Any:
+        with oy.device("cpu:0"):
+            return oy.identity(x) * 1.0
+
+    assert op_names(skip_trivial(oy.trace(function, SPEC))) == ["identity"]
+
+
+def test_trivial_calls_of_symbolic_sizes_give_way() -> None:
+    graph = oy.trace(lambda x: oy.reshape(oy.cast(x, dtype="float32"), shape=x.shape), TensorSpec(("n", 3)))
+    assert op_names(skip_trivial(graph)) == []
+
+
+# Movement ------------------------------------------------------------------------------------------------------------
+
+SHAPE = (2, 3, 1, 4)
+
+
+def moved(x: Any, moves: list[tuple[int, int]]) -> Any:
+    """The value after some reshapes and permutations, drawn as numbers."""
+    for kind, number in moves:
+        if kind == 0:
+            orders = list(itertools.permutations(range(x.ndim)))
+            x = oy.permute_dims(x, axes=orders[number % len(orders)])
+        elif kind == 1:
+            shapes = [(24,), (6, 4), (4, 6), (2, 3, 4), (2, 12), (1, 24), (2, 3, 2, 2), SHAPE, (8, 1, 3)]
+            x = oy.reshape(x, shape=shapes[number % len(shapes)])
+        elif kind == 2 and x.ndim < 5:
+            x = oy.expand_dims(x, axis=number % (x.ndim + 1))
+        elif kind == 3:
+            x = oy.squeeze(x, axis=tuple(a for a in range(x.ndim) if x.shape[a] == 1))
+        elif x.ndim > 1:
+            x = oy.matrix_transpose(x) if number % 2 else oy.flatten(x, axis=number % x.ndim)
+    return x
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 119)), max_size=8))
+def test_chains_of_movement_move_the_same(moves: list[tuple[int, int]]) -> None:
+    graph = oy.trace(lambda x: moved(x, moves), TensorSpec(SHAPE, "int64"))
+    merged = oy.prune(merge_movement(graph)).check()
+    x = np.arange(24).reshape(SHAPE)
+    expected = evaluate(graph, x=x)["output_0"]
+    np.testing.assert_array_equal(evaluate(merged, x=x)["output_0"], expected)
+    assert len(merged.nodes) <= len(oy.prune(graph).nodes)
+    assert op_names(oy.prune(merge_movement(merged))) == op_names(merged)
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        (lambda x: oy.matrix_transpose(oy.matrix_transpose(x)), []),
+        (lambda x: oy.matrix_transpose(x), ["matrix_transpose"]),
+        (lambda x: oy.permute_dims(oy.reshape(x, shape=(3, 1, 2)), axes=(0, 2, 1)), ["reshape"]),
+        (
+            lambda x: oy.reshape(oy.matrix_transpose(oy.reshape(x, shape=(2, 3))), shape=(3, 2)),
+            ["permute_dims"],
+        ),
+        (lambda x: oy.reshape(oy.matrix_transpose(x), shape=(6,)), ["matrix_transpose", "reshape"]),
+    ],
+)
+def test_what_remains_of_movement(call: Callable[[Any], Any], names: list[str]) -> None:
+    assert op_names(oy.prune(merge_movement(oy.trace(call, SPEC)))) == names
+
+
+@pytest.mark.parametrize("sizes", [("n", 3), (0, 3)])
+def test_movement_of_unknown_or_no_elements_stays(sizes: tuple[Any, ...]) -> None:
+    graph = oy.trace(lambda x: oy.matrix_transpose(oy.matrix_transpose(x)), TensorSpec(sizes))
+    assert len(merge_movement(graph).nodes) == 2
+
+
+# Shared parts --------------------------------------------------------------------------------------------------------
+
+KEY = TensorSpec((2,), "uint32")
+
+
+def dropped_twice(x: Any, y: Any, key: Any) -> Any:
+    return oy.dropout(x, key, rate=0.25), oy.dropout(y, key, rate=0.25)
+
+
+def test_the_mask_of_two_dropouts_is_made_once() -> None:
+    spec = TensorSpec((32, 32))
+    graph = oy.trace(dropped_twice, spec, spec, KEY)
+    shared = oy.simplify(graph).check()
+    assert op_names(shared).count("random_bernoulli") == 1
+    assert "dropout" not in op_names(shared)
+    x, y = np.random.default_rng(0).standard_normal((2, 32, 32)).astype(np.float32)
+    feeds = {"x": x, "y": y, "key": np.array([1, 2], np.uint32)}
+    expected, found = evaluate(graph, **feeds), evaluate(shared, **feeds)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y, key: oy.dropout(x, key, rate=0.25),
+        lambda x, y, key: (oy.dropout(x, key, rate=0.25), oy.dropout(y, key, rate=0.5)),
+        lambda x, y, key: (oy.dropout(x, key, rate=0.25), oy.dropout(y[:16], key, rate=0.25)),
+        lambda x, y, key: (oy.dropout(x, key), oy.dropout(y, oy.split_key(key)[0])),
+        lambda x, y, key: (oy.softmax(x, axis=-1), oy.log_softmax(x, axis=-1)),
+    ],
+    ids=["alone", "other rate", "other shape", "other key", "large inputs"],
+)
+def test_composites_without_such_a_part_stay_whole(function: Callable[..., Any]) -> None:
+    graph = oy.trace(function, TensorSpec((32, 32)), TensorSpec((32, 32)), KEY)
+    assert share_parts(graph) is graph
+
+
+def test_a_small_mask_is_made_again() -> None:
+    graph = oy.trace(dropped_twice, SPEC, SPEC, KEY)
+    assert share_parts(graph) is graph
+
+
+def test_under_checkpoint_the_mask_is_made_again() -> None:
+    spec = TensorSpec((32, 32))
+
+    def loss(x: Any, key: Any) -> Any:
+        return oy.sum(oy.checkpoint(lambda v: oy.sin(oy.dropout(v, key, rate=0.25)))(x))
+
+    graph = oy.trace(lambda x, key: oy.grad(loss)(x, key), spec, KEY)
+    assert op_names(oy.simplify(graph)).count("dropout") > 0
 
 
 # Decompose -----------------------------------------------------------------------------------------------------------

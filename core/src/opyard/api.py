@@ -34,6 +34,7 @@ from .ops import (
     activation,
     arithmetic,
     attention,
+    backward,
     channel_normalization,
     comparison,
     convolution,
@@ -61,6 +62,7 @@ from .ops import (
 from .ops.activation import *  # noqa: F403
 from .ops.arithmetic import *  # noqa: F403
 from .ops.attention import *  # noqa: F403
+from .ops.backward import *  # noqa: F403
 from .ops.channel_normalization import *  # noqa: F403
 from .ops.comparison import *  # noqa: F403
 from .ops.convolution import *  # noqa: F403
@@ -187,6 +189,7 @@ __all__ = [
 __all__ += activation.__all__
 __all__ += arithmetic.__all__
 __all__ += attention.__all__
+__all__ += backward.__all__
 __all__ += channel_normalization.__all__
 __all__ += comparison.__all__
 __all__ += convolution.__all__

@@ -156,12 +156,15 @@ def adamw(
 def _adam(
     name: str, learning_rate: Rate, beta1: float, beta2: float, epsilon: float, weight_decay: float
 ) -> Optimizer:
+    """The bias corrections go into the rate and epsilon, which are numbers: section 2 of the paper, without its change of epsilon."""
+
     def rule(value: Any, gradient: Any, rate: Any, step: Any, first: Any, second: Any) -> tuple[Any, ...]:
         first = beta1 * first + (1 - beta1) * gradient
         second = beta2 * second + (1 - beta2) * gradient * gradient
-        mean, square = first / (1 - pow(beta1, step)), second / (1 - pow(beta2, step))
+        root = sqrt(1 - pow(beta2, step))
+        rate_now = rate * root / (1 - pow(beta1, step))
         kept = value - rate * weight_decay * value if weight_decay else value
-        return kept - rate * mean / (sqrt(square) + epsilon), first, second
+        return kept - rate_now * first / (sqrt(second) + epsilon * root), first, second
 
     return Optimizer(name, rule, learning_rate, ("mean", "square"))
 

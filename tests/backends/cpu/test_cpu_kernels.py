@@ -36,7 +36,9 @@ def _registry() -> Registry:
 OPS = _ops()
 REGISTRY = _registry()
 DEVICE = REGISTRY.device("cpu:0")
-KERNELS = [pytest.param(kernel, id=f"{kernel.op}-{kernel.name}") for kernel in REGISTRY.all_kernels()]
+KERNELS = [
+    pytest.param(kernel, id=f"{kernel.op}-{kernel.name}") for kernel in REGISTRY.all_kernels() if kernel.op
+]
 
 
 def _call(case: Case, op: Op) -> Call:

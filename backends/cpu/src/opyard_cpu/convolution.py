@@ -7,8 +7,8 @@ Processing", 2006.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -18,6 +18,8 @@ from opyard.driver import Device
 from opyard.operation import Call
 from opyard.ops import windows
 
+from . import flat_convolution
+from .geometry import Geometry, conv_geometry
 from .taps import last_axes
 
 Array = np.ndarray[Any, Any]
@@ -37,92 +39,25 @@ CALL_SECONDS = 2e-5
 """What one call takes beside the arithmetic."""
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """The sizes of one convolution, all concrete. ``counts`` are the spatial sizes of the output."""
-
-    batch: int
-    channels: int
-    outputs: int
-    groups: int
-    sizes: tuple[int, ...]
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pairs: windows.Pairs
-    counts: tuple[int, ...]
-
-    @property
-    def area(self) -> int:
-        """Number of windows of one image."""
-        return math.prod(self.counts)
-
-    @property
-    def depth(self) -> int:
-        """Number of inputs that one output element is summed over."""
-        return self.channels // self.groups * math.prod(self.kernel)
-
-    @property
-    def is_padded(self) -> bool:
-        """Whether there is any padding."""
-        return any(map(any, self.pairs))
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether every kernel has one element, and nothing is padded."""
-        return math.prod(self.kernel) == 1 and not self.is_padded
-
-    @property
-    def is_depthwise(self) -> bool:
-        """Whether each of several channels has kernels of its own."""
-        return self.channels == self.groups > 1
-
-
-def geometry(call: Call) -> Geometry:
-    """The sizes of a call of ``conv``."""
-    x, weight = call.inputs[0], call.inputs[1]
-    assert x is not None and weight is not None
-    shape, weights, result = _concrete(x.shape), _concrete(weight.shape), _concrete(call.output.shape)
-    attributes, kernel = call.attrs, weights[2:]
-    strides = windows.per_axis(attributes["strides"], len(kernel), "strides")
-    dilations = windows.per_axis(attributes["dilations"], len(kernel), "dilations")
-    pairs = windows.padding_pairs(attributes["padding"], shape[2:], kernel, strides, dilations)
-    return Geometry(
-        *(
-            shape[0],
-            shape[1],
-            weights[0],
-            attributes["groups"],
-            shape[2:],
-            kernel,
-            strides,
-            dilations,
-            pairs,
-            result[2:],
-        )
-    )
-
-
-def _concrete(shape: tuple[Any, ...]) -> tuple[int, ...]:
-    return tuple(int(n) for n in shape)
-
-
 def prepare_conv(call: Call, device: Device) -> Run:
     """The function that computes this convolution, by the way that suits its kernel and groups."""
-    g, dtype = geometry(call), call.output.dtype
+    g, dtype = conv_geometry(call), call.output.dtype
+    flat = flat_convolution.Flat.of(g)
     if g.is_pointwise:
-        compute: Callable[..., None] = _pointwise
+        compute: Callable[..., None] = partial(_pointwise, g)
     elif g.is_depthwise:
-        compute = _depthwise
+        compute = partial(_depthwise, g)
+    elif flat is not None:
+        compute = partial(flat_convolution.convolve, flat)
     elif _columns_per_block(g, dtype.itemsize) >= 2 * g.area:
-        compute = _several_images
+        compute = partial(_several_images, g)
     else:
-        compute = _single_images
+        compute = partial(_single_images, g)
     shape = (g.batch, g.outputs, *g.counts)
 
     def run(x: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
         target = np.empty(shape, dtype) if out is None or not out.flags.c_contiguous else out
-        compute(g, x, weight, bias, target)
+        compute(x, weight, bias, target)
         if out is None or out is target:
             return target
         np.copyto(out, target)
@@ -133,7 +68,7 @@ def prepare_conv(call: Call, device: Device) -> Run:
 
 def cost(call: Call, device: Device) -> float:
     """Estimated seconds: the roofline at the efficiency of the way that prepare_conv takes."""
-    g, work, abilities = geometry(call), call.cost, device.capabilities
+    g, work, abilities = conv_geometry(call), call.cost, device.capabilities
     efficiency = 0.6 if g.is_pointwise else 0.05 if g.is_depthwise else 0.08 if g.groups > 1 else 0.35
     return max(work.flops / abilities.flops, work.bytes / abilities.bandwidth) / efficiency + CALL_SECONDS
 
@@ -177,18 +112,24 @@ def _single_images(g: Geometry, x: Array, weight: Array, bias: Array | None, out
 def _several_images(g: Geometry, x: Array, weight: Array, bias: Array | None, out: Array) -> None:
     """Small images: a block of columns holds several whole ones, and the product is moved to its places."""
     matrix = weight.reshape(g.groups, g.outputs // g.groups, g.depth)
-    count = max(1, min(g.batch, _columns_per_block(g, out.itemsize) // max(1, g.area)))
-    patches = _patches(g, x, out.dtype)
-    buffer = np.empty(g.groups * g.depth * count * g.area, out.dtype)
     flat = out.reshape(g.batch, g.outputs, g.area)
-    for first in range(0, g.batch, count):
-        images = patches[first : first + count]  # [images, c, *kernel, *counts]
-        block = np.moveaxis(images, 0, 1 + len(g.kernel))
-        columns = _gather(block, buffer).reshape(g.groups, g.depth, -1)
-        result = np.matmul(matrix, columns).reshape(g.outputs, len(images), g.area)
+    for images, columns in gathered_columns(g, x, out.dtype):
+        result = np.matmul(matrix, columns).reshape(g.outputs, images.stop - images.start, g.area)
         if bias is not None:
             result += bias[:, None, None]
-        flat[first : first + count] = result.transpose(1, 0, 2)
+        flat[images] = result.transpose(1, 0, 2)
+
+
+def gathered_columns(g: Geometry, x: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array]]:
+    """The columns ``[groups, depth, images * area]`` of as many whole images at a time as fit, in one buffer."""
+    count = max(1, min(g.batch, _columns_per_block(g, dtype.itemsize) // max(1, g.area)))
+    patches = _patches(g, x, dtype)
+    buffer = np.empty(g.groups * g.depth * count * g.area, dtype)
+    for first in range(0, g.batch, count):
+        images = slice(first, min(first + count, g.batch))
+        block = np.moveaxis(patches[images], 0, 1 + len(g.kernel))  # [c, *kernel, images, *counts]
+        size = (images.stop - images.start) * g.area
+        yield images, _gather(block, buffer).reshape(g.groups, g.depth, size)
 
 
 def _patches(g: Geometry, x: Array, dtype: np.dtype[Any]) -> Array:

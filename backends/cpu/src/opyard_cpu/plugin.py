@@ -111,6 +111,7 @@ def opyard_register(registry: Registry) -> None:
     """Registers the backend "cpu" and its kernels."""
     registry.backend("cpu", load="opyard_cpu.backend:CPUBackend", arrays=("numpy:ndarray", "numpy:generic"))
     _elementwise(registry)
+    _fused(registry)
     _reductions(registry)
     _movement(registry)
     _products(registry)
@@ -132,10 +133,24 @@ def _elementwise(registry: Registry) -> None:
         _numpy(registry, op, load=load, dtypes=FLOATS, efficiency=efficiency, out=True)
     _numpy(registry, "relu", load="opyard_cpu.elementwise:relu", dtypes=REALS, efficiency=0.8, out=True)
     _numpy(registry, "relu6", load="opyard_cpu.elementwise:relu6", dtypes=REALS, efficiency=0.5, out=True)
-    _numpy(registry, "where", load="numpy:where", efficiency=0.15)
+    _numpy(registry, "where", prepare="opyard_cpu.selection:prepare_where", efficiency=0.6, out=True)
+    for op, facts in {"random_bernoulli": {}, "dropout": {"dtypes": {"x": FLOATS}}}.items():
+        _numpy(registry, op, prepare=f"opyard_cpu.random:prepare_{op}", efficiency=0.02, out=True, **facts)
     _numpy(registry, "clip", load="opyard_cpu.selection:clip", efficiency=0.5, out=True)
     prepare = "opyard_cpu.selection:prepare_cast"
     _numpy(registry, "cast", prepare=prepare, efficiency=0.8, out=True, inplace=True)
+
+
+def _fused(registry: Registry) -> None:
+    fusion = "opyard_cpu.fusion"
+    registry.region_compiler(
+        backend="cpu",
+        name="blocks",
+        claims=f"{fusion}:claims",
+        prepare=f"{fusion}:prepare",
+        cost=f"{fusion}:cost",
+        out=True,
+    )
 
 
 def _reductions(registry: Registry) -> None:
@@ -203,6 +218,19 @@ def _neighbourhoods(registry: Registry) -> None:
         efficiency=0.4,
         out=True,
     )
+    prepare = "opyard_cpu.convolution_gradient:prepare_conv_weight_gradient"
+    registry.kernel(
+        "conv_weight_gradient",
+        backend="cpu",
+        name="im2col",
+        prepare=prepare,
+        dtypes=FLOATS,
+        efficiency=0.7,
+        out=True,
+    )
+    prepare = "opyard_cpu.pooling_gradient:prepare_max_pool_gradient"
+    # its parts are views that look cheaper than what reads them finds: measured, they take three times as long
+    _numpy(registry, "max_pool_gradient", prepare=prepare, dtypes=FLOATS, efficiency=1.0, out=True)
     for op, dtypes in {"max_pool": REALS, "average_pool": FLOATS}.items():
         prepare = f"opyard_cpu.pooling:prepare_{op}"
         _numpy(registry, op, prepare=prepare, dtypes=dtypes, efficiency=0.2, out=True)

@@ -16,10 +16,14 @@ from opyard.operation import Call
 from opyard.ops import windows
 
 from .taps import Range, tap_ranges
+from .threads import in_parts
 
 Array = np.ndarray[Any, Any]
 Axes = list[tuple[int, list[Range], int]]
 """For each axis to reduce: its number in ``[channels, *spatial]``, the ranges of its taps, and the size it is left with."""
+
+OPERATIONS = 10
+"""Of each element, in units of those of matrix products: it is memory that takes the time."""
 
 BLOCK_BYTES = 1 << 18
 """Size of a block of input channels; the blocks between the passes are no larger."""
@@ -52,11 +56,15 @@ def _prepare(call: Call, combine: np.ufunc, start: Any, divisor: Array | None) -
     def run(x: Array, out: Array | None = None) -> Array:
         target = np.empty(result, dtype) if out is None or not out.flags.c_contiguous else out
         source, flat = x.reshape(channels, *sizes), target.reshape(channels, *result[2:])
-        for first in range(0, channels, block):
-            part = flat[first : first + block]
-            _pool(source[first : first + block], axes, combine, start, part)
-            if divisor is not None:
-                part /= divisor
+
+        def part(begin: int, end: int) -> None:
+            for first in range(begin, end, block):
+                chosen = slice(first, min(first + block, end))
+                _pool(source[chosen], axes, combine, start, flat[chosen])
+                if divisor is not None:
+                    flat[chosen] /= divisor
+
+        in_parts(part, channels, OPERATIONS * source.size)
         if out is None or out is target:
             return target
         np.copyto(out, target)
@@ -96,7 +104,11 @@ def _reduce_axis(x: Array, axis: int, taps: list[Range], combine: np.ufunc, star
 
 
 def _taps(call: Call, padding_counts: bool = False) -> list[list[Range]]:
-    """The ranges of the taps of each axis; with ``padding_counts`` those inside the padded input."""
+    return taps_of(call, tuple(map(int, call.output.shape[2:])), padding_counts)
+
+
+def taps_of(call: Call, counts: tuple[int, ...], padding_counts: bool = False) -> list[list[Range]]:
+    """The ranges of the taps of each axis, for so many windows; with ``padding_counts`` those inside the padded input."""
     x, attributes = call.inputs[0], call.attrs
     assert x is not None
     sizes = tuple(map(int, x.shape[2:]))
@@ -110,7 +122,7 @@ def _taps(call: Call, padding_counts: bool = False) -> list[list[Range]]:
     if padding_counts:
         sizes = tuple(before + n + after for n, (before, after) in zip(sizes, pairs, strict=True))
         pairs = ((0, 0),) * rank
-    return tap_ranges(sizes, tuple(map(int, call.output.shape[2:])), kernel, strides, dilations, pairs)
+    return tap_ranges(sizes, counts, kernel, strides, dilations, pairs)
 
 
 def _elements_per_window(call: Call) -> Array:

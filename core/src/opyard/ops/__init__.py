@@ -10,6 +10,7 @@ MODULES = (
         "activation",
         "arithmetic",
         "attention",
+        "backward",
         "channel_normalization",
         "comparison",
         "convolution",

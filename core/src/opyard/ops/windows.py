@@ -28,6 +28,15 @@ def spatial_rank(x: TensorSpec) -> int:
     return x.ndim - 2
 
 
+def require_numbers(name: str, sizes: Shape) -> None:
+    """Raises SpecError for a size without which a gradient cannot be written."""
+    for size in sizes:
+        if isinstance(size, Dim):
+            raise SpecError(
+                f"the gradient needs the sizes of {name} as numbers, one is {size!r}; give the graph's input a number there."
+            )
+
+
 def per_axis(value: Any, rank: int, name: str, least: int = 1) -> tuple[int, ...]:
     """One integer, not below ``least``, for each spatial axis; a single integer stands for all axes."""
     values = value if isinstance(value, tuple) else (value,) * rank

@@ -1,4 +1,4 @@
-"""Passes: functions from Graph to Graph. Each leaves the meaning of every output as it was."""
+"""Passes: functions from Graph to Graph. Each leaves the meaning of every output as it was, to the bit; a NaN stays a NaN."""
 
 from __future__ import annotations
 
@@ -7,15 +7,28 @@ from .bypasses import skip_bypasses
 from .common import eliminate_common
 from .decompose import decompose
 from .fold import fold_constants
+from .movement import merge_movement
 from .prune import prune
+from .shared import share_parts
+from .trivial import skip_trivial
 
-__all__ = ["decompose", "eliminate_common", "fold_constants", "prune", "simplify"]
+__all__ = [
+    "decompose",
+    "eliminate_common",
+    "fold_constants",
+    "merge_movement",
+    "prune",
+    "share_parts",
+    "simplify",
+    "skip_trivial",
+]
 
 
 def simplify(graph: Graph) -> Graph:
-    """The standard sequence: prune, common subexpressions, constant folding, and what folding made equal, prune.
+    """The standard sequence: prune, shared parts, constant folding, trivial calls, movement, common subexpressions, prune.
 
-    What marks a place in the graph for gradients alone is left out first.
+    What marks a place in the graph for gradients alone is left out first. What folding made equal is merged, too.
     """
-    folded = fold_constants(eliminate_common(prune(skip_bypasses(graph))))
-    return prune(eliminate_common(folded))
+    merged = eliminate_common(prune(skip_bypasses(graph)))
+    folded = fold_constants(eliminate_common(share_parts(merged)))
+    return prune(eliminate_common(merge_movement(skip_trivial(folded))))

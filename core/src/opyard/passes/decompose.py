@@ -19,11 +19,12 @@ def decompose(graph: Graph, keep: Callable[[Call], bool]) -> Graph:
         if node.op.decompose is None or keep(node.call):
             rewrite.copy(node)
         else:
-            _expand(rewrite, node)
+            expand(rewrite, node)
     return decompose(rewrite.finish(), keep)
 
 
-def _expand(rewrite: Rewrite, node: Node) -> None:
+def expand(rewrite: Rewrite, node: Node) -> None:
+    """Appends what a composite call is made of to the new graph."""
     inputs = rewrite.inputs(node)
     before = len(rewrite.graph.nodes)
     assert node.op.decompose is not None

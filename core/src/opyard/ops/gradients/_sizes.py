@@ -1,4 +1,4 @@
-"""What rules of gradients ask of the sizes of their values."""
+"""Sizes in rules of gradients, where they may be symbolic."""
 
 from __future__ import annotations
 
@@ -7,21 +7,11 @@ from typing import Any
 import numpy as np
 
 from ...dim import Dim
-from ...errors import SpecError
 from ...spec import Shape
 from ..arithmetic import Array, constant_like
 from ..creation import shape_of
 from ..shape import broadcast_to, reshape
 from ..slicing import slice
-
-
-def require_numbers(name: str, sizes: Shape) -> None:
-    """Raises SpecError for a size without which the gradient cannot be written."""
-    for size in sizes:
-        if isinstance(size, Dim):
-            raise SpecError(
-                f"the gradient needs the sizes of {name} as numbers, one is {size!r}; give the graph's input a number there."
-            )
 
 
 def size_of_axis(x: Array, axis: int) -> Any:

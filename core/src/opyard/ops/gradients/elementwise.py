@@ -80,7 +80,7 @@ EXPRESSIONS: dict[str, tuple[str | None, ...]] = {
     "real": ("g",),
     "imag": (None,),
     # activations
-    "relu": ("g if x > 0 else 0",),
+    "relu": ("g if y > 0 else 0",),  # as x > 0, which need not be kept then
     "relu6": ("g if x > 0 and x < 6 else 0",),
     "leaky_relu": ("g if x >= 0 else alpha * g",),
     "prelu": ("g if x >= 0 else slope * g", "0 if x >= 0 else x * g"),

@@ -15,7 +15,8 @@ from ..scattering import scatter, scatter_nd
 from ..selection import where
 from ..shape import broadcast_to, expand_dims, permute_dims, reshape
 from ..slicing import slice
-from ._sizes import filled, require_numbers
+from ..windows import require_numbers
+from ._sizes import filled
 
 
 def _gather(g: Array, y: Array, x: Array, indices: Array, *, axis: int) -> Any:
