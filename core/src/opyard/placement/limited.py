@@ -21,11 +21,9 @@ from .bundle import Bundle
 from .levels import Levels, Room
 from .memory import Bytes, Residency
 from .network import Costs, Network
+from .pricing import GRAIN, Pricing
 from .repair import Breeding
 from .solver import Effort, Solution, solve
-
-GRAIN = 64.0
-"""Networks with prices count in this part of a nanosecond. Prices of terms are rounded down to it: a bound stays a bound."""
 
 FIRST_STEPS, BRANCH_STEPS = 150, 12
 """Changes of the prices for the whole problem, and for each part of it."""
@@ -93,59 +91,12 @@ def solve_within(network: Network, residency: Residency, effort: Effort | None) 
     if search.found.cost == np.inf:
         raise Unfit(residency.usage(search.found.nearest), search.is_complete)
     labels, cost = search.found.labels, search.found.cost
-    relaxed = solve(_priced(_in_grains(network), residency, search.prices), effort)
+    relaxed = search.pricing.solve(search.pricing.network, search.prices)
     return Fit(labels, cost, min(search.bound, cost), search.prices, relaxed, binds=True)
-
-
-def _in_grains(network: Network) -> Network:
-    """The network with all costs in grains, which are whole numbers as nanoseconds are."""
-    result = Network()
-    for costs in network.unary:
-        result.add_variable(costs * GRAIN)
-    known: dict[int, Costs] = {}
-    for (first, second), table in network.tables.items():
-        if id(table) not in known:
-            known[id(table)] = table * GRAIN
-        result.add_table(first, second, known[id(table)])
-    return result
 
 
 def _fits(residency: Residency, usage: Bytes) -> bool:
     return bool((usage <= residency.limits[:, None]).all())
-
-
-def _priced(
-    network: Network,
-    residency: Residency,
-    prices: Bytes,
-    noise: tuple[np.random.Generator, float] | None = None,
-) -> Network:
-    """A network in grains with the bytes of each term charged to the labels that keep them.
-
-    noise  a source of randomness, and by which part of itself each charge may be off
-    """
-    unary = list(network.unary)
-    tables = dict(network.tables)
-    for term, charge in residency.charges(prices):
-        if noise is not None:
-            charge *= 1 + noise[1] * (2 * noise[0].random() - 1)
-        cost = np.floor(charge * GRAIN)
-        if not cost:
-            continue
-        if term.second < 0:
-            unary[term.first] = unary[term.first] + cost * term.mask
-        else:
-            first, second, mask = term.first, term.second, term.mask
-            if first > second:
-                first, second, mask = second, first, mask.T
-            known = tables.get((first, second))
-            tables[first, second] = cost * mask if known is None else known + cost * mask
-    result = Network()
-    for costs in unary:
-        result.add_variable(costs)
-    for (first, second), table in tables.items():
-        result.add_table(first, second, table)
-    return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,10 +126,10 @@ class _Search:
 
     def __init__(self, network: Network, residency: Residency, effort: Effort) -> None:
         self.network = network
-        self.grains = _in_grains(network)
+        self.pricing = Pricing(network, residency, effort)
         self.residency = residency
         self.effort = effort
-        self.found = Breeding(network, residency)
+        self.found = Breeding(self.pricing.flat, residency)
         self.bound = -np.inf
         self.prices = np.zeros_like(residency.fixed)
         self.is_complete = True
@@ -191,7 +142,7 @@ class _Search:
 
     def run(self) -> None:
         """The whole first, then its parts, as long as the effort allows."""
-        whole = _Part(self.grains, Room.unknown(len(self.residency.limits)), Bundle(self.prices))
+        whole = _Part(self.pricing.network, Room.unknown(len(self.residency.limits)), Bundle(self.prices))
         root = self._ascend(whole, FIRST_STEPS)
         self.prices = root.bundle.centre
         if root.bound < np.inf and not self._is_enough(root.bound):
@@ -242,7 +193,7 @@ class _Search:
         """The part with the bound raised by what reaching its room costs, and without labels that cost too much."""
         if self._levels is None or part.bound == np.inf:
             return part
-        solution = solve(_priced(part.network, self.residency, part.bundle.centre), self.effort)
+        solution = self.pricing.solve(part.network, part.bundle.centre)
         if solution.accuracy != "exact":
             return part
         extra = solution.prices()
@@ -265,7 +216,7 @@ class _Search:
         price = 1e-3 * self.network.cost(self.found.any_labels) / max(1.0, float(usage.sum()))
         for _ in range(MOST_RISES):
             prices = np.full_like(usage, price)
-            labels = solve(_priced(self.grains, self.residency, prices), self.effort).labels
+            labels = self.pricing.solve(self.pricing.network, prices).labels
             self.found.consider(labels, self.residency.usage(labels))
             if self.found.cost < np.inf:
                 self.found.add(labels, self.prices)
@@ -277,8 +228,8 @@ class _Search:
         for number in range(self.effort.offspring):
             random = np.random.default_rng(number)
             scale, noise = SCALES[number % len(SCALES)], NOISES[number % len(NOISES)]
-            priced = _priced(self.grains, self.residency, self.prices * scale, (random, noise))
-            self.found.add(solve(priced, self.effort).labels, self.prices)
+            solution = self.pricing.solve(self.pricing.network, self.prices * scale, (random, noise))
+            self.found.add(solution.labels, self.prices)
             if self._is_enough(bound):
                 return
 
@@ -291,7 +242,7 @@ class _Search:
         split: tuple[int, int] | None = None
         hopeless = replace(part, bound=np.inf, split=None)
         for _ in range(steps):
-            solution = solve(_priced(network, residency, bundle.trial), self.effort)
+            solution = self.pricing.solve(network, bundle.trial)
             if not np.isfinite(solution.cost):
                 return hopeless
             usage = residency.usage(solution.labels)
@@ -305,7 +256,7 @@ class _Search:
                 return hopeless  # not even the dearest labels cost so much, or no others are left
             if self._is_enough(_whole(bundle.bound)) or bundle.is_done:
                 break
-        for labels in bundle.solutions()[: DECIDING if network is self.grains else 2]:
+        for labels in bundle.solutions()[: DECIDING if network is self.pricing.network else 2]:
             self.found.add(labels, bundle.centre)
         return replace(part, bound=_whole(bundle.bound), split=split)
 
@@ -317,10 +268,11 @@ class _Search:
         if not short.any():
             short = np.where(prices > 0, 1.0, 0.0)
         weight: dict[int, float] = {}
-        for term, amount in self.residency.charges(short):
-            if amount and term.holds(labels):
-                for variable in {term.first, term.second if term.second >= 0 else term.first}:
-                    weight[variable] = weight.get(variable, 0.0) + amount
+        amounts = self.residency.charges(short)
+        for number in np.flatnonzero(self.residency.holding(labels) & (amounts > 0)).tolist():
+            term = self.residency.terms[number]
+            for variable in {term.first, term.second if term.second >= 0 else term.first}:
+                weight[variable] = weight.get(variable, 0.0) + float(amounts[number])
         possible = {v: int(np.isfinite(network.unary[v]).sum()) for v in weight}
         found = [(w, -v) for v, w in weight.items() if possible[v] > 1]
         if not found:
