@@ -8,6 +8,7 @@ Programming 46 (1990).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from . import proximal
 from .memory import Bytes
-from .network import Costs, Labels, Network
+from .network import Costs, Labels
 
 MOST_PLANES = 80
 
@@ -57,14 +58,14 @@ class Bundle:
         self._promise = np.inf
         self._idle = 0
 
-    def restricted(self, network: Network, tighter: Bytes) -> Bundle:
+    def restricted(self, is_left: Callable[[list[int]], bool], tighter: Bytes) -> Bundle:
         """A bundle to begin with for a part of the problem: planes of the solutions that are left bound its function, too.
 
-        network  with what is forbidden in that part;  tighter  by how much less is allowed
+        is_left  tells of labels whether they are in that part;  tighter  by how much less is allowed
         """
         found = Bundle(self.centre)
         found._reach = self._reach
-        left = [(p, w) for p, w in zip(self._planes, self._weights, strict=True) if network.allows(p.labels)]
+        left = [(p, w) for p, w in zip(self._planes, self._weights, strict=True) if is_left(p.labels)]
         found._planes = [replace(plane, excess=plane.excess + tighter) for plane, _ in left]
         found._weights = _on_simplex(np.array([weight for _, weight in left])) if left else np.zeros(0)
         return found

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .bundle import Bundle
+from .counting import Count, best_count
 from .levels import Levels, Room
 from .memory import Bytes, Residency
 from .network import Costs, Network
@@ -111,14 +112,23 @@ class _Part:
     network: Network
     room: Room
     bundle: Bundle
+    count: Count | None = None
     bound: float = -np.inf
     split: tuple[int, int] | None = None
 
-    def divided(self, network: Network, room: Room) -> _Part:
-        """A part of this part."""
+    def divided(self, network: Network, room: Room, residency: Residency) -> _Part:
+        """A part of this part, in which is counted what its solutions exceed most."""
+        mixture = [
+            (plane.labels, w) for plane, w in self.bundle.mixture() if w > 0 and network.allows(plane.labels)
+        ]
+        count = best_count(residency, room.low, mixture, self.bundle.centre.sum(axis=1)) or self.count
+
+        def is_left(labels: list[int]) -> bool:
+            return network.allows(labels) and (count is None or count.holds(residency, labels))
+
         tighter = np.zeros_like(self.bundle.centre)
         tighter[:, -1] = room.low - self.room.low
-        return _Part(network, room, self.bundle.restricted(network, tighter))
+        return _Part(network, room, self.bundle.restricted(is_left, tighter), count)
 
 
 class _Search:
@@ -127,6 +137,7 @@ class _Search:
     def __init__(self, network: Network, residency: Residency, effort: Effort) -> None:
         self.network = network
         self.pricing = Pricing(network, residency, effort)
+        self._pricings: dict[Count, Pricing] = {}
         self.residency = residency
         self.effort = effort
         self.found = Breeding(self.pricing.flat, residency)
@@ -183,7 +194,10 @@ class _Search:
             worth = part.bundle.centre.sum(axis=1)
             halves = self._levels.halves(part.room, part.bundle.mixture(), worth)
             if halves:
-                return [part.divided(self._levels.within(part.network, half), half) for half in halves]
+                return [
+                    part.divided(self._levels.within(part.network, half), half, self.residency)
+                    for half in halves
+                ]
         if part.split is None:
             return []
         start = part.bundle.centre
@@ -193,7 +207,7 @@ class _Search:
         """The part with the bound raised by what reaching its room costs, and without labels that cost too much."""
         if self._levels is None or part.bound == np.inf:
             return part
-        solution = self.pricing.solve(part.network, part.bundle.centre)
+        solution = self._pricing(part.count).solve(part.network, part.bundle.centre)
         if solution.accuracy != "exact":
             return part
         extra = solution.prices()
@@ -201,9 +215,16 @@ class _Search:
         most = GRAIN * ((1 - self._gap) * self.found.cost - part.bound + 1)
         unary = [
             np.where(more > most, np.inf, costs)
-            for more, costs in zip(extra, part.network.unary, strict=True)
+            for more, costs in zip(extra, part.network.unary, strict=False)
         ]
         return replace(part, network=part.network.with_unary(unary), bound=bound)
+
+    def _pricing(self, count: Count | None) -> Pricing:
+        if count is None:
+            return self.pricing
+        if count not in self._pricings:
+            self._pricings[count] = Pricing(self.network, self.residency, self.effort, count)
+        return self._pricings[count]
 
     def _is_enough(self, bound: float) -> bool:
         """Whether a bound proves the best labels, or, where the problem is too large to be divided, nearly does."""
@@ -242,7 +263,7 @@ class _Search:
         split: tuple[int, int] | None = None
         hopeless = replace(part, bound=np.inf, split=None)
         for _ in range(steps):
-            solution = self.pricing.solve(network, bundle.trial)
+            solution = self._pricing(part.count).solve(network, bundle.trial)
             if not np.isfinite(solution.cost):
                 return hopeless
             usage = residency.usage(solution.labels)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from .counting import Count, counted
 from .flat import Flat
 from .memory import Bytes, Residency
 from .network import Costs, Network
@@ -22,9 +25,15 @@ class Pricing:
     flat  the problem in nanoseconds, with a table for each term of two variables
     """
 
-    def __init__(self, network: Network, residency: Residency, effort: Effort) -> None:
+    def __init__(
+        self, network: Network, residency: Residency, effort: Effort, count: Count | None = None
+    ) -> None:
         self.residency = residency
-        self.flat = Flat(_joined(network, residency))
+        self._variables = len(network.unary)
+        joined = _joined(network, residency)
+        if count is not None:
+            counted(joined, residency, count)
+        self.flat = Flat(joined)
         self._grains = self.flat.costs * GRAIN
         self._positions, self._owners = self.flat.positions(residency.terms)
         self._effort = effort
@@ -41,7 +50,8 @@ class Pricing:
         if network is not self.network:
             alone = np.concatenate(network.unary)
             costs[: len(alone)] += np.where(np.isfinite(alone), 0.0, np.inf)
-        return solve(self.flat.network_of(costs), self._effort, self._order)
+        found = solve(self.flat.network_of(costs), self._effort, self._order)
+        return replace(found, labels=found.labels[: self._variables])
 
 
 def _joined(network: Network, residency: Residency) -> Network:
