@@ -144,6 +144,7 @@ class _Search:
         self.bound = -np.inf
         self.prices = np.zeros_like(residency.fixed)
         self.is_complete = True
+        self._offspring = 0
         self._most = _greatest(network)
         parts = effort.parts // max(1, len(network.unary))
         self._is_small = parts >= LEAST_PARTS
@@ -158,7 +159,7 @@ class _Search:
         self.prices = root.bundle.centre
         if root.bound < np.inf and not self._is_enough(root.bound):
             self._escape()
-            self._breed(root.bound)
+            self._breed(root, root.bound, IDLE)
         if not self._is_small:
             self._gap = max(self.effort.room_gap, self.effort.memory_gap)
             if self.found.cost == np.inf or self._is_enough(root.bound):
@@ -176,6 +177,8 @@ class _Search:
         while open_parts:
             open_parts.sort(key=lambda part: part[:2])
             self.bound, _, part = open_parts.pop(0)
+            if self._levels is not None and part is not root:
+                self._breed(part, self.bound, IDLE_IN_PART)
             if self._is_enough(self.bound):
                 return
             children = self._divided(part) if self._parts > 0 else []
@@ -244,15 +247,21 @@ class _Search:
                 return
             price *= 8
 
-    def _breed(self, bound: float) -> None:
-        """Solutions at prices that are a little off, each term by its own, have other parts to choose from."""
-        for number in range(self.effort.offspring):
+    def _breed(self, part: _Part, bound: float, most: int) -> None:
+        """Solutions at prices that are a little off, each term by its own, have other parts to choose from.
+
+        most  of them in vain, one after the other, until it ends
+        """
+        pricing, idle = self._pricing(part.count), 0
+        while self._offspring < self.effort.offspring and idle < most and not self._is_enough(bound):
+            number, before = self._offspring, self.found.cost
+            self._offspring += 1
             random = np.random.default_rng(number)
             scale, noise = SCALES[number % len(SCALES)], NOISES[number % len(NOISES)]
-            solution = self.pricing.solve(self.pricing.network, self.prices * scale, (random, noise))
-            self.found.add(solution.labels, self.prices)
-            if self._is_enough(bound):
-                return
+            solution = pricing.solve(part.network, part.bundle.centre * scale, (random, noise))
+            if np.isfinite(solution.cost):
+                self.found.add(solution.labels, part.bundle.centre)
+            idle = 0 if self.found.cost < before else idle + 1
 
     def _ascend(self, part: _Part, steps: int) -> _Part:
         """The part with its bound: the highest that so many changes of the prices give."""
@@ -308,6 +317,9 @@ class _Search:
 SCALES = (1.0, 1.0, 1.0, 1.03, 1.03, 1.03, 1.1, 1.1, 1.1, 0.97, 0.97, 0.97)
 NOISES = (0.05, 0.15, 0.4)
 """Factors of the prices, and by what part each term's price is off, in turn."""
+
+IDLE, IDLE_IN_PART = 80, 6
+"""Solutions to breed from that bring nothing better, one after the other, after which no more are made."""
 
 MOST_RISES = 16
 """Times that prices rise eightfold in search of a first solution that fits."""

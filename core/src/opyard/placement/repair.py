@@ -134,8 +134,9 @@ class Breeding:
         cuts = np.searchsorted(owners[order], np.arange(len(gains) + 1))
         taken = np.zeros(len(gains), bool)
         excess = self._excess(current.usage)
-        for part in range(min(len(gains), MOST_PARTS)):
-            if not (gains[part] > 0 or excess.any()):
+        lightens = np.bincount(owners[signs[changed] < 0], minlength=len(gains)) > 0
+        for part in np.flatnonzero((gains > 0) | lightens)[:MOST_PARTS].tolist():
+            if gains[part] <= 0 and not excess.any():
                 continue
             terms = changed[order[cuts[part] : cuts[part + 1]]]
             usage = current.usage + self.residency.total(terms, signs[terms])
