@@ -8,23 +8,25 @@ Programming 46 (1990).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from . import proximal
 from .memory import Bytes
-from .network import Costs, Network
+from .network import Costs, Labels
 
 MOST_PLANES = 80
-ROUNDS = 400
-"""Steps of the inner problem, the weights of the planes."""
+
+MOST_COLUMNS = 8
+"""Times that steps are added at which the planes' mean exceeds a limit."""
 
 ACCEPT = 0.1
 """A value moves the centre when it is better by this fraction of what the planes promised."""
 
-CLOSE = 1e-7
+CLOSE = 3e-6
 """The planes promise less than this fraction of the bound: nothing is left to gain."""
 
 
@@ -37,12 +39,9 @@ class Plane:
     excess: Bytes
 
     @cached_property
-    def peaks(self) -> npt.NDArray[np.bool_]:
-        """The steps at which a limit is exceeded, and no less than at those before and after."""
-        around = np.pad(self.excess, ((0, 0), (1, 1)), constant_values=-np.inf)
-        least = np.maximum(around[:, :-2], around[:, 2:])
-        found: npt.NDArray[np.bool_] = (self.excess > 0) & (self.excess >= least)
-        return found
+    def peaks(self) -> Labels:
+        """For each limit the step at which it is exceeded most, numbered through all limits."""
+        return _greatest_in_rows(self.excess)
 
 
 class Bundle:
@@ -59,14 +58,14 @@ class Bundle:
         self._promise = np.inf
         self._idle = 0
 
-    def restricted(self, network: Network, tighter: Bytes) -> Bundle:
+    def restricted(self, is_left: Callable[[list[int]], bool], tighter: Bytes) -> Bundle:
         """A bundle to begin with for a part of the problem: planes of the solutions that are left bound its function, too.
 
-        network  with what is forbidden in that part;  tighter  by how much less is allowed
+        is_left  tells of labels whether they are in that part;  tighter  by how much less is allowed
         """
         found = Bundle(self.centre)
         found._reach = self._reach
-        left = [(p, w) for p, w in zip(self._planes, self._weights, strict=True) if network.allows(p.labels)]
+        left = [(p, w) for p, w in zip(self._planes, self._weights, strict=True) if is_left(p.labels)]
         found._planes = [replace(plane, excess=plane.excess + tighter) for plane, _ in left]
         found._weights = _on_simplex(np.array([weight for _, weight in left])) if left else np.zeros(0)
         return found
@@ -110,73 +109,38 @@ class Bundle:
         self._weights = np.append(self._weights, 1.0 if len(self._planes) == 1 else 0.0)
 
     def _move(self) -> None:
-        """The next prices, by the best weights of the planes: minimised over the simplex by accelerated gradient steps.
-
-        Prices are looked for at steps where some plane has a peak, and where there are prices already.
-        """
-        shape, reach = self.centre.shape, self._reach
-        if not reach:
+        """The next prices: the maximum of the lowest plane less the penalty, at steps that matter to some plane."""
+        if not self._reach:
             self.is_done = True
             return
-        peaks = self.centre > 0
-        for plane in self._planes:
-            peaks |= plane.peaks
-        columns = np.flatnonzero(peaks)
-        slopes = np.stack([plane.excess.ravel()[columns] for plane in self._planes])
+        slopes = np.stack([plane.excess.ravel() for plane in self._planes])
         costs = np.array([plane.cost for plane in self._planes])
-        centre = self.centre.ravel()[columns]
-        self._weights = _best_weights(self._weights, costs, slopes, centre, reach)
-        prices = np.maximum(0.0, centre + reach * (self._weights @ slopes))
-        self._promise = max(0.0, float((costs + slopes @ prices).min()) - self.bound)
-        moved = float(np.abs(prices - centre).max(initial=0.0))
-        still = moved <= CLOSE * max(1e-30, float(centre.max(initial=0.0)))
-        self.is_done = still and self._promise <= CLOSE * max(1.0, abs(self.bound))
-        trial = np.zeros(self.centre.size)
-        trial[columns] = prices
-        self.trial = trial.reshape(shape)
+        centre = self.centre.ravel()
+        matters = centre > 0
+        for plane in self._planes:
+            matters[plane.peaks] = True
+        trial = np.zeros(centre.size)
+        for _ in range(MOST_COLUMNS):
+            at = np.flatnonzero(matters)
+            trial[at], self._weights = proximal.step(costs, slopes[:, at], centre[at], self._reach)
+            mean = np.where(matters, -np.inf, self._weights @ slopes).reshape(self.centre.shape)
+            peaks = _greatest_in_rows(mean)
+            over = peaks[mean.ravel()[peaks] > 0]
+            if not len(over):
+                break
+            matters[over] = True
+        self._promise = max(0.0, float((costs + slopes @ trial).min()) - self.bound)
+        self.is_done = self._promise <= CLOSE * abs(self.bound)
+        self.trial = trial.reshape(self.centre.shape)
 
 
-def _best_weights(weights: Costs, costs: Costs, slopes: Costs, centre: Costs, reach: float) -> Costs:
-    """Weights that minimise the greatest value, over prices, of the planes' mean less the penalty for moving.
-
-    Source: A. Beck, M. Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIAM Journal on Imaging Sciences 2
-    (2009), with restarts.
-    """
-    steep = max(reach * _largest(slopes @ slopes.T), 1e-30)
-    weights = point = _on_simplex(weights)
-    momentum = 1.0
-    for _ in range(ROUNDS):
-        prices = np.maximum(0.0, centre + reach * (point @ slopes))
-        new = _on_simplex(point - (costs + slopes @ prices) / steep)
-        if float((point - new) @ (new - weights)) > 0:  # the momentum leads uphill
-            momentum = 1.0
-        following = (1 + np.sqrt(1 + 4 * momentum * momentum)) / 2
-        point = new + (momentum - 1) / following * (new - weights)
-        moved = float(np.abs(new - weights).max())
-        weights, momentum = new, following
-        if moved < 1e-10:
-            break
-    return weights
-
-
-def _largest(square: Costs) -> float:
-    """A number hardly above the largest eigenvalue of a symmetric matrix that has no negative one, by power iteration."""
-    vector = np.ones(len(square))
-    value = 0.0
-    for _ in range(20):
-        vector = square @ vector
-        value = float(np.sqrt(vector @ vector))
-        if not value:
-            return 0.0
-        vector = vector / value
-    return 1.05 * value
+def _greatest_in_rows(values: Bytes) -> Labels:
+    """Where each row has its greatest value, numbered through all rows."""
+    found: Labels = values.argmax(axis=1) + np.arange(values.shape[0]) * values.shape[1]
+    return found
 
 
 def _on_simplex(weights: Costs) -> Costs:
-    """The nearest weights that are not negative and add up to one."""
-    weights = weights - weights.max()  # large numbers would drown the one that is subtracted
-    ordered = np.sort(weights)[::-1]
-    over = np.cumsum(ordered) - 1.0
-    count = int(np.flatnonzero(ordered - over / np.arange(1, len(weights) + 1) > 0)[-1]) + 1
-    found: Costs = np.maximum(weights - over[count - 1] / count, 0.0)
-    return found
+    """Weights that are left of a mixture, made to add up to one."""
+    total = float(weights.sum())
+    return weights / total if total else np.full(len(weights), 1.0 / max(1, len(weights)))

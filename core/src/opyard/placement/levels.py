@@ -38,12 +38,20 @@ class Room:
 
 
 class Levels:
-    """``needed`` has for each variable the bytes ``[row, label]`` that, whatever the others are, lie there at one step for a time."""
+    """What each label ``[row, label]`` of each variable keeps, whatever the others are, in bytes.
+
+    needed  what lies there at one step for a time;  kept  what lies there all the time
+    """
 
     def __init__(self, network: Network, residency: Residency) -> None:
         rows = len(residency.limits)
         self._network = network
         self.needed = [np.zeros((rows, len(costs))) for costs in network.unary]
+        self.kept = [np.zeros((rows, len(costs))) for costs in network.unary]
+        for term in residency.terms:
+            if term.end > residency.steps and term.second < 0:
+                self.kept[term.first][term.row] += term.nbytes * term.mask
+        self._limits = residency.limits[:, None]
         self._finite: dict[tuple[int, int], Flags] = {}
         for (first, second), table in network.tables.items():
             self._finite[first, second] = np.isfinite(table)
@@ -81,20 +89,20 @@ class Levels:
         return []
 
     def within(self, network: Network, room: Room) -> Network:
-        """The network with labels forbidden that need more room."""
-        return network.with_unary(
-            [
-                np.where((needed > room.high[:, None]).any(axis=0), np.inf, costs)
-                for costs, needed in zip(network.unary, self.needed, strict=True)
-            ]
-        )
+        """The network with labels forbidden that need more room, or whose weights leave too little."""
+        high, low = room.high[:, None], room.low[:, None]
+        unary = []
+        for costs, needed, kept in zip(network.unary, self.needed, self.kept, strict=True):
+            forbidden = (needed > high) | (kept + np.maximum(needed, low) > self._limits)
+            unary.append(np.where(forbidden.any(axis=0), np.inf, costs))
+        return network.with_unary(unary)
 
     def least(self, room: Room, rows: list[Costs]) -> float:
         """What reaching the room costs at least, given for each label of each variable what forcing it costs at least."""
         found = 0.0
         for row in np.flatnonzero(room.low > 0):
             reaching = (
-                costs[needed[row] >= room.low[row]] for costs, needed in zip(rows, self.needed, strict=True)
+                costs[needed[row] >= room.low[row]] for costs, needed in zip(rows, self.needed, strict=False)
             )
             found = max(found, min(float(np.min(costs, initial=np.inf)) for costs in reaching))
         return found

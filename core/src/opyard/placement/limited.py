@@ -18,14 +18,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .bundle import Bundle
+from .counting import Count, best_count
 from .levels import Levels, Room
 from .memory import Bytes, Residency
 from .network import Costs, Network
+from .pricing import GRAIN, Pricing
 from .repair import Breeding
 from .solver import Effort, Solution, solve
-
-GRAIN = 64.0
-"""Networks with prices count in this part of a nanosecond. Prices of terms are rounded down to it: a bound stays a bound."""
 
 FIRST_STEPS, BRANCH_STEPS = 150, 12
 """Changes of the prices for the whole problem, and for each part of it."""
@@ -93,59 +92,12 @@ def solve_within(network: Network, residency: Residency, effort: Effort | None) 
     if search.found.cost == np.inf:
         raise Unfit(residency.usage(search.found.nearest), search.is_complete)
     labels, cost = search.found.labels, search.found.cost
-    relaxed = solve(_priced(_in_grains(network), residency, search.prices), effort)
+    relaxed = search.pricing.solve(search.pricing.network, search.prices)
     return Fit(labels, cost, min(search.bound, cost), search.prices, relaxed, binds=True)
-
-
-def _in_grains(network: Network) -> Network:
-    """The network with all costs in grains, which are whole numbers as nanoseconds are."""
-    result = Network()
-    for costs in network.unary:
-        result.add_variable(costs * GRAIN)
-    known: dict[int, Costs] = {}
-    for (first, second), table in network.tables.items():
-        if id(table) not in known:
-            known[id(table)] = table * GRAIN
-        result.add_table(first, second, known[id(table)])
-    return result
 
 
 def _fits(residency: Residency, usage: Bytes) -> bool:
     return bool((usage <= residency.limits[:, None]).all())
-
-
-def _priced(
-    network: Network,
-    residency: Residency,
-    prices: Bytes,
-    noise: tuple[np.random.Generator, float] | None = None,
-) -> Network:
-    """A network in grains with the bytes of each term charged to the labels that keep them.
-
-    noise  a source of randomness, and by which part of itself each charge may be off
-    """
-    unary = list(network.unary)
-    tables = dict(network.tables)
-    for term, charge in residency.charges(prices):
-        if noise is not None:
-            charge *= 1 + noise[1] * (2 * noise[0].random() - 1)
-        cost = np.floor(charge * GRAIN)
-        if not cost:
-            continue
-        if term.second < 0:
-            unary[term.first] = unary[term.first] + cost * term.mask
-        else:
-            first, second, mask = term.first, term.second, term.mask
-            if first > second:
-                first, second, mask = second, first, mask.T
-            known = tables.get((first, second))
-            tables[first, second] = cost * mask if known is None else known + cost * mask
-    result = Network()
-    for costs in unary:
-        result.add_variable(costs)
-    for (first, second), table in tables.items():
-        result.add_table(first, second, table)
-    return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,14 +112,23 @@ class _Part:
     network: Network
     room: Room
     bundle: Bundle
+    count: Count | None = None
     bound: float = -np.inf
     split: tuple[int, int] | None = None
 
-    def divided(self, network: Network, room: Room) -> _Part:
-        """A part of this part."""
+    def divided(self, network: Network, room: Room, residency: Residency) -> _Part:
+        """A part of this part, in which is counted what its solutions exceed most."""
+        mixture = [
+            (plane.labels, w) for plane, w in self.bundle.mixture() if w > 0 and network.allows(plane.labels)
+        ]
+        count = best_count(residency, room.low, mixture, self.bundle.centre.sum(axis=1)) or self.count
+
+        def is_left(labels: list[int]) -> bool:
+            return network.allows(labels) and (count is None or count.holds(residency, labels))
+
         tighter = np.zeros_like(self.bundle.centre)
         tighter[:, -1] = room.low - self.room.low
-        return _Part(network, room, self.bundle.restricted(network, tighter))
+        return _Part(network, room, self.bundle.restricted(is_left, tighter), count)
 
 
 class _Search:
@@ -175,13 +136,15 @@ class _Search:
 
     def __init__(self, network: Network, residency: Residency, effort: Effort) -> None:
         self.network = network
-        self.grains = _in_grains(network)
+        self.pricing = Pricing(network, residency, effort)
+        self._pricings: dict[Count, Pricing] = {}
         self.residency = residency
         self.effort = effort
-        self.found = Breeding(network, residency)
+        self.found = Breeding(self.pricing.flat, residency)
         self.bound = -np.inf
         self.prices = np.zeros_like(residency.fixed)
         self.is_complete = True
+        self._offspring = 0
         self._most = _greatest(network)
         parts = effort.parts // max(1, len(network.unary))
         self._is_small = parts >= LEAST_PARTS
@@ -191,12 +154,12 @@ class _Search:
 
     def run(self) -> None:
         """The whole first, then its parts, as long as the effort allows."""
-        whole = _Part(self.grains, Room.unknown(len(self.residency.limits)), Bundle(self.prices))
+        whole = _Part(self.pricing.network, Room.unknown(len(self.residency.limits)), Bundle(self.prices))
         root = self._ascend(whole, FIRST_STEPS)
         self.prices = root.bundle.centre
         if root.bound < np.inf and not self._is_enough(root.bound):
             self._escape()
-            self._breed(root.bound)
+            self._breed(root, root.bound, IDLE)
         if not self._is_small:
             self._gap = max(self.effort.room_gap, self.effort.memory_gap)
             if self.found.cost == np.inf or self._is_enough(root.bound):
@@ -214,6 +177,8 @@ class _Search:
         while open_parts:
             open_parts.sort(key=lambda part: part[:2])
             self.bound, _, part = open_parts.pop(0)
+            if self._levels is not None and part is not root:
+                self._breed(part, self.bound, IDLE_IN_PART)
             if self._is_enough(self.bound):
                 return
             children = self._divided(part) if self._parts > 0 else []
@@ -232,7 +197,10 @@ class _Search:
             worth = part.bundle.centre.sum(axis=1)
             halves = self._levels.halves(part.room, part.bundle.mixture(), worth)
             if halves:
-                return [part.divided(self._levels.within(part.network, half), half) for half in halves]
+                return [
+                    part.divided(self._levels.within(part.network, half), half, self.residency)
+                    for half in halves
+                ]
         if part.split is None:
             return []
         start = part.bundle.centre
@@ -242,7 +210,7 @@ class _Search:
         """The part with the bound raised by what reaching its room costs, and without labels that cost too much."""
         if self._levels is None or part.bound == np.inf:
             return part
-        solution = solve(_priced(part.network, self.residency, part.bundle.centre), self.effort)
+        solution = self._pricing(part.count).solve(part.network, part.bundle.centre)
         if solution.accuracy != "exact":
             return part
         extra = solution.prices()
@@ -250,9 +218,16 @@ class _Search:
         most = GRAIN * ((1 - self._gap) * self.found.cost - part.bound + 1)
         unary = [
             np.where(more > most, np.inf, costs)
-            for more, costs in zip(extra, part.network.unary, strict=True)
+            for more, costs in zip(extra, part.network.unary, strict=False)
         ]
         return replace(part, network=part.network.with_unary(unary), bound=bound)
+
+    def _pricing(self, count: Count | None) -> Pricing:
+        if count is None:
+            return self.pricing
+        if count not in self._pricings:
+            self._pricings[count] = Pricing(self.network, self.residency, self.effort, count)
+        return self._pricings[count]
 
     def _is_enough(self, bound: float) -> bool:
         """Whether a bound proves the best labels, or, where the problem is too large to be divided, nearly does."""
@@ -265,22 +240,28 @@ class _Search:
         price = 1e-3 * self.network.cost(self.found.any_labels) / max(1.0, float(usage.sum()))
         for _ in range(MOST_RISES):
             prices = np.full_like(usage, price)
-            labels = solve(_priced(self.grains, self.residency, prices), self.effort).labels
+            labels = self.pricing.solve(self.pricing.network, prices).labels
             self.found.consider(labels, self.residency.usage(labels))
             if self.found.cost < np.inf:
                 self.found.add(labels, self.prices)
                 return
             price *= 8
 
-    def _breed(self, bound: float) -> None:
-        """Solutions at prices that are a little off, each term by its own, have other parts to choose from."""
-        for number in range(self.effort.offspring):
+    def _breed(self, part: _Part, bound: float, most: int) -> None:
+        """Solutions at prices that are a little off, each term by its own, have other parts to choose from.
+
+        most  of them in vain, one after the other, until it ends
+        """
+        pricing, idle = self._pricing(part.count), 0
+        while self._offspring < self.effort.offspring and idle < most and not self._is_enough(bound):
+            number, before = self._offspring, self.found.cost
+            self._offspring += 1
             random = np.random.default_rng(number)
             scale, noise = SCALES[number % len(SCALES)], NOISES[number % len(NOISES)]
-            priced = _priced(self.grains, self.residency, self.prices * scale, (random, noise))
-            self.found.add(solve(priced, self.effort).labels, self.prices)
-            if self._is_enough(bound):
-                return
+            solution = pricing.solve(part.network, part.bundle.centre * scale, (random, noise))
+            if np.isfinite(solution.cost):
+                self.found.add(solution.labels, part.bundle.centre)
+            idle = 0 if self.found.cost < before else idle + 1
 
     def _ascend(self, part: _Part, steps: int) -> _Part:
         """The part with its bound: the highest that so many changes of the prices give."""
@@ -291,7 +272,7 @@ class _Search:
         split: tuple[int, int] | None = None
         hopeless = replace(part, bound=np.inf, split=None)
         for _ in range(steps):
-            solution = solve(_priced(network, residency, bundle.trial), self.effort)
+            solution = self._pricing(part.count).solve(network, bundle.trial)
             if not np.isfinite(solution.cost):
                 return hopeless
             usage = residency.usage(solution.labels)
@@ -305,7 +286,7 @@ class _Search:
                 return hopeless  # not even the dearest labels cost so much, or no others are left
             if self._is_enough(_whole(bundle.bound)) or bundle.is_done:
                 break
-        for labels in bundle.solutions()[: DECIDING if network is self.grains else 2]:
+        for labels in bundle.solutions()[: DECIDING if network is self.pricing.network else 2]:
             self.found.add(labels, bundle.centre)
         return replace(part, bound=_whole(bundle.bound), split=split)
 
@@ -317,10 +298,11 @@ class _Search:
         if not short.any():
             short = np.where(prices > 0, 1.0, 0.0)
         weight: dict[int, float] = {}
-        for term, amount in self.residency.charges(short):
-            if amount and term.holds(labels):
-                for variable in {term.first, term.second if term.second >= 0 else term.first}:
-                    weight[variable] = weight.get(variable, 0.0) + amount
+        amounts = self.residency.charges(short)
+        for number in np.flatnonzero(self.residency.holding(labels) & (amounts > 0)).tolist():
+            term = self.residency.terms[number]
+            for variable in {term.first, term.second if term.second >= 0 else term.first}:
+                weight[variable] = weight.get(variable, 0.0) + float(amounts[number])
         possible = {v: int(np.isfinite(network.unary[v]).sum()) for v in weight}
         found = [(w, -v) for v, w in weight.items() if possible[v] > 1]
         if not found:
@@ -335,6 +317,9 @@ class _Search:
 SCALES = (1.0, 1.0, 1.0, 1.03, 1.03, 1.03, 1.1, 1.1, 1.1, 0.97, 0.97, 0.97)
 NOISES = (0.05, 0.15, 0.4)
 """Factors of the prices, and by what part each term's price is off, in turn."""
+
+IDLE, IDLE_IN_PART = 80, 6
+"""Solutions to breed from that bring nothing better, one after the other, after which no more are made."""
 
 MOST_RISES = 16
 """Times that prices rise eightfold in search of a first solution that fits."""

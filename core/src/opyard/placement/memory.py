@@ -8,7 +8,7 @@ it runs, and buffers of drivers, are not known and not counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from .problem import Choice, Numbers, Problem, Tensor
 
 Bytes = npt.NDArray[np.float64]
 """Bytes, or prices of a byte, ``[capped address space, step]``."""
+
+Flags = npt.NDArray[np.bool_]
 
 Limits = Mapping[str, int | str]
 """Bytes by the name of a device, as a number or as a text such as "2GiB"."""
@@ -73,7 +75,7 @@ class Term:
 
     first: int
     second: int
-    mask: npt.NDArray[np.bool_]
+    mask: Flags
     nbytes: int
     row: int
     begin: int
@@ -98,17 +100,55 @@ class Residency:
         self.limits = np.array([float(limits[space]) for space in sorted(limits)])
         self.steps = len(problem.graph.nodes)
         self.fixed: Bytes = np.zeros((len(self.rows), self.steps + 2))
-        self._ends = [self._anchors(number) for number in range(self.steps)]
+        self._anchored = [self._anchors(number) for number in range(self.steps)]
         self.terms = [term for tensor in problem.tensors for term in self._tensor_terms(tensor)]
         self.terms += self._constant_terms()
-        self._terms_of: dict[int, list[Term]] = {}
-        for term in self.terms:
-            for variable in {term.first, term.second} - {-1}:
-                self._terms_of.setdefault(variable, []).append(term)
+        self.nbytes = np.array([float(term.nbytes) for term in self.terms])
+        self._first = np.array([term.first for term in self.terms], np.intp)
+        self._second = np.array([max(term.second, 0) for term in self.terms], np.intp)
+        self._width = np.array([term.mask.shape[-1] for term in self.terms], np.intp)
+        self._is_pair = np.array([term.second >= 0 for term in self.terms], np.intp)
+        self._masks = np.concatenate([np.zeros(0, bool), *(term.mask.ravel() for term in self.terms)])
+        sizes = [term.mask.size for term in self.terms]
+        self._masks_at = np.cumsum([0, *sizes], dtype=np.intp)[:-1]
+        rows = np.array([term.row for term in self.terms], np.intp) * (self.steps + 3)
+        self._begins = rows + np.array([term.begin for term in self.terms], np.intp)
+        self._ends = rows + np.array([term.end + 1 for term in self.terms], np.intp)
+
+    def holding(self, labels: Sequence[int] | Numbers) -> Flags:
+        """For each term whether an assignment keeps its bytes."""
+        chosen = np.asarray(labels, np.intp)
+        first, second = chosen[self._first], chosen[self._second]
+        column = np.where(self._is_pair, second, first)
+        row = np.where(self._is_pair, first, 0)
+        found: Flags = self._masks[self._masks_at + row * self._width + column]
+        return found
 
     def usage(self, labels: Sequence[int]) -> Bytes:
         """Bytes ``[row, step]`` of an assignment."""
-        return self.fixed + self._sum((term, 1) for term in self.terms if term.holds(labels))
+        kept = np.flatnonzero(self.holding(labels))
+        return self.fixed + self.total(kept, np.ones(len(kept)))
+
+    def owners(self, terms: Numbers, differs: Flags, groups: Numbers) -> Numbers:
+        """For terms of which a variable differs the group of that variable."""
+        first, second = self._first[terms], self._second[terms]
+        return np.where(differs[first], groups[first], groups[second])
+
+    def total(self, terms: Numbers, times: npt.NDArray[np.float64]) -> Bytes:
+        """Bytes ``[row, step]`` of some terms, each so many times."""
+        changes, nbytes = np.zeros(len(self.rows) * (self.steps + 3)), self.nbytes[terms] * times
+        np.add.at(changes, self._begins[terms], nbytes)
+        np.subtract.at(changes, self._ends[terms], nbytes)
+        found: Bytes = np.cumsum(changes.reshape(len(self.rows), -1), axis=1)[:, :-1]
+        return found
+
+    def charges(self, prices: Bytes) -> npt.NDArray[np.float64]:
+        """For each term what its bytes cost by ``prices``, nanoseconds for a byte at a step."""
+        sums = np.zeros((len(self.rows), self.steps + 3))
+        np.cumsum(prices, axis=1, out=sums[:, 1:])
+        known = sums.ravel()
+        found: npt.NDArray[np.float64] = self.nbytes * (known[self._ends] - known[self._begins])
+        return found
 
     def excess(self, ordered: Sequence[Choice]) -> dict[int, int]:
         """Bytes by which the limits are exceeded when the matches run in this order, by row; empty when all is well."""
@@ -119,29 +159,6 @@ class Residency:
             row: peaks[space][0] - int(self.limits[row]) for space, row in self.rows.items() if space in peaks
         }
         return {row: nbytes for row, nbytes in over.items() if nbytes > 0}
-
-    def change(self, variables: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Bytes:
-        """What the usage of an assignment grows by when these variables, and no others, get other labels."""
-        touched = dict.fromkeys(term for v in variables for term in self._terms_of.get(v, ()))
-        signs = ((term, term.holds(after) - term.holds(before)) for term in touched)
-        return self._sum((term, sign) for term, sign in signs if sign)
-
-    def _sum(self, terms: Iterable[tuple[Term, int]]) -> Bytes:
-        changes = np.zeros((len(self.rows), self.steps + 3))
-        for term, sign in terms:
-            changes[term.row, term.begin] += sign * term.nbytes
-            changes[term.row, term.end + 1] -= sign * term.nbytes
-        found: Bytes = np.cumsum(changes, axis=1)[:, :-1]
-        return found
-
-    def charges(self, prices: Bytes) -> Iterator[tuple[Term, float]]:
-        """For each term what its bytes cost by ``prices``, nanoseconds for a byte at a step."""
-        total = np.concatenate([np.zeros((len(self.rows), 1)), np.cumsum(prices, axis=1)], axis=1)
-        for term in self.terms:
-            yield (
-                term,
-                term.nbytes * float(total[term.row, term.end + 1] - total[term.row, term.begin]),
-            )
 
     # Terms -------------------------------------------------------------------------------------------------------
 
@@ -161,7 +178,7 @@ class Residency:
     def _tensor_terms(self, tensor: Tensor) -> Iterator[Term]:
         nbytes, producer = tensor.value.spec.nbytes, tensor.producer
         made_in, theirs = self._rows(tensor.gives), -1
-        begins = self._ends[producer] if producer >= 0 else np.zeros(1, np.intp)
+        begins = self._anchored[producer] if producer >= 0 else np.zeros(1, np.intp)
         if producer < 0 and made_in[0] >= 0:  # the caller's, before and after
             theirs = int(made_in[0])
             self.fixed[theirs] += nbytes
@@ -190,7 +207,7 @@ class Residency:
             for row in sorted(set(made_in.tolist()) - {-1}):
                 yield from self._spread(producer, -1, (made_in == row)[:, None], nbytes, row, begins, 0)
             return
-        ends = self._ends[reader] if reader >= 0 else np.array([self.steps])
+        ends = self._anchored[reader] if reader >= 0 else np.array([self.steps])
         for row in sorted((set(made_in.tolist()) | set(taken_in.tolist())) - {-1}):
             for end in sorted(set(ends.tolist())):
                 here = (made_in == row)[:, None] | (taken_in == row)[None, :]
@@ -199,7 +216,7 @@ class Residency:
 
     def _longer(self, reader: int, taken_in: Numbers, nbytes: int, last: int) -> Iterator[Term]:
         """Terms for matches that run, and so read, later than the last node that reads the tensor by itself."""
-        ends = self._ends[reader]
+        ends = self._anchored[reader]
         for end in sorted({int(e) for e in ends if e > last}):
             for row in sorted(set(taken_in.tolist()) - {-1}):
                 mask = (taken_in == row) & (ends == end)

@@ -17,7 +17,7 @@ from .dual import FORBIDDEN, TreeReweighted
 from .elimination import LARGEST_TABLE, Elimination
 from .mincut import submodular_labels
 from .network import Costs, Network
-from .orders import least_fill_first, smallest_first
+from .orders import Order, least_fill_first, smallest_first
 from .reduction import Reduction
 
 SMALL_TABLE = 2.0**16
@@ -89,9 +89,12 @@ class Solution:
         return rows
 
 
-def solve(network: Network, effort: Effort | None = None) -> Solution:
-    """The best labels of a network. The cost is infinite when every assignment is forbidden."""
-    whole = _eliminated(network)
+def solve(network: Network, effort: Effort | None = None, order: Order | None = None) -> Solution:
+    """The best labels of a network. The cost is infinite when every assignment is forbidden.
+
+    order  that of ``elimination_order``, where it is known from a network with the same tables
+    """
+    whole = _eliminated(network, order)
     if whole is not None:
         return Solution(network, whole.labels(), whole.optimum, whole.optimum, whole)
     reduction = Reduction(network)
@@ -116,15 +119,16 @@ def solve(network: Network, effort: Effort | None = None) -> Solution:
     return Solution(network, labels, cost, min(bound + reduction.constant, cost))
 
 
-def _eliminated(network: Network) -> Elimination | None:
-    """The network with every variable eliminated, or None where no order is found whose tables are small enough."""
+def elimination_order(network: Network) -> Order | None:
+    """An order in which a network can be eliminated, or None where none is found whose tables are small enough."""
     order = smallest_first(network, SMALL_TABLE)
-    if len(order) < len(network.unary):
-        wider = least_fill_first(network, LARGEST_TABLE, ALL_TABLES)
-        if wider is None:
-            return None
-        order = wider
-    return Elimination(network, order)
+    return order if len(order) == len(network.unary) else least_fill_first(network, LARGEST_TABLE, ALL_TABLES)
+
+
+def _eliminated(network: Network, order: Order | None = None) -> Elimination | None:
+    """The network with every variable eliminated, or None where it is too wide."""
+    order = order or elimination_order(network)
+    return None if order is None else Elimination(network, order)
 
 
 def _moved(network: Network) -> list[int] | None:
