@@ -195,7 +195,9 @@ class Variable(Operators):
         return f"<Variable {self.name}: {self.spec!r}>"
 
     def __len__(self) -> int:
-        return len(self.numpy())
+        if not self.shape:
+            raise TypeError(f"the variable {self.name!r} has no dimensions, and so no len().")
+        return int(self.shape[0])
 
     def __iter__(self) -> Iterator[Any]:
         return (self[number] for number in range(len(self)))
