@@ -166,6 +166,33 @@ def test_a_variable_that_no_device_of_the_session_has() -> None:
         oy.Session(graph, registry=oy.standard_registry()).run("y")
 
 
+def test_a_run_on_other_devices_takes_its_variables_along(plans: list[Executable]) -> None:
+    w = oy.Variable(np.zeros((2, 3), F32))
+    first = oy.compile(lambda x: w.assign_add(x) * 1.0, devices="cpu:0")
+    second = oy.compile(lambda x: w.assign_add(x) * 1.0, devices="opencl:0")
+    for run, device in [(first, "cpu:0"), (second, "opencl:0")] * 2:
+        for _ in range(3):
+            run(ONES)
+        assert w.device == device
+        assert plans[-1].plan.copies == (2 if run is second else 0)  # x and the result
+        w.assign(w.numpy())
+        assert w.device == device and isinstance(w._array, np.ndarray) == (run is first)
+    assert set(w.numpy().flat) == {12}
+    assert len({id(executable) for executable in plans}) == 2
+
+
+def test_what_is_added_to_a_graph_is_done_by_the_next_run() -> None:
+    n = oy.Variable(0)
+    with oy.Graph() as graph:
+        n.assign_add(1)
+    session = oy.Session(graph)
+    session.run(None, updates=True)
+    with graph:
+        n.assign_add(10)
+    session.run(None, updates=True)
+    assert int(n) == 12
+
+
 # All assignments -------------------------------------------------------------------------------------------------
 
 

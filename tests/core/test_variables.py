@@ -214,6 +214,8 @@ def test_a_variable_is_a_number_or_a_sequence_where_its_array_is():
     assert not flag
     assert (int(oy.Variable(3)), float(oy.Variable(0.5))) == (3, 0.5)
     assert len(table) == 2
+    with pytest.raises(TypeError, match=r"the variable 'flag' has no dimensions, and so no len\(\)"):
+        len(flag)
     assert [row.tolist() for row in table] == [[1, 2], [3, 4]]
     assert table[:, 1].tolist() == [2, 4]
     assert oy.compile(lambda x: table[1] + x)(np.zeros(2)).tolist() == [3, 4]

@@ -88,7 +88,7 @@ class Session:
         self.costs: Costs = default_costs() if costs is None else costs
         self.memory = check_limits(memory or {}, self.devices)
         self.objective = objective
-        self._cache: dict[Any, Executable] = {}
+        self._cache: dict[Any, tuple[Executable, tuple[Resident, ...]]] = {}
         self._lock = threading.Lock()
         self._host = next(
             (d for d in self.devices if d.memory == "host" and d.array_type is np.ndarray),
@@ -134,13 +134,13 @@ class Session:
 
         def run(arrays: tuple[Any, ...], state: Transaction) -> tuple[tuple[Any, ...], Plan]:
             try:
-                key = (
-                    *[(type(a), a.shape, a.dtype, getattr(a, "device", None)) for a in arrays],
-                    *(self.registry.version, current_policy.get(), state.places if effects else ()),
-                )
+                specs = [(type(a), a.shape, a.dtype, getattr(a, "device", None)) for a in arrays]
+                known = (*specs, self.registry.version, current_policy.get())
+                key = (*known, state.places) if effects else known
                 executable, is_plain = hot.get(key) or (None, True)
                 if executable is None:
                     executable, is_plain = self._executable(wanted, names, arrays, state)
+                    key = (*known, state.places) if effects else known  # where variables live from now on
                     remember(hot, key, (executable, is_plain), CALLABLE_LIMIT)
                 given = arrays if is_plain else map(plain_array, arrays)
                 if not effects:
@@ -340,24 +340,24 @@ class Session:
     ) -> Executable:
         """The executable for feeds like these. The first one that assigns to a variable decides where it lives."""
 
-        def key() -> Any:
-            residents = self._residents(feeds, home, effects)
+        def key(residents: tuple[Resident, ...]) -> Any:
             lives = tuple(resident.key for resident in residents)
-            return (wanted, specs, home.name, lives, self.registry.version, active_policy()), residents
+            every = (*wanted, *effects.values)
+            return every, specs, home.name, lives, self.registry.version, active_policy()
 
         specs = tuple((name, self._spec(name, feed)) for name, feed in feeds.items())
-        found = self._cache.get(key()[0])
-        if found is not None:
-            return found
-        with self._lock:
-            wanting, residents = key()
-            found = self._cache.get(wanting)
-            if found is None:
-                placement = self._place(self._graph(wanted, feeds, effects), home, residents)
-                effects.settle(placement, self.registry)
-                found = Executable(make_plan(placement))
-                remember(self._cache, key()[0], found, SESSION_LIMIT)
-            return found
+        residents = self._residents(feeds, home, effects)
+        found = self._cache.get(key(residents))
+        if found is None:
+            with self._lock:
+                found = self._cache.get(key(residents))
+                if found is None:
+                    placement = self._place(self._graph(wanted, feeds, effects), home, residents)
+                    found = Executable(make_plan(placement)), placement.residents
+                    for known in {key(residents), key(found[1])}:
+                        remember(self._cache, known, found, SESSION_LIMIT)
+        effects.settle(found[1], self.registry)
+        return found[0]
 
     def _residents(self, feeds: Mapping[str, Any], home: Device, effects: Effects) -> tuple[Resident, ...]:
         """What lives elsewhere than at home: variables, and feeds that are arrays of other devices."""
@@ -371,7 +371,7 @@ class Session:
             for name, owner in owners.items()
             if owner is not None and not shares_arrays(owner, home)
         )
-        return (*guests, *effects.residents(self.registry))
+        return (*guests, *effects.residents(self.registry, self.devices))
 
     def _graph(self, wanted: tuple[Value, ...], feeds: Mapping[str, Any], effects: Effects) -> Graph:
         specs = {**{name: self._spec(name, feed) for name, feed in feeds.items()}, **effects.specs}

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from .driver import Device, transfer
+from .driver import Device, shares_arrays, transfer
 from .executable import claim_nothing
 from .graph import Graph, Value
-from .placement import Placement, Resident
+from .placement import Resident
 from .plan import Plan
 from .registry import Registry
 from .rewrite import ancestors
@@ -67,21 +67,27 @@ class Effects:
         """The specs of what is read, by name."""
         return {name: variable.spec for name, variable in zip(self.names, self.reads, strict=True)}
 
-    def residents(self, registry: Registry) -> tuple[Resident, ...]:
-        """The variables as the placement of a run sees them. Raises DeviceError for arrays that no device here has."""
+    def residents(self, registry: Registry, devices: Sequence[Device]) -> tuple[Resident, ...]:
+        """The variables as the placement of a run on some devices sees them.
+
+        Those that live on none of these may move. Raises DeviceError for arrays that no device here has.
+        """
         names = dict(zip(self.reads, self.names, strict=True))
         outputs = {variable: f"fetch_{self.wanted + n}" for n, variable in enumerate(self.writes)}
         found = []
         for variable in dict.fromkeys((*self.reads, *self.writes)):
             device = variable.where(registry)
-            free = variable in outputs and not variable.is_settled(registry)
+            settled = variable.is_declared or (
+                variable.is_settled(registry) and any(shares_arrays(device, known) for known in devices)
+            )
+            free = variable in outputs and not settled
             ports = names.get(variable, ""), outputs.get(variable, "")
             found.append(Resident(variable.name, *ports, device, free, variable.reason))
         return tuple(found)
 
-    def settle(self, placement: Placement, registry: Registry) -> None:
-        """Tells the variables that are written where the placement found that they should live."""
-        found = {resident.output: resident for resident in placement.residents}
+    def settle(self, residents: Sequence[Resident], registry: Registry) -> None:
+        """Tells the variables that are written where a placement found that they should live."""
+        found = {resident.output: resident for resident in residents}
         for number, variable in enumerate(self.writes, self.wanted):
             resident = found[f"fetch_{number}"]
             variable.settle(resident.device, registry, resident.reason)

@@ -145,7 +145,7 @@ class Variable(Operators):
 
     def where(self, registry: Registry) -> Device:
         """The device where it lives. Raises DeviceError where the registry has none for its array."""
-        if self._device is None and self._home is not None and self.is_settled(registry):
+        if self._home is not None and self.is_settled(registry):
             return self._home
         found = registry.device_of(self._array)
         if found is None:
@@ -154,9 +154,14 @@ class Variable(Operators):
             )
         return found
 
+    @property
+    def is_declared(self) -> bool:
+        """Whether it was declared to live on a device."""
+        return self._device is not None
+
     def is_settled(self, registry: Registry) -> bool:
-        """Whether it was declared to live on a device, or found one, and nothing new is known about kernels since."""
-        return self._device is not None or self._settled == (registry, registry.version)
+        """Whether a run found a device for it, and nothing new is known about kernels since."""
+        return self._settled == (registry, registry.version)
 
     def settle(self, device: Device, registry: Registry, reason: str = "") -> None:
         """Makes it live on a device, unless it was declared to live on another."""
@@ -190,7 +195,9 @@ class Variable(Operators):
         return f"<Variable {self.name}: {self.spec!r}>"
 
     def __len__(self) -> int:
-        return len(self.numpy())
+        if not self.shape:
+            raise TypeError(f"the variable {self.name!r} has no dimensions, and so no len().")
+        return int(self.shape[0])
 
     def __iter__(self) -> Iterator[Any]:
         return (self[number] for number in range(len(self)))
