@@ -24,7 +24,7 @@ from .eager import (
 )
 from .errors import OpyardError
 from .generators import Generator
-from .graph import Graph, Node, Value, trace
+from .graph import Graph, Node, Value
 from .hookspecs import API_LEVEL, hookimpl
 from .kernels import Kernel
 from .models import SavedModel, load, save
@@ -100,6 +100,7 @@ from .selection import Candidate, candidates
 from .session import Session
 from .spec import TensorSpec
 from .takeover import KernelWarning
+from .tracing import trace
 from .variables import Variable
 
 __all__ = [

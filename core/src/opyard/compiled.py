@@ -12,7 +12,7 @@ import numpy as np
 from .choosing import Devices
 from .costs import Costs
 from .errors import SpecError
-from .graph import Graph, Value, current_graph, parameter_names, trace_named, weak_scalar
+from .graph import Graph, Value, current_graph, weak_scalar
 from .memo import remember
 from .nest import leaves, map_leaves
 from .opfunction import current_policy
@@ -21,6 +21,7 @@ from .profiles import Profile
 from .registry import Registry
 from .session import Session
 from .spec import TensorSpec, spec_of
+from .tracing import parameter_names, trace_named
 from .variables import Variable
 
 LIMIT = 256

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from opyard.errors import SpecError
-from opyard.graph import trace
 from opyard.ops.attention import scaled_dot_product_attention
 from opyard.spec import TensorSpec
 from opyard.testing import violation
+from opyard.tracing import trace
 
 GENERATOR = np.random.default_rng(19)
 ATTENTION = scaled_dot_product_attention.op

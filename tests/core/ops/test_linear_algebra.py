@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from opyard.errors import SpecError
-from opyard.graph import trace
 from opyard.ops.linear_algebra import einsum, linear, matmul
 from opyard.spec import TensorSpec
+from opyard.tracing import trace
 
 GENERATOR = np.random.default_rng(7)
 

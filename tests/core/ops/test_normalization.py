@@ -11,7 +11,6 @@ from scipy.special import log_softmax as scipy_log_softmax
 from scipy.special import softmax as scipy_softmax
 
 from opyard.errors import SpecError
-from opyard.graph import trace
 from opyard.ops.channel_normalization import (
     batch_normalization,
     group_normalization,
@@ -27,6 +26,7 @@ from opyard.ops.normalization import (
 )
 from opyard.spec import TensorSpec
 from opyard.testing import violation
+from opyard.tracing import trace
 
 GENERATOR = np.random.default_rng(17)
 

@@ -17,12 +17,13 @@ import click
 from .. import models, runtime
 from ..compiled import Compiled
 from ..errors import GraphError, OpyardError, RegistryError, SpecError, did_you_mean
-from ..graph import Graph, parameter_names, trace
+from ..graph import Graph
 from ..models import OPENED_BY
 from ..placement import Limits, Placement, TuneReport
 from ..registry import describe_error
 from ..session import Session
 from ..spec import TensorSpec
+from ..tracing import parameter_names, trace
 
 Specs = tuple[TensorSpec | None, ...]
 
