@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import weakref
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from hypothesis import strategies as st
 
 import opyard as oy
 from opyard.errors import PlacementError
+from opyard.placement import proximal
 from opyard.placement.bundle import Bundle
-from opyard.placement.levels import Levels
-from opyard.placement.limited import GRAIN, Fit
+from opyard.placement.counting import Count, best_count
+from opyard.placement.flat import Flat
+from opyard.placement.levels import Levels, Room
+from opyard.placement.limited import Fit
 from opyard.placement.memory import Residency, limits_of
 from opyard.placement.network import Network
 from opyard.placement.place import formulate
+from opyard.placement.pricing import GRAIN, Pricing
 from opyard.placement.problem import Problem
 from opyard.placement.solver import Effort, solve
 from opyard.selection import Policy
@@ -146,7 +151,9 @@ with test_memory.oy.Graph() as graph:
         tall = test_memory.oy.matmul(x, graph.constant(test_memory.np.ones((250, 250 * width), "float32")))
         x = test_memory.oy.matmul(tall, graph.constant(test_memory.np.ones((250 * width, 250), "float32")))
     graph.output("y", x)
-print(json.dumps(test_memory.place(graph, {{"null:0": "3.7MB"}}).to_json()))
+by_room = test_memory.Effort(parts=0, offspring=4, rooms=10, room_gap=0.0)
+for effort in (None, by_room):
+    print(json.dumps(test_memory.place(graph, {{"null:0": "3.7MB"}}, effort=effort).to_json()))
 """
 
 
@@ -164,7 +171,7 @@ def test_another_process_with_another_hash_seed_places_alike() -> None:
         for seed in ("1", "2")
     ]
     assert found[0] == found[1]
-    assert json.loads(found[0])["accuracy"] == "estimate"
+    assert [json.loads(line)["accuracy"] for line in found[0].splitlines()] == ["estimate"] * 2
 
 
 @limits(max_examples=15, deadline=None)
@@ -370,6 +377,93 @@ def test_dividing_by_room_finds_and_proves_what_dividing_by_labels_does(limit: i
     assert by_room.seconds == exact.seconds and by_room.is_optimal
 
 
+def test_weights_that_leave_too_little_room_are_forbidden() -> None:
+    problem, residency = limited_problem(residual(1))
+    levels = Levels(problem.network, residency)
+    matmul = next(number for node, number in problem.number.items() if node.op.name == "matmul")
+    on_null = levels.kept[matmul][0] == 250 * KB
+    assert on_null.any()
+    assert not on_null.all()
+    for low, fits in ((50 * KB, True), (51 * KB, False)):
+        room = Room(np.array([float(low)]), np.array([np.inf]))
+        left = np.isfinite(levels.within(problem.network, room).unary[matmul])
+        assert left[on_null].all() == fits
+        assert left[~on_null].all()
+
+
+# Counting --------------------------------------------------------------------------------------------------------
+
+
+@limits(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(0, 5), st.integers(0, 1000))
+def test_counting_finds_the_best_of_what_is_allowed(widths: list[int], most: int, seed: int) -> None:
+    """Against all ways to choose which weights lie on the device; bytes are rounded down to units of 200 kB."""
+    with oy.Graph() as graph:
+        x: Any = graph.input("x", SPEC)
+        for width in widths:
+            shape = (x.spec.shape[0], 250 * width)
+            x = oy.matmul(x, graph.constant(np.ones(shape, np.float32)))
+        graph.output("y", x)
+    problem, residency = limited_problem(graph)
+    random = np.random.default_rng(seed)
+    network = problem.network.with_unary(
+        [c + random.integers(0, 10**6, len(c)) for c in problem.network.unary]
+    )
+    count = Count(0, 200.0 * KB, most)
+    units, free = count.units(residency), np.zeros_like(residency.fixed)
+    pricing = Pricing(network, residency, Effort(), count)
+    found = pricing.solve(network, free)
+    assert len(found.labels) == len(network.unary)
+    assert found.cost == GRAIN * network.cost(found.labels)
+    assert units @ residency.holding(found.labels) <= most
+    best = np.inf
+    for there in product((False, True), repeat=len(widths)):
+        unary = list(network.unary)
+        for number, on_null in enumerate(there):
+            is_null = problem.spaces(number) != problem.home
+            unary[number] = np.where(is_null == on_null, unary[number], np.inf)
+        solution = solve(network.with_unary(unary))
+        if units @ residency.holding(solution.labels) <= most:
+            best = min(best, solution.cost)
+    assert found.cost == GRAIN * best
+
+
+def test_what_is_counted_is_what_solutions_exceed() -> None:
+    problem, residency = limited_problem(layers(4))
+    labels = solve(problem.network).labels  # all four lie on the device, which may keep one
+    room, worth = np.array([2.0 * KB]), np.ones(1)
+    assert best_count(residency, room, [(labels, 1.0)], worth) == Count(0, 250.0 * KB, 1)
+    assert best_count(residency, room + 50 * KB, [(labels, 1.0)], worth) == Count(0, 250.0 * KB, 0)
+    at_home = solve(
+        problem.network.with_unary(
+            [
+                np.where(problem.spaces(number) == problem.home, costs, np.inf)
+                for number, costs in enumerate(problem.network.unary)
+            ]
+        )
+    ).labels
+    assert best_count(residency, room, [(at_home, 1.0)], worth) is None
+
+
+# Arrays of costs -------------------------------------------------------------------------------------------------
+
+
+def test_a_network_in_one_array_costs_the_same() -> None:
+    problem, residency = limited_problem(residual(3))
+    network, flat = problem.network, Flat(problem.network)
+    labels = solve(network).labels
+    alone, pairs = flat.parts(np.array(labels))
+    assert alone.sum() + pairs.sum() == network.cost(labels)
+    twice = flat.network_of(2 * flat.costs)
+    assert twice.cost(labels) == 2 * network.cost(labels)
+    assert list(twice.tables) == list(network.tables)
+    positions, owners = flat.positions(residency.terms)
+    added = flat.costs + np.bincount(positions, residency.nbytes[owners], len(flat.costs))
+    kept = float(residency.nbytes @ residency.holding(labels))
+    assert kept > 0
+    assert flat.network_of(added).cost(labels) == network.cost(labels) + kept
+
+
 # The bundle method -----------------------------------------------------------------------------------------------
 
 
@@ -397,3 +491,29 @@ def test_the_bundle_finds_the_maximum_of_the_lowest_plane(planes: list[tuple[int
         if bundle.is_done:
             break
     assert bundle.bound >= best.max() - 0.05 * max(1.0, abs(best.max()))
+
+
+@limits(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 8), st.integers(0, 10**6), st.floats(-14, -6))
+def test_the_next_prices_are_the_best_by_their_own_proof(
+    planes: int, columns: int, seed: int, reach: float
+) -> None:
+    """The weights prove the prices: what their mean can reach at most is what the lowest plane reaches there."""
+    random = np.random.default_rng(seed)
+    costs = 1e6 + 1e4 * random.standard_normal(planes)
+    slopes = 1e5 * random.standard_normal((planes, columns))
+    centre = np.maximum(0.0, 1e-3 * random.standard_normal(columns))
+    prices, weights = proximal.step(costs, slopes, centre, 10.0**reach)
+
+    def penalty(at: np.ndarray[Any, Any]) -> float:
+        return float(((at - centre) ** 2).sum()) / (2 * 10.0**reach)
+
+    assert (prices >= 0).all()
+    assert (weights >= 0).all()
+    assert weights.sum() == pytest.approx(1.0)
+    lowest = float((costs + slopes @ prices).min()) - penalty(prices)
+    ideal = np.maximum(0.0, centre + 10.0**reach * (weights @ slopes))
+    highest = float(weights @ (costs + slopes @ ideal)) - penalty(ideal)
+    values = costs + slopes @ centre
+    unit = max(float(np.ptp(values)), 10.0**reach * float(np.abs(slopes).max()) ** 2)
+    assert abs(highest - lowest) <= 1e-6 * unit

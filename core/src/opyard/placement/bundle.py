@@ -67,7 +67,7 @@ class Bundle:
         found._reach = self._reach
         left = [(p, w) for p, w in zip(self._planes, self._weights, strict=True) if is_left(p.labels)]
         found._planes = [replace(plane, excess=plane.excess + tighter) for plane, _ in left]
-        found._weights = _on_simplex(np.array([weight for _, weight in left])) if left else np.zeros(0)
+        found._weights = _of_one(np.array([weight for _, weight in left])) if left else np.zeros(0)
         return found
 
     def add(self, value: float, labels: list[int], cost: float, excess: Bytes) -> bool:
@@ -140,7 +140,7 @@ def _greatest_in_rows(values: Bytes) -> Labels:
     return found
 
 
-def _on_simplex(weights: Costs) -> Costs:
+def _of_one(weights: Costs) -> Costs:
     """Weights that are left of a mixture, made to add up to one."""
     total = float(weights.sum())
     return weights / total if total else np.full(len(weights), 1.0 / max(1, len(weights)))

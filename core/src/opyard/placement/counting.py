@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .memory import Bytes, Residency, Term
+from .memory import Bytes, Residency
 from .network import Costs, Network
 
 MOST_UNITS = 12
@@ -32,18 +32,12 @@ class Count:
     unit: float
     most: int
 
-    def holds(self, residency: Residency, labels: Sequence[int]) -> bool:
-        """Whether an assignment keeps no more."""
-        kept = residency.holding(labels)
-        return (
-            sum(int(term.nbytes // self.unit) for n, term in lasting(residency, self.row) if kept[n])
-            <= self.most
-        )
-
-
-def lasting(residency: Residency, row: int) -> list[tuple[int, Term]]:
-    """The numbered terms of what lies in an address space all the time."""
-    return [(n, t) for n, t in enumerate(residency.terms) if t.row == row and t.end > residency.steps]
+    def units(self, residency: Residency) -> Costs:
+        """For each term of the residency the units that are counted, if it holds."""
+        found = np.zeros(len(residency.terms))
+        numbers = residency.lasting(self.row)
+        found[numbers] = residency.nbytes[numbers] // self.unit
+        return found
 
 
 def best_count(
@@ -57,9 +51,8 @@ def best_count(
     held = [(residency.holding(labels), weight) for labels, weight in mixture]
     for row, limit in enumerate(residency.limits):
         left = float(limit - max(0.0, room[row]) - residency.fixed[row, -1])
-        terms = lasting(residency, row)
-        sizes = np.array([term.nbytes for _, term in terms])
-        numbers = np.array([n for n, _ in terms], np.intp)
+        numbers = residency.lasting(row)
+        sizes = residency.nbytes[numbers]
         for unit in np.unique(sizes[sizes * (MOST_UNITS + 1) > max(left, 0.0)]):
             most = int(max(left, 0.0) // unit)
             units = sizes // unit
@@ -72,11 +65,10 @@ def best_count(
 def counted(network: Network, residency: Residency, count: Count) -> None:
     """Adds to a network the variables that count, one for each weight that has a unit: its labels are what was counted so far."""
     before: tuple[int, Bytes] | None = None
-    for _, term in sorted(lasting(residency, count.row), key=lambda pair: pair[1].first):
-        units = int(term.nbytes // count.unit)
-        if not units:
-            continue
-        sums, added = _labels(units, count.most, is_first=before is None)
+    units = count.units(residency)
+    for number in sorted(np.flatnonzero(units).tolist(), key=lambda n: residency.terms[n].first):
+        term, added_units = residency.terms[number], int(units[number])
+        sums, added = _labels(added_units, count.most, is_first=before is None)
         here = network.add_variable(np.zeros(len(sums)))
         network.add_table(here, term.first, np.where((added > 0)[:, None] == term.mask[None, :], 0.0, np.inf))
         if before is not None:

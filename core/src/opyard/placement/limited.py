@@ -4,7 +4,8 @@ A price for each byte at each step turns the limits into costs, and the network,
 always. Its minimum less the price of the limits is a lower bound for any prices that are not negative; prices rise where
 a limit is exceeded and fall where it is not. What fits is a placement; two solutions are crossed to get better ones.
 Where a gap is left, the labels of the node that weighs most are divided and both parts are solved the same way; large
-problems with a wide gap are divided by the room that is kept for a time (levels.py), and then by labels.
+problems with a wide gap are divided by the room that is kept for a time (levels.py), and then by labels, and keep one limit in each
+solution by counting (counting.py).
 
 Sources: M. Held, P. Wolfe, H. Crowder, "Validation of subgradient optimization", Mathematical Programming 6 (1974);
 M. Fisher, "The Lagrangian relaxation method for solving integer programming problems", Management Science 27 (1981).
@@ -105,6 +106,7 @@ class _Part:
     """A part of the problem: a network in grains whose forbidden labels are left out, and the room that it keeps.
 
     bundle  that led to the bound, or to begin with
+    count   what each of its solutions keeps, if anything
     bound   below the cost of all its labels within the limits
     split   a variable and a label of it by which the part can be divided
     """
@@ -123,8 +125,11 @@ class _Part:
         ]
         count = best_count(residency, room.low, mixture, self.bundle.centre.sum(axis=1)) or self.count
 
+        units = np.zeros(len(residency.terms)) if count is None else count.units(residency)
+        most = np.inf if count is None else count.most
+
         def is_left(labels: list[int]) -> bool:
-            return network.allows(labels) and (count is None or count.holds(residency, labels))
+            return network.allows(labels) and float(units @ residency.holding(labels)) <= most
 
         tighter = np.zeros_like(self.bundle.centre)
         tighter[:, -1] = room.low - self.room.low
@@ -167,8 +172,9 @@ class _Search:
                 return
             self._levels = Levels(self.network, self.residency)
         self._divide(root)
-        if not self._is_small:  # nothing was looked for that costs more
-            self.bound = min(self.bound, float(np.ceil((1 - self._gap) * self.found.cost)))
+        if not self._is_small:  # nothing was looked for in the parts that costs more
+            most = float(np.ceil((1 - self._gap) * self.found.cost))
+            self.bound = max(root.bound, min(self.bound, most))
 
     def _divide(self, root: _Part) -> None:
         """The parts of a problem, those of the least bound first, until that is enough or the effort is spent."""
@@ -223,6 +229,7 @@ class _Search:
         return replace(part, network=part.network.with_unary(unary), bound=bound)
 
     def _pricing(self, count: Count | None) -> Pricing:
+        """The networks in which something is counted, made once."""
         if count is None:
             return self.pricing
         if count not in self._pricings:

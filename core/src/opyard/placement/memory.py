@@ -81,11 +81,6 @@ class Term:
     begin: int
     end: int
 
-    def holds(self, labels: Sequence[int]) -> bool:
-        """Whether an assignment keeps these bytes."""
-        at: Any = labels[self.first] if self.second < 0 else (labels[self.first], labels[self.second])
-        return bool(self.mask[at])
-
 
 class Residency:
     """What a placement keeps in the limited address spaces, as a sum of terms over the variables of the problem's network.
@@ -111,7 +106,9 @@ class Residency:
         self._masks = np.concatenate([np.zeros(0, bool), *(term.mask.ravel() for term in self.terms)])
         sizes = [term.mask.size for term in self.terms]
         self._masks_at = np.cumsum([0, *sizes], dtype=np.intp)[:-1]
-        rows = np.array([term.row for term in self.terms], np.intp) * (self.steps + 3)
+        self._rows_of = np.array([term.row for term in self.terms], np.intp)
+        self._stays = np.array([term.end > self.steps for term in self.terms], bool)
+        rows = self._rows_of * (self.steps + 3)
         self._begins = rows + np.array([term.begin for term in self.terms], np.intp)
         self._ends = rows + np.array([term.end + 1 for term in self.terms], np.intp)
 
@@ -123,6 +120,10 @@ class Residency:
         row = np.where(self._is_pair, first, 0)
         found: Flags = self._masks[self._masks_at + row * self._width + column]
         return found
+
+    def lasting(self, row: int) -> Numbers:
+        """The terms of what lies in an address space all the time, by their numbers."""
+        return np.flatnonzero(self._stays & (self._rows_of == row))
 
     def usage(self, labels: Sequence[int]) -> Bytes:
         """Bytes ``[row, step]`` of an assignment."""
