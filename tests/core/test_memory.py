@@ -375,6 +375,7 @@ def test_dividing_by_room_finds_and_proves_what_dividing_by_labels_does(limit: i
     assert exact.is_optimal
     by_room = place(residual(4), memory, effort=Effort(memory_gap=0.0, parts=0, offspring=2, room_gap=0.0))
     assert by_room.seconds == exact.seconds and by_room.is_optimal
+    assert json.loads(json.dumps(by_room.to_json()))["optimal"] is True  # plain numbers, no NumPy's
 
 
 def test_weights_that_leave_too_little_room_are_forbidden() -> None:

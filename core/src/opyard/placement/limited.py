@@ -220,7 +220,7 @@ class _Search:
         if solution.accuracy != "exact":
             return part
         extra = solution.prices()
-        bound = part.bound + np.floor(self._levels.least(part.room, extra) / GRAIN)
+        bound = part.bound + float(np.floor(self._levels.least(part.room, extra) / GRAIN))
         most = GRAIN * ((1 - self._gap) * self.found.cost - part.bound + 1)
         unary = [
             np.where(more > most, np.inf, costs)
