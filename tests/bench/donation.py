@@ -4,8 +4,9 @@
     uv run python tests/bench/donation.py --json                 the same as JSON
     uv run python tests/bench/donation.py --parameters 1000000 --rounds 5
 
-Both ways run the same executable, in turns. Without: the arrays of the variables were handed out before the step, so that it
-makes new ones. Seconds are CPU time of the process, medians; bytes are the most that NumPy held at once in a step, beyond
+Three ways, in turns. The first two run the same executable, of single ops: in the first the arrays of the variables were handed
+out before the step, so that it makes new ones. In the third chains of ops are fused, by a kernel of several outputs, which is
+not written in place. Seconds are CPU time of the process, medians; bytes are the most that NumPy held at once in a step, beyond
 what it held before (tracemalloc). docs/performance.md holds figures made by this script.
 """
 
@@ -36,7 +37,7 @@ class Row:
 
 
 def measure(parameters: int, rounds: int, device: str = "cpu:0") -> list[Row]:
-    """Both ways, in turns."""
+    """All ways, in turns."""
     weights = oy.Variable(np.zeros(parameters, np.float32), name="weights")
     optimizer = oy.optimizers.adam(1e-3)
     optimizer.prepare([weights])
@@ -48,20 +49,34 @@ def measure(parameters: int, rounds: int, device: str = "cpu:0") -> list[Row]:
 
     gradient = np.random.default_rng(0).standard_normal(parameters, dtype=np.float32)
     variables = (weights, *optimizer.variables)
-    ways: dict[str, Callable[[], object]] = {
-        "new arrays": lambda: [variable.array for variable in variables],
-        "in place": lambda: None,
+
+    def single() -> None:
+        with oy.using(block="cpu/blocks"):
+            update(gradient)
+
+    def fused() -> None:
+        update(gradient)
+
+    def hand_out() -> None:
+        for variable in variables:
+            assert variable.array is not None
+
+    ways: dict[str, tuple[Callable[[], object], Callable[[], None]]] = {
+        "new arrays": (hand_out, single),
+        "in place": (lambda: None, single),
+        "fused": (lambda: None, fused),
     }
     for _ in range(3):
-        update(gradient)
+        single()
+        fused()
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
-        for way, prepare in ways.items():
+        for way, (prepare, run) in ways.items():
             prepare()
             begin = time.process_time()
-            update(gradient)
+            run()
             seconds[way].append(time.process_time() - begin)
-    peaks = {way: _peak(prepare, lambda: update(gradient)) for way, prepare in ways.items()}
+    peaks = {way: _peak(prepare, run) for way, (prepare, run) in ways.items()}
     return [Row(way, parameters, statistics.median(seconds[way]), peaks[way]) for way in ways]
 
 

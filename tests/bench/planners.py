@@ -299,7 +299,7 @@ def _arrivals(problem: Problem, way: Way, chosen: list[Way | None]) -> Iterator[
         if value is None or target == problem.places.nowhere:
             continue
         if value.node is None:
-            yield value, problem.home, int(target), -1
+            yield value, problem.places.of(problem.homes.of(value)), int(target), -1
         else:
             maker = problem.number[value.node]
             made = chosen[maker]

@@ -110,7 +110,7 @@ def _plan(session: oy.Session, outputs: list[str], feeds: Feeds) -> tuple[oy.Pla
     call = session.callable(outputs, list(feeds))
     call(*feeds.values())
     placement = session.placement(outputs, feeds)
-    executable = next(iter(session._cache.values()))
+    executable, _ = next(iter(session._cache.values()))
     return placement, executable
 
 

@@ -216,8 +216,8 @@ def test_model_files_that_are_none(opyard: Opyard, tmp_path: Path, command: list
     for name, message in [
         ("damaged.onnx", "damaged.onnx is no ONNX model: "),
         ("empty.onnx", "empty.onnx holds no graph; is it an ONNX model?"),
-        ("folder.onnx", "folder.onnx' is a folder; name" if command == ["run"] else "there is no file '"),
-        ("missing.onnx", "there is no file '"),
+        ("folder.onnx", "folder.onnx'. A saved model is a folder with a folder for each version"),
+        ("missing.onnx", "there is no file or folder '"),
     ]:
         status, out, err = opyard(*command, str(tmp_path / name))
         assert (status, out) == (1, "") and message in err and "Traceback" not in err

@@ -114,7 +114,8 @@ def test_loops_that_unroll_without_end(monkeypatch: pytest.MonkeyPatch):
         f"g (float[2] x) => (float[2] y) {{ y = Loop <body = {body}> (m, t, x) }}", m=np.int64(90), t=True
     )
     with pytest.raises(ModelError, match="g has more than 100000 nodes once its functions"):
-        load(proto)
+        load(proto, unroll=True)
+    assert [node.op.name for node in load(proto).nodes] == ["scan"]
 
 
 def field(number: int, data: bytes) -> bytes:
@@ -313,9 +314,9 @@ def test_absolute_locations_are_refused_even_in_the_folder(folder: Path):
 
 
 def test_paths_that_are_no_files(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ModelError, match=r"model' is a folder; name an ONNX file"):
+    with pytest.raises(ModelError, match=r"model holds no saved model: it has no folder"):
         load(folder)
-    with pytest.raises(ModelError, match=r"fifo\.bin' is no file; name an ONNX file"):
+    with pytest.raises(ModelError, match=r"fifo\.bin' is no file; name an ONNX file, or the folder"):
         load(folder / "fifo.bin")
 
     def denied(_: Path) -> bytes:

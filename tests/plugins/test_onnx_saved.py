@@ -116,6 +116,15 @@ def test_weights_are_mapped_and_not_copied(tmp_path: Path):
         found[0] = 0
 
 
+@pytest.mark.skipif(not hasattr(os, "link"), reason="no hard links here")
+def test_installers_may_link_the_files(tmp_path: Path):
+    version = oy.save(tmp_path / "model", network())
+    for name in ("graph.onnx", "weights.safetensors"):
+        os.link(version / name, tmp_path / name)
+    feeds = {"x": np.ones((2, 4), np.float32)}
+    np.testing.assert_array_equal(oy.load(tmp_path / "model")(**feeds), oy.Session(network()).run("y", feeds))
+
+
 def test_versions(tmp_path: Path):
     net = tmp_path / "models" / "net"
     assert [oy.save(net, network(seed)).name for seed in (1, 2)] == ["1", "2"]

@@ -133,6 +133,7 @@ def run(
 def _given(texts: Sequence[str]) -> dict[str, Any]:
     """What ``--input`` says, by name: an array, a spec to draw, or None for what the model states."""
     given: dict[str, Any] = {}
+    written: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
@@ -140,7 +141,8 @@ def _given(texts: Sequence[str]) -> dict[str, Any]:
                 f"--input is written as name=file.npy, name=float32[2,3] or name=random; found {text!r}."
             )
         if name in given:
-            raise SpecError(f"--input {name} is given twice; the second time as {value!r}.")
+            raise SpecError(f"--input {name} is given twice: {written[name]!r} and {value!r}.")
+        written[name] = value
         if value == "random":
             given[name] = None
         else:

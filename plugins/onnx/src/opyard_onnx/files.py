@@ -116,7 +116,7 @@ class ModelFile:
                 f"the tensor {tensor.name!r} names a place in {location!r} that is no number."
             ) from None
         if path not in self._maps:
-            self._maps[path] = _mapped(path, location, tensor.name)
+            self._maps[path] = _mapped(path, location, tensor.name, self.saved is not None)
         data = self._maps[path]
         if offset < 0 or length != nbytes or offset + length > data.size:
             raise ModelError(
@@ -147,11 +147,14 @@ class ModelFile:
         return path
 
 
-def _mapped(path: Path, location: str, name: str) -> np.ndarray[Any, Any]:
-    """A file's bytes, mapped. Raises ModelError for one that has other names, which may be anywhere, as onnx does."""
+def _mapped(path: Path, location: str, name: str, is_known: bool) -> np.ndarray[Any, Any]:
+    """A file's bytes, mapped. Raises ModelError for one that has other names, which may be anywhere, as onnx does.
+
+    is_known  whether a manifest has the file's hash; then installers may have linked it, as uv does
+    """
     with path.open("rb") as file:
         about = os.fstat(file.fileno())
-        if about.st_nlink > 1:
+        if about.st_nlink > 1 and not is_known:
             raise ModelError(
                 f"the tensor {name!r} lies in {location!r}, a hard link to a file that has other names, too; put a copy in its place"
             )
