@@ -26,10 +26,11 @@ def training() -> Any:
     del sys.modules["training"]
 
 
-def test_the_passes_leave_three_fifths_of_a_training_step(training: Any) -> None:
+def test_the_passes_leave_two_thirds_of_a_training_step_and_placement_three_fifths(training: Any) -> None:
     for size in training.SIZES.values():
         found = training.nodes(size)
-        assert found["passes"] <= 0.6 * found["traced"]
+        assert found["passes"] <= 2 / 3 * found["traced"]
+        assert found["steps"] <= 0.6 * found["traced"]
 
 
 def test_a_step_of_the_plan_is_a_step_of_the_references(training: Any) -> None:
