@@ -421,7 +421,7 @@ def test_counting_finds_the_best_of_what_is_allowed(widths: list[int], most: int
     for there in product((False, True), repeat=len(widths)):
         unary = list(network.unary)
         for number, on_null in enumerate(there):
-            is_null = problem.spaces(number) != problem.home
+            is_null = problem.spaces(number) != problem.places.of(problem.homes.home)
             unary[number] = np.where(is_null == on_null, unary[number], np.inf)
         solution = solve(network.with_unary(unary))
         if units @ residency.holding(solution.labels) <= most:
@@ -438,7 +438,7 @@ def test_what_is_counted_is_what_solutions_exceed() -> None:
     at_home = solve(
         problem.network.with_unary(
             [
-                np.where(problem.spaces(number) == problem.home, costs, np.inf)
+                np.where(problem.spaces(number) == problem.places.of(problem.homes.home), costs, np.inf)
                 for number, costs in enumerate(problem.network.unary)
             ]
         )
