@@ -16,8 +16,7 @@ from opyard.ops.pooling import max_pool
 from opyard.registry import Registry
 from opyard.spec import TensorSpec
 from opyard.testing import violation
-from opyard_cpu import flat_convolution, plugin, pooling_gradient, threads
-from opyard_cpu.geometry import geometry
+from opyard_cpu import convolution, plugin, pooling_gradient, threads
 
 REGISTRY = Registry()
 plugin.opyard_register(REGISTRY)
@@ -64,7 +63,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     count, size = request.param
     monkeypatch.setattr(threads, "LEAST_WORK", 0)
     monkeypatch.setattr(threads, "num_threads", lambda: count)
-    monkeypatch.setattr(flat_convolution, "COLUMN_BYTES", size)
+    monkeypatch.setattr(convolution, "COLUMN_BYTES", size)
     monkeypatch.setattr(pooling_gradient, "BLOCK_BYTES", size)
 
 
@@ -124,19 +123,3 @@ class TestGeometries:
         attributes |= {"padding": padding, "ceil_mode": ceil_mode}
         output = max_pool.op.call(TensorSpec.of(x), **attributes).output
         agree(max_pool_gradient.op, x, numbers(4, *map(int, output.shape)), **attributes)
-
-
-def test_runs_of_columns_are_for_unit_strides_and_little_waste() -> None:
-    attributes = {"strides": 1, "padding": 1, "dilations": 1, "groups": 1}
-
-    def layout(size: int, **others: Any) -> Any:
-        result = conv.op.call(
-            TensorSpec((2, 3, size, size)), TensorSpec((4, 3, 3, 3)), None, **{**attributes, **others}
-        ).output
-        return flat_convolution.Flat.of(
-            geometry((2, 3, size, size), (4, 3, 3, 3), result.shape, {**attributes, **others})
-        )
-
-    assert layout(8) is not None
-    assert layout(8, strides=2) is None
-    assert layout(2) is None, "two of four columns would be thrown away"

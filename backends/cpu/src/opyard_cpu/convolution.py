@@ -18,7 +18,6 @@ from opyard.driver import Device
 from opyard.operation import Call
 from opyard.ops import windows
 
-from . import flat_convolution
 from .geometry import Geometry, conv_geometry
 from .taps import last_axes
 
@@ -42,13 +41,10 @@ CALL_SECONDS = 2e-5
 def prepare_conv(call: Call, device: Device) -> Run:
     """The function that computes this convolution, by the way that suits its kernel and groups."""
     g, dtype = conv_geometry(call), call.output.dtype
-    flat = flat_convolution.Flat.of(g)
     if g.is_pointwise:
         compute: Callable[..., None] = partial(_pointwise, g)
     elif g.is_depthwise:
         compute = partial(_depthwise, g)
-    elif flat is not None:
-        compute = partial(flat_convolution.convolve, flat)
     elif _columns_per_block(g, dtype.itemsize) >= 2 * g.area:
         compute = partial(_several_images, g)
     else:

@@ -11,7 +11,6 @@ import numpy as np
 from opyard.driver import Device
 from opyard.operation import Call
 
-from . import flat_convolution
 from .blocks import write_dense
 from .convolution import gathered_columns
 from .geometry import Geometry, geometry
@@ -26,16 +25,9 @@ def prepare_conv_weight_gradient(call: Call, device: Device) -> Callable[..., Ar
     weight, dtype = call.output.shape, call.output.dtype
     attributes = {key: value for key, value in call.attrs.items() if key != "kernel"}
     g = geometry(x.shape, weight, cotangent.shape, attributes)
-    flat = flat_convolution.Flat.of(g)
 
-    def compute(x: Array, cotangent: Array, target: Array) -> None:
-        if flat is not None:
-            flat_convolution.weight_gradient(flat, x, cotangent, target)
-        if flat is None or not np.isfinite(target).all():  # zeros met something infinite that no window has
-            _gathered(g, x, cotangent, target)
-
-    def run(x: Array, g: Array, out: Array | None = None) -> Array:
-        return write_dense(out, tuple(map(int, weight)), dtype, partial(compute, x, g))
+    def run(x: Array, cotangent: Array, out: Array | None = None) -> Array:
+        return write_dense(out, tuple(map(int, weight)), dtype, partial(_gathered, g, x, cotangent))
 
     return run
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -14,9 +13,6 @@ from opyard.driver import Device
 from opyard.operation import Call
 from opyard.ops import windows
 
-from . import flat_convolution
-from .blocks import write_dense
-from .geometry import Geometry
 from .taps import tap_ranges
 
 Array = np.ndarray[Any, Any]
@@ -36,27 +32,11 @@ def prepare_conv_transpose(call: Call, device: Device) -> Callable[..., Array]:
     groups, dtype = call.attrs["groups"], call.output.dtype
     ranges = tap_ranges(result[2:], spatial, kernel, strides, dilations, pairs)
     taps = list(zip(product(*map(range, kernel)), product(*ranges), strict=True))
-    g = Geometry(  # of the convolution that this is the transpose of
-        batch=result[0],
-        channels=result[1],
-        outputs=int(weight.shape[0]),
-        groups=groups,
-        sizes=result[2:],
-        kernel=kernel,
-        strides=strides,
-        dilations=dilations,
-        pairs=pairs,
-        counts=spatial,
-    )
-    flat = flat_convolution.Flat.of(g)
     depth, width, area = int(weight.shape[0]) // groups, int(weight.shape[1]), math.prod(spatial)
     # the product holds every tap of an image: [groups * width, *kernel, *spatial]
     products = (groups * width, *kernel, *spatial)
 
     def run(x: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
-        if flat is not None and np.isfinite(weight).all():
-            compute = partial(flat_convolution.scatter, flat, x, weight, bias)
-            return write_dense(out, result, dtype, compute)
         target = np.empty(result, dtype) if out is None else out
         start = np.zeros(result[1], dtype) if bias is None else bias
         target[...] = start.reshape(-1, *(1,) * len(kernel))
