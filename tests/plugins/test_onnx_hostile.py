@@ -173,21 +173,24 @@ def test_absurd_sizes_are_refused_before_they_are_made(text: str, constants: dic
         load(proto)
 
 
-def test_sizes_of_what_is_not_made_yet_may_be_large():
+def test_what_no_memory_holds_is_refused_at_once():
     proto = model("g (float[1] x) => (float[a, b] y) { y = ConstantOfShape (s) }", s=np.array([WIDE, 4]))
-    assert load(proto).outputs["y"].shape == (WIDE, 4)
+    message = r"ConstantOfShape makes float32\[4611686018427387904, 4\], which no memory holds\."
+    for opened in (load, lambda proto: Model(proto).run({"x": np.ones(1, "f4")})):
+        with pytest.raises(ModelError, match=message):
+            opened(proto)
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (WIDE, r"g makes float32\[4611686018427387904, 4\] by full, which no memory holds"),
-        (2**42, "g needs more memory than there is here: "),
-    ],
-)
-def test_running_what_no_memory_holds(rows: int, message: str):
-    proto = model("g (float[1] x) => (float[a, b] y) { y = ConstantOfShape (s) }", s=np.array([rows, 4]))
-    with pytest.raises(ModelError, match=message):
+def test_a_loop_that_doubles_its_state_is_refused_early():
+    body = "b (int64 i, bool c, float[k] v) => (bool d, float[j] w) { d = Identity (c) w = Concat <axis = 0> (v, v) }"
+    text = f"g (float[2] x) => (float[k] y) {{ y = Loop <body = {body}> (m, t, x) }}"
+    with pytest.raises(ModelError, match=r"Concat makes float32\[70368744177664\], which no memory holds"):
+        load(model(text, m=np.int64(10_000), t=True))
+
+
+def test_running_what_this_memory_does_not_hold():
+    proto = model("g (float[1] x) => (float[a, b] y) { y = ConstantOfShape (s) }", s=np.array([2**42, 4]))
+    with pytest.raises(ModelError, match="g needs more memory than there is here: "):
         Model(proto, devices="reference").run({"x": np.ones(1, "f4")})
 
 

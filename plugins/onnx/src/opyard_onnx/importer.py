@@ -16,7 +16,7 @@ from opyard_onnx.errors import ModelError, UnsupportedModel
 from opyard_onnx.evaluation import Evaluator, NeedsValue
 from opyard_onnx.files import ModelFile
 from opyard_onnx.functions import call_registered
-from opyard_onnx.limits import DEEPEST, MOST_NODES, require_size, too_many_nodes
+from opyard_onnx.limits import DEEPEST, MOST_NODES, require_size, require_tensor, too_many_nodes
 from opyard_onnx.node import EMPTY, OnnxNode
 from opyard_onnx.tensors import NUMBERS, STRING, to_array
 
@@ -137,6 +137,9 @@ class Importer:
             inputs = [scope.find(name) if name else None for name in node.input]
             with oy.source(f"{self.file.title}: {node.op_type} {node.name or ' '.join(node.output)}"):
                 results = self._convert(node, inputs, scope)
+            for result in results:
+                if isinstance(result, oy.Value):
+                    require_tensor(result.spec, node.op_type)
         except ModelError as error:  # the innermost node is named
             raise type(error)(str(error) if " (in " in str(error) else f"{error} (in {title})") from None
         except NeedsValue:

@@ -36,12 +36,10 @@ def require_size(count: Any, what: str) -> None:
         )
 
 
-def require_memory(graph: oy.Graph, title: str) -> None:
-    """Raises ModelError for a graph with a tensor that no computer can address."""
-    for node in graph.nodes:
-        for spec in node.call.outputs:
-            if spec.is_concrete and spec.nbytes > MOST_BYTES:
-                raise ModelError(f"{title} makes {spec!r} by {node.op.name}, which no memory holds.")
+def require_tensor(spec: oy.TensorSpec, maker: str) -> None:
+    """Raises ModelError for a tensor that no computer can address."""
+    if spec.is_concrete and spec.nbytes > MOST_BYTES:
+        raise ModelError(f"{maker} makes {spec!r}, which no memory holds.")
 
 
 def require_parts(count: Any, what: str) -> None:

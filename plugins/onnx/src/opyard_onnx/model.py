@@ -20,7 +20,7 @@ from opyard_onnx.errors import ModelError
 from opyard_onnx.evaluation import NeedsValue
 from opyard_onnx.files import ModelFile
 from opyard_onnx.importer import Importer, Scope, used_names
-from opyard_onnx.limits import guarded, require_memory
+from opyard_onnx.limits import guarded
 from opyard_onnx.loading import UNROLL, declared_spec
 from opyard_onnx.node import EMPTY
 from opyard_onnx.tensors import STRING, dtype_of
@@ -204,7 +204,6 @@ class Model:
 
     def _session(self, stage: Stage) -> oy.Session:
         if stage.session is None:
-            require_memory(stage.graph, self.file.title)
             stage.session = oy.Session(stage.graph, **self._options)
         return stage.session
 
