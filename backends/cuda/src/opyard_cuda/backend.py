@@ -12,6 +12,7 @@ from opyard.driver import Device
 from opyard.errors import DeviceError, DeviceUnavailable
 from opyard.spec import TensorSpec
 
+from . import cublaslt
 from .capabilities import estimate
 from .probe import probe, version_text
 
@@ -24,13 +25,13 @@ _LEAST_PINNED, _MOST_PINNED = 1 << 16, 1 << 28
 
 
 class CUDADevice(Device):
-    """One GPU. Work goes to CuPy's current stream of the device; ``cupy`` is the module."""
+    """One GPU. Work goes to CuPy's current stream of the device; ``cupy`` is the module, ``number`` CUDA's of the GPU."""
 
     def __init__(
         self, number: int, cupy: Any, driver_version: int = 0, libraries: frozenset[str] = frozenset()
     ) -> None:
         self.cupy = cupy
-        self._number = number
+        self.number = number
         attributes: Mapping[str, int] = self.handle.attributes
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         name = properties["name"].decode() if isinstance(properties["name"], bytes) else properties["name"]
@@ -48,7 +49,7 @@ class CUDADevice(Device):
     def handle(self) -> Any:
         """A new ``cupy.cuda.Device``: inside ``with`` it is the current one."""
         # not kept: such an object remembers the device to go back to, and threads would share that
-        return self.cupy.cuda.Device(self._number)
+        return self.cupy.cuda.Device(self.number)
 
     def upload(self, array: np.ndarray[Any, Any]) -> Any:
         """A CuPy array with the contents of a NumPy array, staged through pinned memory; it does not wait for the copy.
@@ -80,7 +81,7 @@ class CUDADevice(Device):
 
     def owns(self, array: Any) -> bool:
         """Whether ``array`` is a CuPy array in this GPU's memory."""
-        return isinstance(array, self.array_type) and bool(array.device.id == self._number)  # type: ignore[attr-defined]
+        return isinstance(array, self.array_type) and bool(array.device.id == self.number)  # type: ignore[attr-defined]
 
     def empty(self, spec: TensorSpec) -> Any:
         """A CuPy array of unspecified contents."""
@@ -221,12 +222,16 @@ def import_cupy() -> Any:
 
 
 def library_features() -> frozenset[str]:
-    """Features for the CUDA libraries that can be loaded here: "cublas"."""
+    """Features for the CUDA libraries that can be loaded here: "cublas" and "cublaslt"."""
     try:
         from cupy_backends.cuda.libs import cublas  # noqa: F401
     except ImportError:
         return frozenset()
-    return frozenset({"cublas"})
+    try:
+        cublaslt.library()
+    except OSError:
+        return frozenset({"cublas"})
+    return frozenset({"cublas", "cublaslt"})
 
 
 def _dlpack_type(array: Any) -> int | None:
