@@ -14,7 +14,7 @@ from opyard.spec import TensorSpec
 
 from . import cublaslt
 from .capabilities import estimate
-from .probe import probe, version_text
+from .probe import compiler_reason, probe, version_text
 
 _DLPACK_CUDA = (2, 13)
 """Device types of DLPack whose memory a CUDA device can read: CUDA, and memory that CUDA manages."""
@@ -36,12 +36,17 @@ class CUDADevice(Device):
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         name = properties["name"].decode() if isinstance(properties["name"], bytes) else properties["name"]
         memory = properties["totalGlobalMem"] / 1e9
+        lacks = (
+            ""
+            if "cublas" in libraries
+            else f"; no cuBLAS, so no products: install cupy-cuda{driver_version // 1000}x[ctk]"
+        )
         super().__init__(
             f"cuda:{number}",
             kind="gpu",
             memory=f"cuda:{number}",
             array_type=cupy.ndarray,
-            description=f"{name}, {memory:.0f} GB, CUDA {version_text(driver_version)}, CuPy {cupy.__version__}",
+            description=f"{name}, {memory:.0f} GB, CUDA {version_text(driver_version)}, CuPy {cupy.__version__}{lacks}",
             capabilities=estimate(self.handle.compute_capability, attributes, libraries),
         )
 
@@ -216,7 +221,7 @@ def import_cupy() -> Any:
     except Exception as error:
         major = cupy.cuda.runtime.runtimeGetVersion() // 1000
         raise DeviceUnavailable(
-            f"CuPy finds no CUDA compiler ({_first_line(error)}); install the parts of the toolkit that it needs: `pip install 'cupy-cuda{major}x[ctk]'`."
+            f"CuPy finds no CUDA compiler ({_first_line(error)});{compiler_reason(major)} install the parts of the toolkit that it needs: `pip install 'cupy-cuda{major}x[ctk]'`."
         ) from error
     return cupy
 
