@@ -7,6 +7,20 @@ from .printing import Printer, literal, type_of
 from .terms import Term, constant, converted, lower, variable
 
 __all__ = [
-    *("C", "CUDA", "OPENCL", "Dialect", "Format", "Printer", "Term"),
-    *("accepts", "constant", "converted", "literal", "lower", "lowered", "scalar_of", "type_of", "variable"),
+    "CUDA",
+    "OPENCL",
+    "C",
+    "Dialect",
+    "Format",
+    "Printer",
+    "Term",
+    "accepts",
+    "constant",
+    "converted",
+    "literal",
+    "lower",
+    "lowered",
+    "scalar_of",
+    "type_of",
+    "variable",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -13,7 +14,7 @@ from opyard.spec import TensorSpec
 
 from .dialect import Dialect
 from .printing import Printer
-from .terms import Kind, Term, constant, converted, lower, variable
+from .terms import Term, constant, lower, variable
 
 
 def has_expression(op: Op) -> bool:
@@ -27,8 +28,6 @@ def accepts(call: Call, dialect: Dialect) -> str | None:
     foreign = [name for name in foreign if name not in dialect.formats]
     if foreign:
         return f"takes {', '.join(dialect.formats)}, not {foreign[0]}"
-    if not has_expression(call.op):
-        return f"{call.op.name} has no scalar expression"
     try:
         Printer(dialect).text(lowered(call))
     except SpecError as error:
@@ -73,9 +72,11 @@ def lower_with(call: Call, names: Mapping[str, Term]) -> Term:
 
 
 def scalar_of(call: Call) -> Scalar:
-    """The op's own expression, or the one that stands here for the inputs and attributes given."""
+    """The op's own expression, or the one that stands here for the inputs and attributes given. Raises SpecError without one."""
     if call.op.scalar is not None:
         return call.op.scalar
+    if call.op.name not in _EXPRESSIONS:
+        raise SpecError(f"{call.op.name} has no scalar expression to generate a kernel from")
     return _parsed(_EXPRESSIONS[call.op.name](call), call.op.signature.inputs)
 
 
@@ -87,8 +88,6 @@ def _parsed(text: str, names: tuple[str, ...]) -> Scalar:
 @lru_cache(maxsize=1024)
 def _names(scalar: Scalar) -> frozenset[str]:
     """All names in an expression, those of functions included."""
-    import ast
-
     return frozenset(node.id for node in ast.walk(scalar.tree) if isinstance(node, ast.Name))
 
 
@@ -130,6 +129,3 @@ _EXPRESSIONS: dict[str, Callable[[Call], str]] = {
     "nextafter": lambda call: "nextafter(x1, x2)",
 }
 """Ops that are elementwise without one expression for all their calls."""
-
-COMPOSITES = tuple(_EXPRESSIONS)
-"""Their names, for what is registered."""

@@ -164,9 +164,7 @@ def apply(ufunc: str, *arguments: Term) -> Term:
     kind: Kind = output
     if all(not isinstance(argument.kind, np.dtype) for argument in arguments) and output.kind in "if":
         kind = int if output.kind == "i" else float
-    return Term(
-        ufunc, kind, tuple(converted(a, found) for a, found in zip(arguments, inputs, strict=True))
-    )
+    return Term(ufunc, kind, tuple(converted(a, found) for a, found in zip(arguments, inputs, strict=True)))
 
 
 def _folded(ufunc: str, values: list[Any]) -> Any:

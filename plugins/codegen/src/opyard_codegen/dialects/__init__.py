@@ -4,4 +4,4 @@ from .c import C
 from .cuda import CUDA
 from .opencl import OPENCL
 
-__all__ = ["C", "CUDA", "OPENCL"]
+__all__ = ["CUDA", "OPENCL", "C"]

@@ -7,15 +7,23 @@ from ..helpers import ARITHMETIC, POLYNOMIALS, ROUNDING, STORAGE
 from . import family
 
 TYPES = {
-    **{"bool": "unsigned char", "int8": "signed char", "int16": "short", "int32": "int", "int64": "long long"},
-    **{"uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int"},
-    **{"uint64": "unsigned long long", "float32": "float", "float64": "double"},
+    "bool": "unsigned char",
+    "int8": "signed char",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long long",
+    "uint8": "unsigned char",
+    "uint16": "unsigned short",
+    "uint32": "unsigned int",
+    "uint64": "unsigned long long",
+    "float32": "float",
+    "float64": "double",
 }
 
 C = Dialect(
     name="C",
     formats=family.formats(TYPES),
-    operations=family.operations("{0}f", **family.POLYNOMIAL_OPERATIONS),
+    operations=family.operations(family.POLYNOMIAL_OPERATIONS, "{0}f"),
     literals={"float32": "{0}f", "int64": "{0}LL", "uint64": "{0}ULL", "uint32": "{0}u"},
     special={
         **{f"nan {name}": f"(({TYPES[name]})NAN)" for name in ("float32", "float64")},

@@ -7,22 +7,35 @@ from ..helpers import ARITHMETIC, ROUNDING, STORAGE
 from . import family
 
 TYPES = {
-    **{"bool": "bool", "int8": "signed char", "int16": "short", "int32": "int", "int64": "long long"},
-    **{"uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int"},
-    **{"uint64": "unsigned long long", "float32": "float", "float64": "double"},
+    "bool": "bool",
+    "int8": "signed char",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long long",
+    "uint8": "unsigned char",
+    "uint16": "unsigned short",
+    "uint32": "unsigned int",
+    "uint64": "unsigned long long",
+    "float32": "float",
+    "float64": "double",
 }
 
 CUDA = Dialect(
     name="CUDA C++",
     formats=family.formats(TYPES),
     operations=family.operations(
-        isnan={"f": "(isnan({0}) != 0)", "iub": "false"},
-        isinf={"f": "(isinf({0}) != 0)", "iub": "false"},
-        isfinite={"f": "(isfinite({0}) != 0)", "iub": "true"},
+        {
+            "isnan": {"f": "(isnan({0}) != 0)", "iub": "false"},
+            "isinf": {"f": "(isinf({0}) != 0)", "iub": "false"},
+            "isfinite": {"f": "(isfinite({0}) != 0)", "iub": "true"},
+        }
     ),
     literals={
-        **{"bool": "bool({0})", "float32": "{0}f"},
-        **{"int64": "{0}LL", "uint64": "{0}ULL", "uint32": "{0}u"},
+        "bool": "bool({0})",
+        "float32": "{0}f",
+        "int64": "{0}LL",
+        "uint64": "{0}ULL",
+        "uint32": "{0}u",
     },
     special={
         "nan float32": "AS_FLOAT(0x7fc00000)",

@@ -69,7 +69,10 @@ OPERATIONS: dict[str, Templates] = {
 
 FLOATING = {
     **{name: name for name in ("sqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10")},
-    **{name: name for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "floor", "ceil", "trunc", "rint")},
+    **{
+        name: name
+        for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "floor", "ceil", "trunc", "rint")
+    },
     **{f"arc{name}": f"a{name}" for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
     "absolute": "fabs",
 }
@@ -81,7 +84,7 @@ FLOATING_PAIRS = {
 """Functions of <math.h> by the name of the ufunc."""
 
 
-def operations(single: str = "{0}", **changed: Templates) -> dict[str, Templates]:
+def operations(changed: Mapping[str, Templates], single: str = "{0}") -> dict[str, Templates]:
     """All operations; ``single`` is the name of a function of <math.h> for float. ``changed`` come first."""
     found: dict[str, dict[str, str]] = {}
     for names, operands in ((FLOATING, "({0})"), (FLOATING_PAIRS, "({0}, {1})")):

@@ -7,15 +7,23 @@ from ..helpers import ARITHMETIC, POLYNOMIALS, ROUNDING, STORAGE
 from . import family
 
 TYPES = {
-    **{"bool": "uchar", "int8": "char", "int16": "short", "int32": "int", "int64": "long"},
-    **{"uint8": "uchar", "uint16": "ushort", "uint32": "uint", "uint64": "ulong"},
-    **{"float32": "float", "float64": "double"},
+    "bool": "uchar",
+    "int8": "char",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long",
+    "uint8": "uchar",
+    "uint16": "ushort",
+    "uint32": "uint",
+    "uint64": "ulong",
+    "float32": "float",
+    "float64": "double",
 }
 
 OPENCL = Dialect(
     name="OpenCL C",
     formats=family.formats(TYPES, wide_feature="fp64"),
-    operations=family.operations(**family.POLYNOMIAL_OPERATIONS),
+    operations=family.operations(family.POLYNOMIAL_OPERATIONS),
     literals={"float32": "{0}f", "int64": "{0}L", "uint64": "{0}UL", "uint32": "{0}u"},
     special={
         **{f"nan {name}": f"(({TYPES[name]})NAN)" for name in ("float32", "float64")},
