@@ -151,7 +151,7 @@ def _function(name: str, arguments: list[Term]) -> Term:
 
 def apply(ufunc: str, *arguments: Term) -> Term:
     """A ufunc on terms, in the dtypes in which NumPy computes it."""
-    if all(argument.operation == "constant" for argument in arguments):
+    if all(a.operation == "constant" and a.kind in (int, float, BOOL) for a in arguments):
         return constant(_folded(ufunc, [argument.value for argument in arguments]))
     if ufunc.startswith("logical_"):
         return Term(ufunc, BOOL, tuple(converted(argument, BOOL) for argument in arguments))
