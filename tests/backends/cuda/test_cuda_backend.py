@@ -39,6 +39,12 @@ def test_the_backend_lists_every_device(monkeypatch: pytest.MonkeyPatch, fake_cu
         ("cuda:1", "gpu", "cuda:1", "cuda"),
     ]
     assert found[0].description == "Fake GPU, 141 GB, CUDA 13.2, CuPy 14.0"
+    monkeypatch.setattr(backend, "library_features", lambda: frozenset())
+    assert (
+        CUDABackend()
+        .devices()[0]
+        .description.endswith("CuPy 14.0; no cuBLAS, so no products: install cupy-cuda13x[ctk]")
+    )
     assert {"sm_90", "fp16", "bf16", "fp64", "cublas"} <= found[0].capabilities.features
 
 
@@ -50,6 +56,20 @@ def test_arrays_go_to_their_device_and_back(devices: tuple[CUDADevice, CUDADevic
     assert not devices[1].owns(values)
     np.testing.assert_array_equal(devices[1].download(array), values)
     assert type(devices[1].download(array)) is np.ndarray
+
+
+def test_results_of_some_size_come_in_pinned_memory(
+    devices: tuple[CUDADevice, CUDADevice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        devices[0].cupy.cuda, "alloc_pinned_memory", lambda size: asked.append(size) or bytearray(size)
+    )
+    for values in (np.arange(1 << 14, dtype=np.float32).reshape(2, -1), np.arange(3.0)):
+        found = devices[0].download(devices[0].upload(values))
+        np.testing.assert_array_equal(found, values)
+        assert TensorSpec.of(found) == TensorSpec.of(values)
+    assert asked == [1 << 16]
 
 
 def test_an_empty_array_lies_on_its_device(devices: tuple[CUDADevice, CUDADevice]) -> None:
@@ -113,6 +133,10 @@ def test_from_dlpack_takes_any_exporter(devices: tuple[CUDADevice, CUDADevice]) 
 def test_memory_counts_the_pool_as_free(devices: tuple[CUDADevice, CUDADevice], fake_cupy: Any) -> None:
     assert devices[0].memory_info() == (150, 1000)
     before = fake_cupy.get_default_memory_pool.freed
+    devices[0].release_memory()
+    assert fake_cupy.get_default_memory_pool.freed == before + 1
+    fake_cupy.cuda.get_allocator = lambda: len  # of a program: what it holds is not known
+    assert devices[0].memory_info() == (100, 1000)
     devices[0].release_memory()
     assert fake_cupy.get_default_memory_pool.freed == before + 1
 

@@ -8,6 +8,7 @@ from opyard.hookspecs import hookimpl
 from opyard.registry import EVERY_SCALAR
 
 from .array_module import OnDevice
+from .patterns import PATTERNS
 
 OPYARD_API = (1, 1)
 
@@ -213,6 +214,7 @@ def opyard_register(registry: Any) -> None:
             registry.kernel(
                 op, backend="cuda", name="cupy", load=OnDevice(f"opyard_cuda.kernels.{module}:{op}"), **facts
             )
+    _register_cublaslt(registry)
     for op in CREATED:
         creation = "opyard_cuda.kernels.creation"
         registry.kernel(
@@ -232,3 +234,20 @@ def opyard_register(registry: Any) -> None:
             accepts="opyard_cuda.kernels.creation:accepts_dtypes",
             out=True,
         )
+
+
+def _register_cublaslt(registry: Any) -> None:
+    epilogues = "opyard_cuda.kernels.epilogues"
+    facts: dict[str, Any] = {
+        "backend": "cuda",
+        "prepare": f"{epilogues}:prepare",
+        "accepts": f"{epilogues}:accepts",
+        "dtypes": ("float16", "bfloat16", "float32"),
+        "requires": ("cublaslt",),
+        "out": True,
+        "efficiency": 0.85,
+    }
+    for op in ("matmul", "linear"):
+        registry.kernel(op, name="cublaslt", **facts)
+    for pattern in PATTERNS:
+        registry.pattern(pattern, name=f"cublaslt_{pattern.__name__}", **facts)

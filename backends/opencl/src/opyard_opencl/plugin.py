@@ -108,3 +108,12 @@ def opyard_register(registry: Any) -> None:
                 efficiency=efficiency,
                 out=prepare not in WITHOUT_OUT,
             )
+    registry.region_compiler(
+        backend="opencl",
+        name="fused",
+        claims="opyard_opencl.fusion:claims",
+        prepare="opyard_opencl.fusion:prepare",
+        accepts="opyard_opencl.fusion:accepts",
+        cost="opyard_opencl.fusion:cost",
+        out=True,
+    )
