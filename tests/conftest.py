@@ -18,12 +18,23 @@ from opyard.registry import Registry
 
 FOLDER = pytest.StashKey[str]()
 
+SET_BY_TESTING = (
+    "COLUMNS",
+    "LINES",
+    "PYTEST_XDIST_WORKER",
+    "PYTEST_XDIST_WORKER_COUNT",
+    "PYTEST_XDIST_TESTRUNUID",
+)
+"""What the processes that run tests inherit from pytest's readline and from xdist, and the programs tested must not."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Gives the whole run, and the processes that it starts, a cache folder of its own.
 
     It holds measured costs, quarantined plugins and trusted devices.
     """
+    for name in SET_BY_TESTING:
+        os.environ.pop(name, None)
     config.stash[FOLDER] = os.environ["OPYARD_CACHE_DIR"] = tempfile.mkdtemp(prefix="opyard-tests-")
 
 

@@ -283,4 +283,4 @@ def test_blocks_that_are_not_run_are_python_all_the_same(path: Path) -> None:
 def test_the_readme_shows_the_two_commands(tmp_path: Path) -> None:
     readme: Any = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "python -m pip install uv && uv run opyard demo" in readme
-    assert "uv run pytest" in readme
+    assert "uv run pytest -n auto" in readme
