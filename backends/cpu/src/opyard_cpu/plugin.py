@@ -151,6 +151,17 @@ def _fused(registry: Registry) -> None:
         cost=f"{fusion}:cost",
         out=True,
     )
+    region = "opyard_cpu.jit.region"
+    registry.region_compiler(
+        backend="cpu",
+        name="jit",
+        claims=f"{region}:claims",
+        accepts=f"{region}:accepts",
+        prepare=f"{region}:prepare",
+        cost=f"{region}:cost",
+        out=True,
+        inplace=True,
+    )
 
 
 def _reductions(registry: Registry) -> None:
