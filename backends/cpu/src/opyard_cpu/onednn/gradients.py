@@ -152,8 +152,10 @@ def accepts_max_pool_gradient(call: Call, device: Device) -> str | None:
 
 
 def cost(call: Call, device: Device) -> float:
-    """Estimated seconds: the arithmetic, and copies of all arrays between layouts."""
+    """Estimated seconds: the arithmetic, and copies of all arrays between layouts, which pooling does not need."""
     work, abilities = call.cost, device.capabilities
+    if call.op.name == "max_pool_gradient":
+        return work.bytes / abilities.bandwidth
     return work.flops / abilities.flops / EFFICIENCY + 2 * work.bytes / abilities.bandwidth + CALL_SECONDS
 
 
