@@ -11,6 +11,8 @@ from typing import Any
 from opyard import hookimpl
 from opyard.registry import Registry
 
+from .onednn import registration
+
 OPYARD_API = (1, 1)
 
 FLOATS = ("float32", "float64")
@@ -116,6 +118,7 @@ def opyard_register(registry: Registry) -> None:
     _movement(registry)
     _products(registry)
     _neighbourhoods(registry)
+    registration.register(registry)
 
 
 def _numpy(registry: Registry, op: str, **facts: Any) -> None:

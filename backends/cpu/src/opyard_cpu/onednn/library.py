@@ -31,9 +31,9 @@ FILE = "libdnnl.so.3"
 OPENMP = "libgomp.so.1"
 INSTALL = "pip install 'opyard-cpu[onednn]'"
 
-SPINS = "10000"
-"""How often an idle thread looks for work before it sleeps, about 0.2 ms: longer than the pause between two kernels of a plan,
-and 30 times less than by default."""
+SPINS = "1000"
+"""How often an idle thread looks for work before it sleeps: some 25 microseconds, longer than the pause between two kernels of
+a plan. Measured on two busy processors: by default a product of 96x96 takes 2.4 ms instead of 40 microseconds."""
 
 Function = Callable[..., Any]
 

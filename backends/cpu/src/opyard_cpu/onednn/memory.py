@@ -7,16 +7,14 @@ import math
 import weakref
 from collections.abc import Sequence
 from ctypes import c_int, c_int64, c_void_p
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-import numpy as np
 
 from . import api
 from .library import library
 
-Array = np.ndarray[Any, Any]
+_numbers: dict[tuple[object, ...], int] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +58,11 @@ class Descriptor:
             *(self.shape, self._sizes(api.QUERY_PADDED_DIMS, rank), self._sizes(api.QUERY_STRIDES, rank)),
             *(self._sizes(api.QUERY_BLOCK_SIZES, blocks), self._sizes(api.QUERY_BLOCK_AXES, blocks)),
         )
+
+    @cached_property
+    def number(self) -> int:
+        """A small number in place of ``key``, which takes no time to look up."""
+        return _numbers.setdefault(self.key, len(_numbers))
 
     @property
     def _blocks(self) -> int:
@@ -108,14 +111,3 @@ def _described(function: str, shape: Sequence[int], dtype: str, layout: Any) -> 
     sizes = tuple(int(size) for size in shape)
     found = library().make(function, len(sizes), api.Dims(*sizes), api.DATA_TYPES[dtype], layout)
     return Descriptor(found, sizes)
-
-
-@dataclass(eq=False)
-class Packed:
-    """An array together with the forms in which primitives asked for it, made once for each.
-
-    This is what the layout "packed" holds: which form a primitive wants depends on more than the sizes of the array.
-    """
-
-    array: Array
-    forms: dict[tuple[object, ...], Array] = field(default_factory=dict)

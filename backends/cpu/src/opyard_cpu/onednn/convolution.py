@@ -1,0 +1,184 @@
+"""Convolutions: plain ones that reorder inside, and those between channels-last tensors, with what follows fused into them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from opyard.driver import Device
+from opyard.errors import KernelError
+from opyard.kernels import Work
+from opyard.operation import Call
+from opyard.settings import num_threads
+
+from ..geometry import Geometry, conv_geometry
+from .addresses import Array, address
+from .chains import Operand, Step, chain_of
+from .execution import Execution
+from .layouts import SECONDS, Packed, Run, concrete, dense, from_channels_last, to_channels_last
+from .library import missing
+from .memory import Descriptor, any_layout, channels_last, strided
+from .neighbourhoods import Windows, convolution
+from .primitives import Binary, PostOp, Primitive
+
+PEAK = 0.55
+"""Fraction of the device's peak that dense convolutions reach."""
+
+GROUPED_PEAK = 0.3
+
+DEPTHWISE_PEAK = 0.15
+"""The same where each channel has kernels of its own: each number is used a few times only."""
+
+STREAMING = 0.8
+"""Fraction of the memory's bandwidth that convolutions reach."""
+
+
+def windows_of(g: Geometry) -> Windows:
+    """The windows of a convolution as oneDNN takes them."""
+    before, after = (tuple(pair[side] for pair in g.pairs) for side in (0, 1))
+    return Windows(g.strides, g.dilations, before, after)
+
+
+def weights_shape(g: Geometry) -> tuple[int, ...]:
+    """``[o, i, *kernel]``, or with groups ``[g, o / g, i / g, *kernel]``."""
+    if g.groups == 1:
+        return (g.outputs, g.channels, *g.kernel)
+    return (g.groups, g.outputs // g.groups, g.channels // g.groups, *g.kernel)
+
+
+def images(shape: tuple[int, ...]) -> Descriptor:
+    """A channels-last memory for ``[n, c, *spatial]``."""
+    return strided(shape, channels_last(shape))
+
+
+def source_shape(g: Geometry) -> tuple[int, ...]:
+    """``[n, c, *sizes]``."""
+    return (g.batch, g.channels, *g.sizes)
+
+
+def result_shape(g: Geometry) -> tuple[int, ...]:
+    """``[n, o, *counts]``."""
+    return (g.batch, g.outputs, *g.counts)
+
+
+@lru_cache(maxsize=1024)
+def _primitive(g: Geometry, bias: bool, steps: tuple[Step, ...], threads: int) -> Primitive | str:
+    """The primitive of a chain, or why there is none. It is asked for twice: whether it exists, and to run it."""
+    try:
+        return convolution(
+            *(images(source_shape(g)), any_layout(weights_shape(g)), images(result_shape(g)), windows_of(g)),
+            bias=strided((g.outputs,)) if bias else None,
+            post_ops=[_post_op(step, result_shape(g)) for step in steps],
+        )
+    except KernelError as error:
+        return str(error)
+
+
+def _post_op(step: Step, result: tuple[int, ...]) -> PostOp:
+    if not isinstance(step, Operand):
+        return step
+    shape = concrete(step.spec.shape)
+    whole = (*(1,) * (len(result) - len(shape)), *shape)
+    return Binary(step.algorithm, images(whole) if step.name in IMAGES else strided(whole))
+
+
+def _refusal(call: Call) -> str | None:
+    if reason := missing():
+        return reason
+    if not call.output.size or any(spec is not None and not spec.size for spec in call.inputs):
+        return "an empty tensor is nothing for oneDNN"
+    return None
+
+
+IMAGES, PER_CHANNEL = ("x", "residual"), ("factor", "offset")
+"""Names of operands in patterns: tensors like the result, in its layout, and plain ones with a number for each channel."""
+
+
+def _operand_refusal(step: Step, result: tuple[int, ...]) -> str | None:
+    if not isinstance(step, Operand):
+        return None
+    shape, per_channel = concrete(step.spec.shape), (result[1], *(1,) * (len(result) - 2))
+    if step.name in IMAGES:
+        return (
+            None if shape == result else f"{step.name} is {list(result)}, as the result is, not {list(shape)}"
+        )
+    if step.name in PER_CHANNEL and shape in (per_channel, (1, *per_channel)):
+        return None
+    return f"{step.name} is {list(per_channel)}, a number for each channel, not {list(shape)}"
+
+
+def accepts(work: Work, device: Device) -> str | None:
+    """Why oneDNN does not compute this convolution with the steps behind it, or None."""
+    chain = chain_of(work)
+    if reason := _refusal(chain.base):
+        return reason
+    g = conv_geometry(chain.base)
+    if any(kind < 0 for pair in g.pairs for kind in pair):
+        return "oneDNN has no negative padding"
+    refusals = (_operand_refusal(step, result_shape(g)) for step in chain.steps)
+    if reason := next(filter(None, refusals), None):
+        return reason
+    found = _described(chain.base, chain.steps)
+    return found if isinstance(found, str) else None
+
+
+def _described(call: Call, steps: tuple[Step, ...]) -> Primitive | str:
+    return _primitive(conv_geometry(call), call.inputs[2] is not None, steps, num_threads())
+
+
+def prepare(work: Work, device: Device) -> Run:
+    """``run(x, weight, bias, *operands)`` on channels-last images and packed weights."""
+    chain = chain_of(work)
+    g = conv_geometry(chain.base)
+    primitive = _described(chain.base, chain.steps)
+    if isinstance(primitive, str):
+        raise KernelError(primitive)
+    operands = [step.position for step in chain.steps if isinstance(step, Operand)]
+    posts = [f"post_{i}" for i, step in enumerate(chain.steps) if isinstance(step, Operand)]
+    has_bias = chain.base.inputs[2] is not None
+    roles = ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"]
+    execution = Execution(primitive, roles)
+    plain, wanted = strided(weights_shape(g)), primitive.memories["weights"]
+    number, shape = wanted.number, (g.batch, *g.counts, g.outputs)
+    used = [2] * has_bias + operands
+
+    def run(*inputs: Any) -> Array:
+        x, weight = inputs[:2]
+        form = weight.forms.get(number)
+        if form is None:
+            form = weight.form(plain, wanted)
+        result = np.empty(shape, np.float32)
+        arrays = [dense(inputs[position]) for position in used]
+        execution.run(address(x), address(form), *map(address, arrays), address(result))
+        return result
+
+    return run
+
+
+def prepare_plain(call: Call, device: Device) -> Run:
+    """``run(x, weight, bias)`` on plain arrays: the images and the weights are brought into oneDNN's layouts, and back."""
+    compute = prepare(call, device)
+    g = conv_geometry(call)
+    enter, leave = to_channels_last(source_shape(g)), from_channels_last(result_shape(g))
+
+    def run(x: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
+        result: Array = leave(compute(enter(x), Packed(dense(weight)), bias), out=out)
+        return result
+
+    return run
+
+
+def cost(work: Work, device: Device) -> float:
+    """Estimated seconds on channels-last tensors."""
+    call = chain_of(work).base
+    g, abilities = conv_geometry(call), device.capabilities
+    peak = DEPTHWISE_PEAK if g.is_depthwise else GROUPED_PEAK if g.groups > 1 else PEAK
+    streamed = work.cost.bytes / (abilities.bandwidth * STREAMING)
+    return max(g.work / (abilities.flops * peak), streamed) + SECONDS
+
+
+def plain_cost(call: Call, device: Device) -> float:
+    """The same with the reorders of all that goes in and out."""
+    return cost(call, device) + 2 * call.cost.bytes / device.capabilities.bandwidth + 3 * SECONDS

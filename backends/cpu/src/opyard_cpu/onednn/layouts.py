@@ -1,0 +1,128 @@
+"""The layouts of ports: "nhwc", channels next to each other, and "packed", weights in the forms that primitives want.
+
+oneDNN's convolutions, poolings and sums are as fast on channels-last memory as on its own blocked layouts (measured with
+AVX-512), so activations have this layout alone. An array in it is dense, of shape ``[n, *spatial, c]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from opyard.driver import Device
+from opyard.operation import Call
+
+from .addresses import Array, address
+from .execution import Execution, reordered
+from .library import missing
+from .memory import Descriptor, channels_last, strided
+from .primitives import reorder
+
+NHWC = "nhwc"
+PACKED = "packed"
+
+Run = Callable[..., Any]
+
+SECONDS = 3e-6
+"""What a call of a kernel takes beside its work, Python included."""
+
+
+@dataclass(eq=False, slots=True)
+class Packed:
+    """An array together with the forms in which primitives asked for it, each made once.
+
+    Which form a primitive wants depends on more than the shape of the array, so a conversion to "packed" keeps the array, and
+    the first run of each primitive adds its form.
+    """
+
+    array: Array
+    forms: dict[int, Array] = field(default_factory=dict)
+
+    def form(self, source: Descriptor, target: Descriptor) -> Array:
+        """The array, which lies as ``source`` says, in the layout ``target``."""
+        found = self.forms.get(target.number)
+        if found is None:
+            found = self.forms[target.number] = reordered(self.array, source, target)
+        return found
+
+
+def concrete(shape: Any) -> tuple[int, ...]:
+    """Sizes as integers."""
+    return tuple(int(size) for size in shape)
+
+
+def dense(array: Array) -> Array:
+    """The array itself where it is dense, else a copy that is."""
+    return array if array.flags.c_contiguous else array.copy()
+
+
+def accepts_images(call: Call, device: Device) -> str | None:
+    """Why a tensor has no channels-last layout here, or None."""
+    spec = call.inputs[0]
+    assert spec is not None
+    if reason := missing():
+        return reason
+    if not 3 <= spec.ndim <= 5:
+        return f"channels-last layouts are for tensors of rank 3 to 5, [n, c, *spatial]; this one has rank {spec.ndim}"
+    return None if spec.size else "an empty tensor has no need of layouts"
+
+
+def accepts_weights(call: Call, device: Device) -> str | None:
+    """Why a tensor cannot be packed for oneDNN, or None."""
+    spec = call.inputs[0]
+    assert spec is not None
+    if reason := missing():
+        return reason
+    return None if spec.ndim >= 2 and spec.size else "weights have two axes at least, and elements"
+
+
+def prepare_to_channels_last(call: Call, device: Device) -> Run:
+    """``[n, c, *spatial]`` to a dense ``[n, *spatial, c]``."""
+    return to_channels_last(concrete(call.output.shape))
+
+
+def to_channels_last(shape: tuple[int, ...]) -> Run:
+    """A function that makes a dense ``[n, *spatial, c]`` of an array of this shape, ``[n, c, *spatial]``."""
+    batch, channels, *spatial = shape
+    execution = Execution(reorder(strided(shape), strided(shape, channels_last(shape))), ("src", "dst"))
+    moved = (batch, *spatial, channels)
+
+    def run(x: Array) -> Array:
+        x, result = dense(x), np.empty(moved, np.float32)
+        execution.run(address(x), address(result))
+        return result
+
+    return run
+
+
+def prepare_from_channels_last(call: Call, device: Device) -> Run:
+    """A dense ``[n, *spatial, c]`` to ``[n, c, *spatial]``."""
+    return from_channels_last(concrete(call.output.shape))
+
+
+def from_channels_last(shape: tuple[int, ...]) -> Run:
+    """A function that makes an array of this shape, ``[n, c, *spatial]``, of a dense ``[n, *spatial, c]``."""
+    execution = Execution(reorder(strided(shape, channels_last(shape)), strided(shape)), ("src", "dst"))
+
+    def run(x: Array, out: Array | None = None) -> Array:
+        result = np.empty(shape, np.float32) if out is None or not out.flags.c_contiguous else out
+        execution.run(address(x), address(result))
+        if out is None or out is result:
+            return result
+        np.copyto(out, result)
+        return out
+
+    return run
+
+
+def prepare_packed(call: Call, device: Device) -> Run:
+    """Keeps the array for primitives to ask for."""
+    return lambda x: Packed(dense(x))
+
+
+def conversion_seconds(call: Call, device: Device) -> float:
+    """Estimated seconds of a reorder: each byte is read and written once."""
+    return call.cost.bytes / device.capabilities.bandwidth + SECONDS

@@ -1,0 +1,204 @@
+"""Matrix products: plain ones, and those with packed weights, with what follows fused into them."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from opyard.driver import Device
+from opyard.errors import KernelError
+from opyard.kernels import Work
+from opyard.operation import Call
+from opyard.settings import num_threads
+
+from .addresses import Array, address
+from .chains import Operand, Step, chain_of
+from .execution import Execution
+from .layouts import SECONDS, Run, concrete, dense
+from .library import missing
+from .memory import any_layout, contiguous, strided
+from .primitives import Binary, PostOp, Primitive, matmul
+
+PEAK = 0.55
+"""Fraction of the device's peak that large products reach."""
+
+STREAMING = 0.8
+"""Fraction of the memory's bandwidth that products of few rows reach."""
+
+Shape = tuple[int, ...]
+
+
+@lru_cache(maxsize=1024)
+def _packed(
+    rows: int, depth: int, columns: int, bias: bool, steps: tuple[Step, ...], threads: int
+) -> Primitive | str:
+    """``[rows, depth] @ packed [depth, columns]`` with the steps behind it, or why there is none."""
+    result = strided((rows, columns))
+    try:
+        return matmul(
+            *(strided((rows, depth)), any_layout((depth, columns)), result),
+            bias=strided((1, columns)) if bias else None,
+            post_ops=[_post_op(step, columns) for step in steps],
+        )
+    except KernelError as error:
+        return str(error)
+
+
+def _post_op(step: Step, columns: int) -> PostOp:
+    if not isinstance(step, Operand):
+        return step
+    shape = concrete(step.spec.shape)
+    return Binary(step.algorithm, strided((math.prod(shape[:-1]), columns)))
+
+
+def _sizes(call: Call) -> tuple[int, int, int]:
+    """Rows, depth and columns of a product with a matrix of weights."""
+    weight = call.inputs[1]
+    assert weight is not None
+    depth, columns = concrete(weight.shape)
+    return int(call.output.size) // columns, depth, columns
+
+
+def _described(work: Work) -> tuple[Primitive | str, tuple[Step, ...], bool]:
+    chain = chain_of(work)
+    bias = chain.base.op.name == "linear" and chain.base.inputs[2] is not None
+    return _packed(*_sizes(chain.base), bias, chain.steps, num_threads()), chain.steps, bias
+
+
+def _refusal(call: Call) -> str | None:
+    if reason := missing():
+        return reason
+    if any(spec is not None and not spec.size for spec in call.inputs):
+        return "an empty tensor is nothing for oneDNN"
+    return None
+
+
+def accepts_packed(work: Work, device: Device) -> str | None:
+    """Why oneDNN does not multiply with packed weights here, or None."""
+    chain = chain_of(work)
+    if reason := _refusal(chain.base):
+        return reason
+    weight = chain.base.inputs[1]
+    assert weight is not None
+    if weight.ndim != 2:
+        return f"packed weights are [k, n], not {weight!r}"
+    for step in chain.steps:
+        if isinstance(step, Operand):
+            shape, result = concrete(step.spec.shape), concrete(chain.base.output.shape)
+            if step.name not in ("x", "residual") or shape != result:
+                return f"{step.name} is {list(result)}, as the result is, not {list(shape)}"
+    found, _, _ = _described(work)
+    return found if isinstance(found, str) else None
+
+
+def prepare_packed(work: Work, device: Device) -> Run:
+    """``run(x, weight, bias, *operands)`` with packed weights."""
+    primitive, steps, has_bias = _described(work)
+    if isinstance(primitive, str):
+        raise KernelError(primitive)
+    base = chain_of(work).base
+    operands = [step.position for step in steps if isinstance(step, Operand)]
+    posts = [f"post_{i}" for i, step in enumerate(steps) if isinstance(step, Operand)]
+    execution = Execution(primitive, ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"])
+    _, depth, columns = _sizes(base)
+    plain, wanted, shape = (
+        strided((depth, columns)),
+        primitive.memories["weights"],
+        concrete(base.output.shape),
+    )
+    number, used = wanted.number, [2] * has_bias + operands
+
+    def run(*inputs: Any, out: Array | None = None) -> Array:
+        x, weight = dense(inputs[0]), inputs[1]
+        form = weight.forms.get(number)
+        if form is None:
+            form = weight.form(plain, wanted)
+        result = np.empty(shape, np.float32) if out is None or not out.flags.c_contiguous else out
+        arrays = [dense(inputs[position]) for position in used]
+        execution.run(address(x), address(form), *map(address, arrays), address(result))
+        if out is None or out is result:
+            return result
+        np.copyto(out, result)
+        return out
+
+    return run
+
+
+def accepts(call: Call, device: Device) -> str | None:
+    """Why oneDNN does not compute this product of plain arrays, or None."""
+    if reason := _refusal(call):
+        return reason
+    first, second = call.inputs[:2]
+    assert first is not None and second is not None
+    if min(first.ndim, second.ndim) < 2:
+        return "takes matrices; vectors are as quick on BLAS"
+    found = _plain(*_stacked(call), num_threads())
+    return found if isinstance(found, str) else None
+
+
+def _stacked(call: Call) -> tuple[Shape, Shape, Shape]:
+    """The shapes of both factors and of the result, of one rank; a stack of rows for one matrix is a longer matrix."""
+    first, second, result = (
+        concrete(spec.shape) for spec in (call.inputs[0], call.inputs[1], call.output) if spec is not None
+    )
+    if len(second) == 2:
+        rows = math.prod(result[:-1])
+        return (rows, first[-1]), second, (rows, result[-1])
+    rank = len(result)
+    return (1,) * (rank - len(first)) + first, (1,) * (rank - len(second)) + second, result
+
+
+@lru_cache(maxsize=1024)
+def _plain(
+    first: Shape, second: Shape, result: Shape, threads: int, transposed: bool = False
+) -> Primitive | str:
+    """The product of dense arrays; ``transposed``: each matrix of the second lies by columns."""
+    steps = None
+    if transposed:
+        *outer, _, _ = contiguous(second)
+        steps = (*outer, 1, second[-2])
+    try:
+        return matmul(strided(first), strided(second, steps), strided(result))
+    except KernelError as error:
+        return str(error)
+
+
+def prepare(call: Call, device: Device) -> Run:
+    """``run(x1, x2)`` on plain arrays, the second of which may lie by columns, as a transposed view does."""
+    shapes, roles = _stacked(call), ("src", "weights", "dst")
+    usual = _plain(*shapes, num_threads())
+    if isinstance(usual, str):
+        raise KernelError(usual)
+    by_rows = Execution(usual, roles)
+    turned: list[Execution | None] = []
+    shape = concrete(call.output.shape)
+
+    def by_columns() -> Execution | None:
+        if not turned:
+            found = _plain(*shapes, num_threads(), transposed=True)
+            turned.append(None if isinstance(found, str) else Execution(found, roles))
+        return turned[0]
+
+    def run(x1: Array, x2: Array, out: Array | None = None) -> Array:
+        x1, execution = dense(x1), by_rows
+        if not x2.flags.c_contiguous:
+            other = by_columns() if np.matrix_transpose(x2).flags.c_contiguous else None
+            execution, x2 = (by_rows, x2.copy()) if other is None else (other, x2)
+        result = np.empty(shape, np.float32) if out is None or not out.flags.c_contiguous else out
+        execution.run(address(x1), address(x2), address(result))
+        if out is None or out is result:
+            return result
+        np.copyto(out, result)
+        return out
+
+    return run
+
+
+def cost(work: Work, device: Device) -> float:
+    """Estimated seconds of a product: of arithmetic, or of reading the weights where there are few rows."""
+    abilities = device.capabilities
+    arithmetic = work.cost.flops / (abilities.flops * PEAK)
+    return max(arithmetic, work.cost.bytes / (abilities.bandwidth * STREAMING)) + SECONDS
