@@ -17,6 +17,7 @@ from opyard.registry import Registry
 from opyard.spec import TensorSpec, as_dtype
 from opyard_conformance.oracle import expect
 from opyard_cpu import plugin
+from opyard_cpu.jit import compiled, launch, machine, steps
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: opyard-cpu[jit]")
 
@@ -123,7 +124,7 @@ def built(steps: Any, program: list[tuple[int, int, int]], *inputs: Any) -> Any:
     values = [oy.cast(value, dtype="float32") for value in inputs]
     values.append(values[0] + values[-1])
     for step, left, right in program:
-        values.append(steps[step](values[left % len(values)] + values[0], values[right % len(values)]))
+        values.append(steps[step](values[left % len(values)] + values[0], values[right % len(values)] + values[0]))
     return values[-1], values[-2]
 
 
@@ -193,3 +194,45 @@ def test_narrow_floats_are_rounded_after_each_op(dtype: str) -> None:
     work = region_of(lambda v: oy.relu(v * v + v) - v, TensorSpec.of(x))
     (expected,) = work.reference(x)
     np.testing.assert_array_equal(COMPILER.bind(work, DEVICE)(x), expected)
+
+
+# Steps ---------------------------------------------------------------------------------------------------------------
+
+REDUCED: tuple[tuple[Callable[..., Any], int], ...] = (
+    (lambda x: oy.sum(x, axis=0), 1),
+    (lambda x: oy.mean(x, axis=0, keepdims=True), 2),
+    (lambda x: oy.sum(x), 1),
+    (lambda x: oy.mean(x * x) + oy.max(oy.abs(x)), 2),
+    (lambda x: x - oy.mean(x, axis=0, keepdims=True), 2),
+    (lambda x: oy.log_softmax(x, axis=0), 3),
+    (lambda x: (oy.sum(oy.tanh(x), axis=0), oy.max(x, axis=0)), 1),
+    (lambda x: oy.variance(x, axis=0), 3),
+)
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+@pytest.mark.parametrize(("function", "number"), REDUCED)
+def test_columns_and_long_rows_are_reduced_in_parts(
+    monkeypatch: pytest.MonkeyPatch, function: Any, number: int, count: str
+) -> None:
+    monkeypatch.setenv("OPYARD_NUM_THREADS", count)
+    monkeypatch.setattr(compiled, "THREAD_SECONDS", 1e-9)
+    monkeypatch.setattr(compiled, "CHUNK", 5000)
+    x = np.random.default_rng(0).standard_normal((70, 1100)).astype(np.float32)
+    work = region_of(function, TensorSpec.of(x))
+    assert len(steps.steps_of(work)) == number
+    check(work, [x])
+
+
+def test_a_sum_of_many_equal_numbers_is_precise() -> None:
+    x = np.full((1 << 16, 64), 0.1, np.float32)
+    for axis in (None, 0):
+        work = region_of(lambda v, axis=axis: oy.mean(v, axis=axis), TensorSpec.of(x))
+        np.testing.assert_allclose(COMPILER.bind(work, DEVICE)(x), 0.1, rtol=1e-5)
+
+
+def test_one_long_row_of_several_passes() -> None:
+    x = np.random.default_rng(0).standard_normal((1, 80_000)).astype(np.float32)
+    work = region_of(lambda v: oy.log_softmax(v), TensorSpec.of(x))
+    assert len(steps.steps_of(work)) == 3
+    check(work, [x])

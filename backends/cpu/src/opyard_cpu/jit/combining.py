@@ -32,6 +32,10 @@ _COMBINE: dict[str, Callable[[Code, Value, Value], Value]] = {
 }
 
 
+UFUNCS = {"sum": np.add, "max": np.maximum, "min": np.minimum}
+"""What combines partial results in NumPy."""
+
+
 def combine(code: Code, node: Node, a: Value, b: Value) -> Value:
     """Two partial results of a reduction as one."""
     return _COMBINE[node.op.name](code, a, b)

@@ -2,7 +2,8 @@
 
 The function is ``kernel(data, table, begin, end)``. ``data`` has the addresses of the inputs, the outputs and the scratch memory;
 ``table`` the length of a row, the sizes of the outer axes but the first, and for each array its strides, in bytes, along the
-outer axes. It works on the rows from ``begin`` to ``end``; where there is one row only, on these elements of it.
+outer axes. It works on the rows from ``begin`` to ``end``; where there is one row only, on these elements of it. Where columns are
+reduced, the rows are added to what the outputs hold.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .code import ELEMENTS, Code, bits_of
 from .code import Value as Operand
 from .machine import Processor
 from .passes import Pass, from_memory, to_memory
-from .space import Space, is_elementwise, space_of
+from .space import Space, is_elementwise
 from .stages import stages_of
 
 HEAVY = 16
@@ -29,18 +30,12 @@ def arrays_of(region: Region) -> list[Value]:
     return [*graph.inputs.values(), *constants, *graph.outputs.values()]
 
 
-def source_of(region: Region, target: Processor, streams: bool = False) -> str:
-    """The text of the function. ``streams``: outputs go past the caches."""
-    return Nest(region, target, streams).source()
-
-
 class Nest:
-    """A region on its way to text. Raises scalars.Untranslatable."""
+    """A region on its way to text. ``streams``: outputs go past the caches."""
 
-    def __init__(self, region: Region, target: Processor, streams: bool = False) -> None:
+    def __init__(self, region: Region, space: Space, target: Processor, streams: bool = False) -> None:
         self.region, self.target, self.streams = region, target, streams
-        self.graph = region.graph
-        self.space: Space = space_of(self.graph)
+        self.graph, self.space = region.graph, space
         self.stages, self.scratch = stages_of(self.graph, self.space)
         self.arrays = arrays_of(region)
         self.maker = {node.outputs[0]: node for node in self.graph.nodes}
@@ -69,8 +64,6 @@ class Nest:
         bases = [self._word("%data", number) for number in range(len(self.arrays) + bool(self.scratch))]
         if not outer:
             self.columns = code.let("sub i64 %end, %begin")
-            if self.space.reduces:
-                self.columns = self._number(0)
             self._row(self._shifted(bases))
         else:
             self.columns = self._number(0)
@@ -114,8 +107,6 @@ class Nest:
 
     def _shifted(self, bases: list[str]) -> list[str]:
         """The addresses of the first elements to work on, where there is one row."""
-        if self.space.reduces:
-            return bases
         found = []
         for value, base in zip(self.arrays, bases, strict=False):
             wide = self.space.is_wide(value)

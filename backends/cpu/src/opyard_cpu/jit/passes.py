@@ -40,10 +40,12 @@ class Pass:
     def __init__(self, nest: Nest, stage: Stage) -> None:
         self.nest, self.stage, self.code = nest, stage, nest.code
         self.streams = nest.streams and not stage.reductions and stage is nest.stages[-1]
+        self.added = stage.reductions if nest.space.reduces == "column" else []  # to what is in memory
+        self.reductions = stage.reductions if not self.added else []
+        self.starts = [identity(node) for node in self.reductions]
         self.in_blocks = any(
-            n.op.name == "sum" and is_float(n.outputs[0].dtype.name) for n in stage.reductions
+            n.op.name == "sum" and is_float(n.outputs[0].dtype.name) for n in self.reductions
         )
-        self.starts = [identity(node) for node in stage.reductions]
         self.totals: list[str] = []
 
     def write(self) -> None:
@@ -54,10 +56,8 @@ class Pass:
             for value in node.inputs:
                 if value is not None and not self.nest.space.is_wide(value):
                     self.nest.splat(value)
-        for node in self.stage.reductions:  # of what is the same in a whole row
-            assert node.inputs[0] is not None and self.nest.space.is_wide(node.inputs[0])
         self._streaming() if self.streams else self._plain()
-        for node, total in zip(self.stage.reductions, self.totals, strict=True):
+        for node, total in zip(self.reductions, self.totals, strict=True):
             self.nest.narrow[node.outputs[0]] = horizontal(
                 self.code, node, Operand(total, node.outputs[0].dtype.name, self.nest.lanes)
             )
@@ -129,7 +129,7 @@ class Pass:
         sums = self._loop(inner, begin, end, self._initial(), join)
         totals = [
             self._combined(node, Operand(name, dtype, self.nest.lanes), Operand(one, dtype, self.nest.lanes))
-            for node, name, one, dtype in zip(self.stage.reductions, names, sums, self._dtypes(), strict=True)
+            for node, name, one, dtype in zip(self.reductions, names, sums, self._dtypes(), strict=True)
         ]
         code.lines[places:places] = [
             f"  {name} = phi {kind} [ {first}, %{before} ], [ {last}, %{join} ]"
@@ -188,7 +188,7 @@ class Pass:
     # Reductions ------------------------------------------------------------------------------------------------------
 
     def _dtypes(self) -> list[str]:
-        return [node.outputs[0].dtype.name for node in self.stage.reductions]
+        return [node.outputs[0].dtype.name for node in self.reductions]
 
     def _kinds(self) -> list[str]:
         return [self.code.type(dtype, self.nest.lanes) for dtype in self._dtypes()]
@@ -232,8 +232,14 @@ class Pass:
             self._store(known[value], nest.written[value], index, mask, self.streams)
         for value in self.stage.kept:
             self._store(known[value], nest.kept[value], index, mask, False)
+        for node in self.added:
+            (source,) = node.inputs
+            assert source is not None
+            total = self._load(node.outputs[0], index, mask)
+            total = combine(code, node, total, known[source])
+            self._store(total, nest.written[node.outputs[0]], index, mask, False)
         after = []
-        for node, name, start in zip(self.stage.reductions, sums, self.starts, strict=True):
+        for node, name, start in zip(self.reductions, sums, self.starts, strict=True):
             (source,) = node.inputs
             assert source is not None
             one = known[source]

@@ -27,12 +27,12 @@ class Space:
 
     sizes    of its axes, the outermost first; the innermost is the last, and there is at least one
     present  for each value whether it has each axis
-    reduces  whether the innermost axis is what is reduced
+    reduces  "row" where the innermost axis is what is reduced, "column" where it is all others, else ""
     """
 
     sizes: tuple[int, ...]
     present: dict[Value, tuple[bool, ...]]
-    reduces: bool
+    reduces: str
 
     def is_wide(self, value: Value) -> bool:
         """Whether a value differs along the innermost axis."""
@@ -62,36 +62,53 @@ def space_of(graph: Graph) -> Space:
         else:
             axes.reshape(output, node)
     order = axes.order()
-    inner = axes.roots(reduced or ())
-    if inner and set(order[len(order) - len(inner) :]) != inner:
-        raise Untranslatable("it reduces over other axes than the last ones")
-    return _collapsed(graph, axes, order, inner)
+    gone = axes.roots(reduced or ())
+    if not gone:
+        return _collapsed(graph, axes, order, gone, "")
+    if set(order[len(order) - len(gone) :]) == gone:
+        return _collapsed(graph, axes, order, gone, "row")
+    if set(order[: len(gone)]) == gone:
+        return _collapsed(graph, axes, order, gone, "column")
+    raise Untranslatable("it reduces over axes that are neither the first nor the last")
 
 
-def _collapsed(graph: Graph, axes: _Axes, order: list[int], inner: set[int]) -> Space:
+def _collapsed(graph: Graph, axes: _Axes, order: list[int], gone: set[int], reduces: str) -> Space:
     outside = [*graph.inputs.values(), *graph.outputs.values()]
     outside += [value for value, array in graph.constants.items() if array.size > 1]
     has = {value: axes.set_of(value) for value in axes.of}
     groups: list[list[int]] = []
     for axis in order:
         last = groups[-1][-1] if groups else None
-        together = last is not None and (last in inner) == (axis in inner)
+        together = last is not None and (last in gone) == (axis in gone)
         if together and all((last in has[value]) == (axis in has[value]) for value in outside):
             groups[-1].append(axis)
         else:
             groups.append([axis])
-    if inner and not set(groups[-1]) >= inner:
-        raise Untranslatable("an input is broadcast along some of the axes that are reduced")
     if not groups:
-        return Space((1,), {value: (value not in graph.constants,) for value in has}, bool(inner))
+        return Space((1,), {value: (value not in graph.constants,) for value in has}, reduces)
+    if reduces and set(groups[-1 if reduces == "row" else 0]) != gone:
+        raise Untranslatable("an input is broadcast along some of the axes that are reduced")
+    if reduces == "column" and len(groups) > 2:
+        raise Untranslatable("an input is broadcast along some of the axes that are kept")
     sizes = tuple(_product(axes.size[axis] for axis in group) for group in groups)
     present = {value: tuple(not found.isdisjoint(group) for group in groups) for value, found in has.items()}
-    outer = (True,) * (len(groups) - 1)
+    _check_outputs(graph, present, reduces)
+    return Space(sizes, present, reduces)
+
+
+def _check_outputs(graph: Graph, present: dict[Value, tuple[bool, ...]], reduces: str) -> None:
+    """Outputs have all axes, but for the innermost where there are others, or those that were reduced."""
+    sums = {node.outputs[0] for node in graph.nodes if node.op.name in REDUCTIONS}
     for value in graph.outputs.values():
-        narrow_is_right = bool(inner) or len(groups) > 1
-        if present[value][:-1] != outer or not (present[value][-1] or narrow_is_right):
+        found = present[value]
+        if reduces == "column" and value not in sums and found != (True, True):
+            raise Untranslatable("columns are added up, and nothing else is done to the sums")
+        if reduces != "column" and not (all(found[:-1]) and (found[-1] or reduces or len(found) > 1)):
             raise Untranslatable("an output has fewer axes than the others")
-    return Space(sizes, present, bool(inner))
+    if reduces == "column":
+        used = {value for node in graph.nodes for value in node.inputs}
+        if not used.isdisjoint(sums):
+            raise Untranslatable("columns are added up, and nothing else is done to the sums")
 
 
 def _product(numbers: Iterable[int]) -> int:

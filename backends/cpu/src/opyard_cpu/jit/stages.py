@@ -48,14 +48,16 @@ class _Scheduler:
         for node in graph.nodes:
             deepest = max((self.level.get(v, 0) for v in node.inputs if v is not None), default=0)
             self.level[node.outputs[0]] = deepest + (node.op.name in REDUCTIONS)
-        self.outputs = dict.fromkeys(v for v in graph.outputs.values() if space.is_wide(v))
+        made = dict.fromkeys(graph.outputs.values())
+        sums = {node.outputs[0] for node in graph.nodes if node.op.name in REDUCTIONS}
+        self.outputs = {value: None for value in made if space.is_wide(value) and value not in sums}
         self.stages: list[Stage] = []
         self.first: dict[Value, Stage] = {}
         self.scratch: dict[Value, None] = {}  # by hash: == would record an op
 
     def run(self) -> tuple[list[Stage], list[Value]]:
         reductions = [node for node in self.graph.nodes if node.op.name in REDUCTIONS]
-        last = max([self.level.get(v, 0) for v in self.outputs] + [0])
+        last = max([self.level.get(value, 0) for value in self.outputs] + [0])
         last = max([last] + [self._input_level(node) for node in reductions])
         for number in range(last + 1):
             stage = Stage()
