@@ -242,18 +242,6 @@ def _neighbourhoods(registry: Registry) -> None:
         efficiency=0.35,
         out=True,
     )
-    gradients = "opyard_cpu.onednn.gradients"
-    for op in ("conv_transpose", "conv_weight_gradient", "max_pool_gradient"):
-        registry.kernel(
-            op,
-            backend="cpu",
-            name="onednn",
-            accepts=f"{gradients}:accepts_{op}",
-            prepare=f"{gradients}:prepare_{op}",
-            cost=f"{gradients}:cost",
-            dtypes=("float32",),
-            out=True,
-        )
     prepare = "opyard_cpu.pooling_gradient:prepare_max_pool_gradient"
     # its parts are views that look cheaper than what reads them finds: measured, they take three times as long
     _numpy(registry, "max_pool_gradient", prepare=prepare, dtypes=FLOATS, efficiency=0.9, out=True)

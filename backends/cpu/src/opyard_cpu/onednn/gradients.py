@@ -1,9 +1,9 @@
-"""Gradients of convolutions and of max pooling by oneDNN, for float32, on plain arrays."""
+"""Gradients of convolutions and of max pooling by oneDNN, for float32: of plain arrays, and of channels-last ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from opyard.driver import Device
 from opyard.errors import KernelError
@@ -14,9 +14,11 @@ from opyard.ops.windows import padding_pairs
 from ..convolution_transpose import steps_of
 from ..geometry import Geometry, geometry
 from .addresses import Array, address
+from .convolution import images, result_shape, source_shape, weights_shape, windows_of
 from .execution import Execution
+from .layouts import SECONDS, concrete
 from .library import missing
-from .memory import any_layout, strided
+from .memory import Descriptor, any_layout, strided
 from .neighbourhoods import (
     Windows,
     convolution_data_gradient,
@@ -24,28 +26,27 @@ from .neighbourhoods import (
     pooling,
     pooling_gradient,
 )
-from .plain import into, on_plain_arrays, room, room_for
+from .plain import into, on_arrays, room, room_for
 from .primitives import Primitive
 
 Kernel = Callable[..., Array]
+Layout = Callable[[tuple[int, ...]], Descriptor]
 
-CALL_SECONDS = 2e-5
-"""What one call takes beside the arithmetic and the copies."""
-
-EFFICIENCY = 0.8
-"""Of the processor's matrix products."""
+PEAK = 0.6
+"""Fraction of the device's peak that these gradients reach."""
 
 
-def _windows(strides: Any, dilations: Any, pairs: Any) -> Windows:
-    before, after = (tuple(int(pair[side]) for pair in pairs) for side in (0, 1))
-    return Windows(tuple(strides), tuple(dilations), before, after)
+def _shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
+    """The shape of an array of images ``[n, c, *spatial]`` that lies so."""
+    return (shape[0], *shape[2:], shape[1]) if layout is images else shape
 
 
-def _grouped(outputs: int, inputs: int, groups: int, kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of weights as oneDNN sees them."""
-    if groups == 1:
-        return (outputs, inputs, *kernel)
-    return (groups, outputs // groups, inputs // groups, *kernel)
+def _wanted(layout: Layout) -> Layout:
+    """Of plain images a primitive makes what it likes best; channels-last ones it takes as they are."""
+    return images if layout is images else any_layout
+
+
+# The weights of a convolution ----------------------------------------------------------------------------------------
 
 
 def _weights_geometry(call: Call) -> Geometry:
@@ -55,85 +56,86 @@ def _weights_geometry(call: Call) -> Geometry:
     return geometry(x.shape, call.output.shape, cotangent.shape, attributes)
 
 
-def _weights_primitive(g: Geometry) -> tuple[Primitive, tuple[tuple[int, ...], ...]]:
-    shapes = (
-        (g.batch, g.channels, *g.sizes),
-        (g.batch, g.outputs, *g.counts),
-        _grouped(g.outputs, g.channels, g.groups, g.kernel),
+def _weights_primitive(call: Call, layout: Layout) -> Primitive:
+    g, wanted = _weights_geometry(call), _wanted(layout)
+    weight = any_layout(weights_shape(g))
+    return convolution_weights_gradient(
+        wanted(source_shape(g)), weight, wanted(result_shape(g)), windows_of(g)
     )
-    x, cotangent, weight = map(any_layout, shapes)
-    windows = _windows(g.strides, g.dilations, g.pairs)
-    return convolution_weights_gradient(x, weight, cotangent, windows), shapes
 
 
-def prepare_conv_weight_gradient(call: Call, device: Device) -> Kernel:
+def prepare_conv_weight_gradient(call: Call, device: Device, layout: Layout = strided) -> Kernel:
     """The gradient of a convolution by its weights."""
-    primitive, shapes = _weights_primitive(_weights_geometry(call))
-    run = on_plain_arrays(primitive, ("src", "diff_dst", "diff_weights"), shapes)
-    return into(run, tuple(map(int, call.output.shape)))
+    g = _weights_geometry(call)
+    given = (layout(source_shape(g)), layout(result_shape(g)), strided(weights_shape(g)))
+    run = on_arrays(_weights_primitive(call, layout), ("src", "diff_dst", "diff_weights"), given)
+    return into(run, concrete(call.output.shape))
 
 
-def accepts_conv_weight_gradient(call: Call, device: Device) -> str | None:
-    """Why oneDNN does not compute this gradient, or None."""
-    return _refusal(call, lambda: _weights_primitive(_weights_geometry(call)))
+# The input of a convolution ------------------------------------------------------------------------------------------
 
 
-def _transposed_primitive(call: Call) -> tuple[Primitive, tuple[tuple[int, ...], ...]]:
+def _transposed_shapes(call: Call) -> tuple[tuple[int, ...], ...]:
+    """Of the input, the weights as oneDNN sees them, and the output."""
     x, weight = call.inputs[0], call.inputs[1]
     assert x is not None and weight is not None
-    source, result = tuple(map(int, x.shape)), tuple(map(int, call.output.shape))
-    kernel = tuple(map(int, weight.shape[2:]))
-    windows = _windows(*steps_of(call.attrs, kernel))
-    # the convolution of which this is the gradient by its input makes x of the result
-    shapes = (source, _grouped(source[1], result[1], call.attrs["groups"], kernel), result)
-    cotangent, weights, made = map(any_layout, shapes)
-    return convolution_data_gradient(made, weights, cotangent, windows), shapes
+    source, weights, groups = concrete(x.shape), concrete(weight.shape), call.attrs["groups"]
+    grouped = weights if groups == 1 else (groups, weights[0] // groups, *weights[1:])
+    return source, grouped, concrete(call.output.shape)
 
 
-def prepare_conv_transpose(call: Call, device: Device) -> Kernel:
+def _transposed_primitive(call: Call, layout: Layout) -> Primitive:
+    source, weights, result = _transposed_shapes(call)
+    wanted = _wanted(layout)
+    strides, dilations, pairs = steps_of(call.attrs, weights[-len(source) + 2 :])
+    before, after = (tuple(pair[side] for pair in pairs) for side in (0, 1))
+    windows = Windows(strides, dilations, before, after)
+    # the convolution of which this is the gradient by its input makes the input of the output
+    return convolution_data_gradient(wanted(result), any_layout(weights), wanted(source), windows)
+
+
+def prepare_conv_transpose(call: Call, device: Device, layout: Layout = strided) -> Kernel:
     """A transposed convolution, which is the gradient of a convolution by its input; the bias is added to it."""
-    primitive, shapes = _transposed_primitive(call)
-    compute = on_plain_arrays(primitive, ("diff_dst", "weights", "diff_src"), shapes)
-    kernel, rank = into(compute, shapes[-1]), len(shapes[-1]) - 2
+    source, weights, result = _transposed_shapes(call)
+    given = (layout(source), strided(weights), layout(result))
+    compute = on_arrays(_transposed_primitive(call, layout), ("diff_dst", "weights", "diff_src"), given)
+    kernel, trailing = into(compute, _shape(result, layout)), 0 if layout is images else len(result) - 2
 
     def run(x: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
-        result = kernel(x, weight, out=out)
+        found = kernel(x, weight, out=out)
         if bias is not None:
-            result += bias.reshape(-1, *(1,) * rank)
-        return result
+            found += bias.reshape(-1, *(1,) * trailing)
+        return found
 
     return run
 
 
-def accepts_conv_transpose(call: Call, device: Device) -> str | None:
-    """Why oneDNN does not compute this transposed convolution, or None."""
-    return _refusal(call, lambda: _transposed_primitive(call))
+# Max pooling ---------------------------------------------------------------------------------------------------------
 
 
-def _pooling_primitives(call: Call) -> tuple[Primitive, Primitive]:
+def _pooling_primitives(call: Call, layout: Layout) -> tuple[Primitive, Primitive]:
     """Max pooling that notes which elements it took, and its gradient."""
     x, cotangent = call.inputs
     assert x is not None and cotangent is not None
-    source, result = tuple(map(int, x.shape)), tuple(map(int, cotangent.shape))
-    sizes, steps, gaps = pool_geometry(
-        len(source) - 2, *(call.attrs[k] for k in ("kernel", "strides", "dilations"))
-    )
-    pairs = padding_pairs(call.attrs["padding"], source[2:], sizes, steps, gaps)
-    beyond = []  # what windows take after the padding, or leave out
-    for size, count, kernel, step, gap, (before, after) in zip(
-        source[2:], result[2:], sizes, steps, gaps, pairs, strict=True
-    ):
-        reach = (count - 1) * step + (kernel - 1) * gap + 1
-        beyond.append((before, max(after, reach - size - before)))
-    windows = _windows(steps, gaps, beyond)
-    memories = strided(source), strided(result)
-    forward = pooling("max", *memories, sizes, windows, training=True)
-    return forward, pooling_gradient("max", *memories, sizes, windows, forward)
+    source, result = concrete(x.shape), concrete(cotangent.shape)
+    attributes = (call.attrs[key] for key in ("kernel", "strides", "dilations"))
+    kernel, steps, gaps = pool_geometry(len(source) - 2, *attributes)
+    pairs = padding_pairs(call.attrs["padding"], source[2:], kernel, steps, gaps)
+    before = tuple(pair[0] for pair in pairs)
+    reach = [
+        (n - 1) * s + (k - 1) * gap + 1 for n, s, k, gap in zip(result[2:], steps, kernel, gaps, strict=True)
+    ]
+    beyond = (r - size - ahead for r, size, ahead in zip(reach, source[2:], before, strict=True))
+    after = tuple(max(pair[1], more) for pair, more in zip(pairs, beyond, strict=True))
+    windows = Windows(steps, gaps, before, after)
+    memories = layout(source), layout(result)
+    forward = pooling("max", *memories, kernel, windows, training=True)
+    return forward, pooling_gradient("max", *memories, kernel, windows, forward)
 
 
-def prepare_max_pool_gradient(call: Call, device: Device) -> Kernel:
+def prepare_max_pool_gradient(call: Call, device: Device, layout: Layout = strided) -> Kernel:
     """The gradient of max pooling: the pooling is done again, which is quicker than to look for the maxima otherwise."""
-    forward, backward = _pooling_primitives(call)
+    forward, backward = _pooling_primitives(call, layout)
     result, notes = (room_for(forward.memories[role].nbytes) for role in ("dst", "workspace"))
     again = Execution(forward, ("src", "dst", "workspace"))
     back = Execution(backward, ("diff_dst", "workspace", "diff_src"))
@@ -143,29 +145,47 @@ def prepare_max_pool_gradient(call: Call, device: Device) -> Kernel:
         again.run(address(x), place, place + result)
         back.run(address(g), place + result, address(out))
 
-    return into(run, tuple(map(int, call.output.shape)))
+    return into(run, _shape(concrete(call.output.shape), layout))
 
 
-def accepts_max_pool_gradient(call: Call, device: Device) -> str | None:
+# All of them ---------------------------------------------------------------------------------------------------------
+
+_DESCRIBED: dict[str, Callable[[Call, Layout], object]] = {
+    "conv_weight_gradient": _weights_primitive,
+    "conv_transpose": _transposed_primitive,
+    "max_pool_gradient": _pooling_primitives,
+}
+
+prepare_conv_weight_gradient_nhwc = partial(prepare_conv_weight_gradient, layout=images)
+prepare_conv_transpose_nhwc = partial(prepare_conv_transpose, layout=images)
+prepare_max_pool_gradient_nhwc = partial(prepare_max_pool_gradient, layout=images)
+
+
+def accepts(call: Call, device: Device, layout: Layout = strided) -> str | None:
     """Why oneDNN does not compute this gradient, or None."""
-    return _refusal(call, lambda: _pooling_primitives(call))
-
-
-def cost(call: Call, device: Device) -> float:
-    """Estimated seconds: the arithmetic, and copies of all arrays between layouts, which pooling does not need."""
-    work, abilities = call.cost, device.capabilities
-    if call.op.name == "max_pool_gradient":
-        return work.bytes / abilities.bandwidth
-    return work.flops / abilities.flops / EFFICIENCY + 2 * work.bytes / abilities.bandwidth + CALL_SECONDS
-
-
-def _refusal(call: Call, describe: Callable[[], object]) -> str | None:
     if reason := missing():
         return reason
     if any(int(spec.size) == 0 for spec in (*call.inputs, *call.outputs) if spec is not None):
-        return "an array without elements needs no primitive"
+        return "an empty tensor is nothing for oneDNN"
     try:
-        describe()
+        _DESCRIBED[call.op.name](call, layout)
     except KernelError as error:
         return str(error)
     return None
+
+
+accepts_nhwc = partial(accepts, layout=images)
+
+
+def cost_nhwc(call: Call, device: Device) -> float:
+    """Estimated seconds on channels-last images."""
+    work, abilities = call.cost, device.capabilities
+    streamed = work.bytes / abilities.bandwidth
+    if call.op.name == "max_pool_gradient":  # whose operations are no products
+        return streamed + SECONDS
+    return max(work.flops / abilities.flops / PEAK, streamed) + SECONDS
+
+
+def cost(call: Call, device: Device) -> float:
+    """The same with the reorders of all that goes in and out; pooling takes plain images twice as long instead."""
+    return cost_nhwc(call, device) + call.cost.bytes / device.capabilities.bandwidth + 3 * SECONDS

@@ -1,4 +1,4 @@
-"""Primitives on plain arrays: what a primitive wants in a layout of its own is brought there, and back, around each call.
+"""Primitives on arrays as they lie: what a primitive wants in another layout is brought there, and back, around each call.
 
 The layouts that primitives choose are worth it: a convolution of plain arrays runs at a third of the speed of one whose channels
 lie next to each other, and the copies take a few percent of its time.
@@ -15,7 +15,8 @@ import numpy as np
 
 from .addresses import ALIGNMENT, Array, address, aligned
 from .execution import Execution
-from .memory import Descriptor, strided
+from .layouts import dense
+from .memory import Descriptor
 from .primitives import Primitive, reorder
 
 
@@ -44,29 +45,23 @@ def room_for(nbytes: int) -> int:
 
 
 class _Port:
-    """One array: its plain layout, that of the primitive, and where the latter lies in the room."""
+    """One array: how it lies, how the primitive wants it, and where the latter is in the room."""
 
-    def __init__(self, role: str, wanted: Descriptor, shape: Sequence[int], offset: int) -> None:
-        plain = strided(shape)
-        self.offset = None if wanted.key == plain.key or wanted.is_dense else offset
+    def __init__(self, wanted: Descriptor, given: Descriptor, offset: int) -> None:
+        self.offset = None if wanted.key == given.key else offset
         self.nbytes = 0 if self.offset is None else room_for(wanted.nbytes)
         self.bring = self.fetch = None
         if self.offset is not None:
-            self.bring = Execution(reorder(plain, wanted), ("src", "dst"))
-            self.fetch = Execution(reorder(wanted, plain), ("src", "dst"))
+            self.bring = Execution(reorder(given, wanted), ("src", "dst"))
+            self.fetch = Execution(reorder(wanted, given), ("src", "dst"))
 
 
-def on_plain_arrays(
-    primitive: Primitive, roles: Sequence[str], shapes: Sequence[Sequence[int]]
-) -> Callable[..., None]:
-    """``run(*arrays)``: contiguous float32 arrays of these shapes for the roles, the last of which is written.
-
-    A shape may have one axis more than the array, as the weights of grouped convolutions do.
-    """
+def on_arrays(primitive: Primitive, roles: Sequence[str], given: Sequence[Descriptor]) -> Callable[..., None]:
+    """``run(*arrays)``: contiguous float32 arrays for the roles, which lie as ``given`` says; the last one is written."""
     ports: list[_Port] = []
     total = 0
-    for role, shape in zip(roles, shapes, strict=True):
-        ports.append(_Port(role, primitive.memories[role], shape, total))
+    for role, descriptor in zip(roles, given, strict=True):
+        ports.append(_Port(primitive.memories[role], descriptor, total))
         total += ports[-1].nbytes
     execution, result = Execution(primitive, roles), ports[-1]
 
@@ -85,11 +80,6 @@ def on_plain_arrays(
             result.fetch.run(places[-1], address(arrays[-1]))
 
     return run
-
-
-def dense(array: Array) -> Array:
-    """The array, or a copy of it that is contiguous."""
-    return np.ascontiguousarray(array)
 
 
 def into(run: Callable[..., None], shape: tuple[int, ...]) -> Callable[..., Array]:

@@ -28,6 +28,7 @@ def register(registry: Registry) -> None:
     _conversions(registry)
     _convolutions(registry)
     _products(registry)
+    _gradients(registry)
 
 
 def _conversions(registry: Registry) -> None:
@@ -94,6 +95,46 @@ def _products(registry: Registry) -> None:
         for name, pattern in _chains(op):
             ports = {"weight": PACKED}
             registry.pattern(pattern, backend="cpu", name=f"onednn_{name}", layouts=ports, **ready)
+
+
+GRADIENTS = {
+    "conv_weight_gradient": {"x": NHWC, "g": NHWC},
+    "conv_transpose": {"x": NHWC, "output": NHWC},
+    "max_pool_gradient": {"x": NHWC, "g": NHWC, "output": NHWC},
+}
+"""Ops of training, and the ports that are images."""
+
+BETWEEN = {"relu_gradient": {"y": NHWC, "g": NHWC, "output": NHWC}, "sum": {"x": NHWC}}
+"""Ops between them."""
+
+
+def _gradients(registry: Registry) -> None:
+    module, between = f"{HERE}.gradients", f"{HERE}.between"
+    for op, ports in GRADIENTS.items():
+        for suffix, layouts in (("", {}), ("_nhwc", ports)):
+            registry.kernel(
+                op,
+                backend="cpu",
+                name=f"onednn{suffix}",
+                prepare=f"{module}:prepare_{op}{suffix}",
+                accepts=f"{module}:accepts{suffix}",
+                cost=f"{module}:cost{suffix}",
+                dtypes=DTYPES,
+                layouts=layouts,
+                out=not layouts,
+            )
+    shared: dict[str, Any] = {"backend": "cpu", "name": "nhwc", "dtypes": DTYPES}
+    for op, ports in BETWEEN.items():
+        functions: dict[str, Any] = {fact: f"{between}:{fact}" for fact in ("prepare", "accepts", "cost")}
+        registry.kernel(op, **shared, **functions, layouts=ports)
+    registry.kernel(
+        "max_pool",
+        **shared,
+        prepare="opyard_cpu.pooling:prepare_max_pool_nhwc",
+        accepts=f"{HERE}.layouts:accepts_images",
+        efficiency=0.4,
+        layouts={"x": NHWC, "output": NHWC},
+    )
 
 
 def _chains(base: str) -> Iterator[tuple[str, Pattern]]:
