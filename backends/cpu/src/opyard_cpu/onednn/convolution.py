@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,9 +16,9 @@ from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
 from .addresses import Array, address
-from .chains import Operand, Step, chain_of
+from .chains import Chain, Operand, Run, Step, chain_of, guarded
 from .execution import Execution
-from .layouts import SECONDS, Packed, Run, concrete, dense, from_channels_last, to_channels_last
+from .layouts import SECONDS, Packed, concrete, dense, from_channels_last, to_channels_last
 from .library import missing
 from .memory import Descriptor, any_layout, channels_last, strided
 from .neighbourhoods import Windows, convolution
@@ -131,6 +132,12 @@ def _described(call: Call, steps: tuple[Step, ...]) -> Primitive | str:
 def prepare(work: Work, device: Device) -> Run:
     """``run(x, weight, bias, *operands)`` on channels-last images and packed weights."""
     chain = chain_of(work)
+    if chain.is_guarded:
+        return guarded(_compute(chain), lambda: _compute(replace(chain, steps=chain.steps[:-1])))
+    return _compute(chain)
+
+
+def _compute(chain: Chain) -> Run:
     g = conv_geometry(chain.base)
     primitive = _described(chain.base, chain.steps)
     if isinstance(primitive, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ IMAGES = {"x": NHWC, "weight": PACKED, "residual": NHWC, "output": NHWC}
 DENSE = ("relu", "gelu", "silu", "quick_gelu", "sigmoid", "tanh")
 """Activations behind matrix products."""
 
-IMAGE = (*DENSE, "relu6", "leaky_relu", "elu", "mish", "hard_swish", "hard_sigmoid", "hard_tanh")
+IMAGE = (*DENSE, "relu6", "leaky_relu", "elu", "mish", "hard_swish")
 """Activations behind convolutions; chains.py knows what they are to oneDNN."""
 
 Pattern = Callable[..., Any]
@@ -138,40 +137,58 @@ def _gradients(registry: Registry) -> None:
 
 
 def _chains(base: str) -> Iterator[tuple[str, Pattern]]:
-    """Names and functions of the patterns that begin with an op, and go on with sums and activations."""
-    convolution = base == "conv"
-    yield from ((f"{base}_{name}", _chain(base, name)) for name in (IMAGE if convolution else DENSE))
-    yield f"{base}_add", _chain(base, "", added=True)
-    if not convolution:
+    """Names and functions of the patterns that begin with an op: what follows are sums and activations."""
+    if base == "matmul":
+        yield from ((f"matmul_{name}", _product(name, added=False)) for name in DENSE)
+        yield "matmul_add", _product("", added=True)
         return
-    yield f"{base}_add_relu", _chain(base, "relu", added=True)
+    yield from (
+        (f"{base}_{name}", _biased(base, name, added=False)) for name in (IMAGE if base == "conv" else DENSE)
+    )
+    yield f"{base}_add", _biased(base, "", added=True)
+    if base == "linear":
+        return
+    yield "conv_add_relu", _biased(base, "relu", added=True)
     for name in ("", *IMAGE):
-        yield f"{base}_scale{'_' * bool(name)}{name}", _chain(base, name, scaled=True)
+        yield f"conv_scale{'_' * bool(name)}{name}", _scaled(name, added=False)
     for name in ("", "relu"):
-        yield f"{base}_scale_add{'_' * bool(name)}{name}", _chain(base, name, scaled=True, added=True)
+        yield f"conv_scale_add{'_' * bool(name)}{name}", _scaled(name, added=True)
 
 
-def _chain(base: str, activation: str, *, scaled: bool = False, added: bool = False) -> Pattern:
-    """The pattern of a base op, whose result is scaled, added to, and activated, as wanted; matmul has no bias."""
+def _named(op: str) -> Pattern:
+    """The function of an op, found when a pattern is traced; without a name, one that does nothing."""
+    import opyard
 
-    def steps(x: Any, weight: Any, *rest: Any) -> Any:
-        import opyard
+    return getattr(opyard, op) if op else lambda x: x
 
-        others = list(rest)
-        result = getattr(opyard, base)(x, weight, *([] if base == "matmul" else [others.pop(0)]))
-        if scaled:
-            result = opyard.add(opyard.multiply(result, others.pop(0)), others.pop(0))
-        if added:
-            result = opyard.add(result, others.pop(0))
-        return getattr(opyard, activation)(result) if activation else result
 
-    names = [
-        *("x", "weight"),
-        *([] if base == "matmul" else ["bias"]),
-        *(["factor", "offset"] if scaled else []),
-        *(["residual"] if added else []),
-    ]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(name, kind) for name in names]
-    steps.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return steps
+def _product(activation: str, *, added: bool) -> Pattern:
+    def alone(x: Any, weight: Any) -> Any:
+        return _named(activation)(_named("matmul")(x, weight))
+
+    def with_residual(x: Any, weight: Any, residual: Any) -> Any:
+        return _named(activation)(_named("matmul")(x, weight) + residual)
+
+    return with_residual if added else alone
+
+
+def _biased(base: str, activation: str, *, added: bool) -> Pattern:
+    def alone(x: Any, weight: Any, bias: Any) -> Any:
+        return _named(activation)(_named(base)(x, weight, bias))
+
+    def with_residual(x: Any, weight: Any, bias: Any, residual: Any) -> Any:
+        return _named(activation)(_named(base)(x, weight, bias) + residual)
+
+    return with_residual if added else alone
+
+
+def _scaled(activation: str, *, added: bool) -> Pattern:
+    """What a batch normalization behind a convolution becomes: a factor and an offset for each channel."""
+
+    def alone(x: Any, weight: Any, bias: Any, factor: Any, offset: Any) -> Any:
+        return _named(activation)(_named("conv")(x, weight, bias) * factor + offset)
+
+    def with_residual(x: Any, weight: Any, bias: Any, factor: Any, offset: Any, residual: Any) -> Any:
+        return _named(activation)(_named("conv")(x, weight, bias) * factor + offset + residual)
+
+    return with_residual if added else alone
