@@ -17,7 +17,7 @@ from opyard.registry import Registry
 from opyard.spec import TensorSpec, as_dtype
 from opyard_conformance.oracle import expect
 from opyard_cpu import plugin
-from opyard_cpu.jit import compiled, launch, machine, steps
+from opyard_cpu.jit import compiled, steps
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: opyard-cpu[jit]")
 
@@ -124,7 +124,9 @@ def built(steps: Any, program: list[tuple[int, int, int]], *inputs: Any) -> Any:
     values = [oy.cast(value, dtype="float32") for value in inputs]
     values.append(values[0] + values[-1])
     for step, left, right in program:
-        values.append(steps[step](values[left % len(values)] + values[0], values[right % len(values)] + values[0]))
+        values.append(
+            steps[step](values[left % len(values)] + values[0], values[right % len(values)] + values[0])
+        )
     return values[-1], values[-2]
 
 
