@@ -28,7 +28,7 @@ SMALL_SECONDS = 2e-5
 THREAD_SECONDS = 1e-4
 """From here on another thread pays."""
 
-STREAM_BYTES = 1 << 22
+STREAM_BYTES = 1 << 26
 """Outputs from this size on go past the caches."""
 
 UNIT = 1024

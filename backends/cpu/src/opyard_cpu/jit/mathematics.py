@@ -73,10 +73,23 @@ _FORMATS = {
 
 
 def _reduced(code: Code, x: Value, form: _Format) -> tuple[Value, Value]:
-    """n and r with ``x = n * ln(2) + r``, n a whole number as a float."""
-    n = code.intrinsic("rint", x.dtype, code.multiply(x, code.constant(LOG2_E, x.dtype)))
+    """n and r with ``x = n * ln(2) + r``, n a whole number as a float, below 2 to the power of ``mantissa - 1``."""
+    n = _nearest(code, x, LOG2_E, form)
     r = code.multiply_add(n, code.constant(-form.ln2[0], x.dtype), x)
     return n, code.multiply_add(n, code.constant(-form.ln2[1], x.dtype), r)
+
+
+def _nearest(code: Code, x: Value, factor: float, form: _Format) -> Value:
+    """The whole number next to a product: adding a large number and taking it away leaves no places behind the point."""
+    large = code.constant(1.5 * 2.0**form.mantissa, x.dtype)
+    return code.subtract(code.multiply_add(x, code.constant(factor, x.dtype), large), large)
+
+
+def _exponential(code: Code, r: Value, form: _Format) -> Value:
+    """exp(r) for small r."""
+    one = code.constant(1.0, r.dtype)
+    tail = code.multiply_add(code.horner(r, form.exponential), r, one)
+    return code.multiply_add(tail, r, one)
 
 
 def _integer(code: Code, n: Value, form: _Format) -> Value:
@@ -91,40 +104,56 @@ def _power_of_two(code: Code, n: Value, dtype: str, form: _Format) -> Value:
 
 def _scaled(code: Code, p: Value, n: Value, form: _Format) -> Value:
     """p times 2 to the power of n; in two steps where the processor has no instruction, for the power alone may overflow."""
+    if code.scales and code.lanes * (form.mantissa + 1 + 8) >= 512:
+        return _scaled_at_once(code, p, n)
     whole = _integer(code, n, form)
-    if code.scales:
-        kind, exponent = code.type(p.dtype), code.type(form.integer)
-        suffix = "f32" if p.dtype == "float32" else "f64"
-        vector = "" if code.lanes == 1 else f"v{code.lanes}"
-        if p.dtype == "float64":
-            exponent = code.type("int32")
-            whole = code.convert(whole, "int32")
-        name = f"@llvm.ldexp.{vector}{suffix}.{vector}i32"
-        code.declarations[f"declare {kind} {name}({kind}, {exponent})"] = None
-        return code.make(f"call {kind} {name}({kind} {code.text(p)}, {exponent} {code.text(whole)})", p.dtype)
     half = code.binary("ashr", whole, code.constant(1, form.integer))
     rest = code.subtract(whole, half)
     p = code.multiply(p, _power_of_two(code, half, p.dtype, form))
     return code.multiply(p, _power_of_two(code, rest, p.dtype, form))
 
 
+def _scaled_at_once(code: Code, p: Value, n: Value) -> Value:
+    """By the instruction of AVX-512, for as many registers as the vectors take."""
+    lanes, name, mask = (16, "ps", "i16") if p.dtype == "float32" else (8, "pd", "i8")
+    kind, whole = code.type(p.dtype, lanes), code.type(p.dtype)
+    function = f"@llvm.x86.avx512.mask.scalef.{name}.512"
+    code.declarations[f"declare {kind} {function}({kind}, {kind}, {kind}, {mask}, i32)"] = None
+    parts = []
+    for first in range(0, code.lanes, lanes):
+        picked = ", ".join(f"i32 {first + number}" for number in range(lanes))
+        x, y = (
+            code.let(f"shufflevector {whole} {code.text(v)}, {whole} poison, <{lanes} x i32> <{picked}>")
+            for v in (p, n)
+        )
+        parts.append(
+            code.let(f"call {kind} {function}({kind} {x}, {kind} {y}, {kind} {x}, {mask} -1, i32 4)")
+        )
+    while len(parts) > 1:
+        picked = ", ".join(f"i32 {number}" for number in range(2 * lanes))
+        kind = code.type(p.dtype, lanes)
+        parts = [
+            code.let(f"shufflevector {kind} {left}, {kind} {right}, <{2 * lanes} x i32> <{picked}>")
+            for left, right in zip(parts[::2], parts[1::2], strict=True)
+        ]
+        lanes *= 2
+    return Value(parts[0], p.dtype, code.lanes)
+
+
 def exp(code: Code, x: Value) -> Value:
     """e to the power of x."""
     form = _FORMATS[x.dtype]
     n, r = _reduced(code, code.clamp(x, form.lowest, form.highest), form)
-    one = code.constant(1.0, x.dtype)
-    tail = code.multiply_add(code.multiply(r, r), code.horner(r, form.exponential), r)
-    return _scaled(code, code.add(tail, one), n, form)
+    return _scaled(code, _exponential(code, r, form), n, form)
 
 
 def exp2(code: Code, x: Value) -> Value:
     """2 to the power of x."""
     form = _FORMATS[x.dtype]
     x = code.clamp(x, form.lowest * LOG2_E, form.highest * LOG2_E)
-    n = code.intrinsic("rint", x.dtype, x)
+    n = _nearest(code, x, 1.0, form)
     r = code.multiply(code.subtract(x, n), code.constant(math.log(2), x.dtype))
-    tail = code.multiply_add(code.multiply(r, r), code.horner(r, form.exponential), r)
-    return _scaled(code, code.add(tail, code.constant(1.0, x.dtype)), n, form)
+    return _scaled(code, _exponential(code, r, form), n, form)
 
 
 def expm1(code: Code, x: Value) -> Value:
@@ -252,3 +281,19 @@ def pow(code: Code, x: Value, y: Value) -> Value:
     found = code.select(lost, code.constant(math.nan, "float64"), found)
     trivial = code.binary("or", code.compare("eq", x, one), code.compare("eq", y, zero))
     return code.convert(code.select(trivial, one, found), "float32")
+
+
+def reciprocal(code: Code, x: Value) -> tuple[Value, Value]:
+    """Two factors instead of a divisor: a power of two, and the reciprocal of what is left of x, which is from 1 to 2.
+
+    Multiplying by the first and then by the second overflows and vanishes where the quotient does, and has its infinities and NaN.
+    """
+    form = _FORMATS[x.dtype]
+    bits = code.binary("lshr", code.bitcast(x, form.integer), code.constant(form.mantissa, form.integer))
+    biased = code.binary("and", bits, code.constant(2 * form.bias + 1, form.integer))
+    exponent = code.subtract(biased, code.constant(form.bias - 1, form.integer))
+    most = form.bias - 2
+    exponent = code.extremum("lt", exponent, code.constant(most, form.integer))
+    exponent = code.extremum("gt", exponent, code.constant(-most, form.integer))
+    power = _power_of_two(code, code.negate(exponent), x.dtype, form)
+    return power, code.divide(code.constant(1.0, x.dtype), code.multiply(x, power))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from opyard.graph import Value
 from opyard.region import Region
 
-from . import scalars
+from . import mathematics, scalars
 from .code import ELEMENTS, Code, bits_of
 from .code import Value as Operand
 from .machine import Processor
@@ -43,6 +43,7 @@ class Nest:
         self.lanes = self._lanes()
         self.narrow: dict[Value, Operand] = {}
         self.splats: dict[Value, Operand] = {}
+        self.divisors: dict[Value, tuple[Operand, Operand]] = {}
         self.pointers: dict[Value, str] = {}
         self.written: dict[Value, str] = {}
         self.kept: dict[Value, str] = {}
@@ -177,6 +178,16 @@ class Nest:
         if value not in self.splats:
             self.splats[value] = self.code.splat(self.number(value), self.lanes)
         return self.splats[value]
+
+    def factors(self, value: Value) -> tuple[Operand, Operand]:
+        """What to multiply by instead of dividing by a value that is the same in the whole row."""
+        if value not in self.divisors:
+            power, rest = mathematics.reciprocal(self.code, self.number(value))
+            self.divisors[value] = (
+                self.code.splat(power, self.lanes),
+                self.code.splat(rest, self.lanes),
+            )
+        return self.divisors[value]
 
     def _load_number(self, value: Value) -> Operand:
         code, dtype = self.code, value.dtype.name

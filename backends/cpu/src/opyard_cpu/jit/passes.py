@@ -9,7 +9,7 @@ from opyard.graph import Node, Value
 from . import scalars
 from .code import ELEMENTS, Code, bits_of, is_float
 from .code import Value as Operand
-from .combining import combine, horizontal, identity
+from .combining import accumulators_of, combine, finish
 from .space import is_elementwise
 from .stages import Stage
 
@@ -42,7 +42,7 @@ class Pass:
         self.streams = nest.streams and not stage.reductions and stage is nest.stages[-1]
         self.added = stage.reductions if nest.space.reduces == "column" else []  # to what is in memory
         self.reductions = stage.reductions if not self.added else []
-        self.starts = [identity(node) for node in self.reductions]
+        self.carried = [one for node in self.reductions for one in accumulators_of(node)]
         self.in_blocks = any(
             n.op.name == "sum" and is_float(n.outputs[0].dtype.name) for n in self.reductions
         )
@@ -53,14 +53,17 @@ class Pass:
         if not (self.stage.outputs or self.stage.reductions):
             return
         for node in self.stage.nodes:
+            if self._divides_by_number(node):
+                self.nest.factors(_divisor(node))
             for value in node.inputs:
                 if value is not None and not self.nest.space.is_wide(value):
                     self.nest.splat(value)
         self._streaming() if self.streams else self._plain()
-        for node, total in zip(self.reductions, self.totals, strict=True):
-            self.nest.narrow[node.outputs[0]] = horizontal(
-                self.code, node, Operand(total, node.outputs[0].dtype.name, self.nest.lanes)
-            )
+        lanes = self.nest.lanes
+        pairs = zip(self.carried, self.totals, strict=True)
+        totals = {one: Operand(name, one.dtype, lanes) for one, name in pairs}
+        for node in self.reductions:
+            self.nest.narrow[node.outputs[0]] = finish(self.code, totals, node)
 
     # Control flow ----------------------------------------------------------------------------------------------------
 
@@ -119,7 +122,7 @@ class Pass:
         code.label(head)
         begin, end = f"%{code.fresh('b')}", f"%{code.fresh('b')}"
         code.line(f"{begin} = phi i64 [ 0, %{before} ], [ {end}, %{join} ]")
-        names = [f"%{code.fresh('total')}" for _ in self.starts]
+        names = [f"%{code.fresh('total')}" for _ in self.carried]
         places = len(code.lines)
         full = code.let(f"add i64 {begin}, {step}")
         less = code.let(f"icmp ult i64 {full}, {stop}")
@@ -127,10 +130,7 @@ class Pass:
         code.line(f"br label %{inner}")
         code.label(inner)
         sums = self._loop(inner, begin, end, self._initial(), join)
-        totals = [
-            self._combined(node, Operand(name, dtype, self.nest.lanes), Operand(one, dtype, self.nest.lanes))
-            for node, name, one, dtype in zip(self.reductions, names, sums, self._dtypes(), strict=True)
-        ]
+        totals = self._merged(names, sums)
         code.lines[places:places] = [
             f"  {name} = phi {kind} [ {first}, %{before} ], [ {last}, %{join} ]"
             for name, kind, first, last in zip(names, self._kinds(), self._initial(), totals, strict=True)
@@ -187,25 +187,23 @@ class Pass:
 
     # Reductions ------------------------------------------------------------------------------------------------------
 
-    def _dtypes(self) -> list[str]:
-        return [node.outputs[0].dtype.name for node in self.reductions]
-
     def _kinds(self) -> list[str]:
-        return [self.code.type(dtype, self.nest.lanes) for dtype in self._dtypes()]
+        return [self.code.type(one.dtype, self.nest.lanes) for one in self.carried]
 
     def _initial(self) -> list[str]:
-        lanes = self.code.lanes
         self.code.lanes = self.nest.lanes
-        found = [self.code.text(start) for start in self.starts]
-        self.code.lanes = lanes
+        found = [self.code.text(one.start) for one in self.carried]
+        self.code.lanes = 1
         return found
 
-    def _combined(self, node: Node, a: Operand, b: Operand) -> str:
-        lanes = self.code.lanes
-        self.code.lanes = a.lanes
-        found = combine(self.code, node, a, b)
-        self.code.lanes = lanes
-        return found.name
+    def _merged(self, left: list[str], right: list[str]) -> list[str]:
+        lanes = self.code.lanes = self.nest.lanes
+        found = [
+            one.merge(self.code, Operand(a, one.dtype, lanes), Operand(b, one.dtype, lanes)).name
+            for one, a, b in zip(self.carried, left, right, strict=True)
+        ]
+        self.code.lanes = 1
+        return found
 
     # The body --------------------------------------------------------------------------------------------------------
 
@@ -224,7 +222,10 @@ class Pass:
         known: dict[Value, Operand] = {v: self._load(v, index, mask) for v in self.stage.loaded}
         for node in self.stage.nodes:
             inputs = [known[v] if v in known else nest.splats[v] for v in node.inputs if v is not None]
-            if is_elementwise(node):
+            if self._divides_by_number(node):
+                power, rest = nest.factors(_divisor(node))
+                known[node.outputs[0]] = code.multiply(code.multiply(inputs[0], power), rest)
+            elif is_elementwise(node):
                 known[node.outputs[0]] = scalars.translate(code, node.call, inputs)
             else:
                 known[node.outputs[0]] = inputs[0]
@@ -238,16 +239,24 @@ class Pass:
             total = self._load(node.outputs[0], index, mask)
             total = combine(code, node, total, known[source])
             self._store(total, nest.written[node.outputs[0]], index, mask, False)
+        lanes = None if mask is None else Operand(mask, "bool", nest.lanes)
         after = []
-        for node, name, start in zip(self.reductions, sums, self.starts, strict=True):
-            (source,) = node.inputs
+        for one, name in zip(self.carried, sums, strict=True):
+            source = one.node.inputs[0]
             assert source is not None
-            one = known[source]
-            if mask is not None:
-                one = code.select(Operand(mask, "bool", nest.lanes), one, start)
-            after.append(combine(code, node, Operand(name, one.dtype, nest.lanes), one).name)
+            total = Operand(name, one.dtype, nest.lanes)
+            after.append(one.step(code, total, known[source], lanes).name)
         code.lanes = 1
         return after
+
+    def _divides_by_number(self, node: Node) -> bool:
+        """Whether a row is divided by one number: a division takes as long as many multiplications."""
+        if node.op.name != "divide" or node.outputs[0].dtype.name not in ("float32", "float64"):
+            return False
+        (x, y), space = node.inputs, self.nest.space
+        assert x is not None and y is not None
+        alike = x.dtype == y.dtype and y not in self.nest.graph.constants
+        return alike and space.is_wide(x) and not space.is_wide(y)
 
     def _pointer(self, value: Value) -> str:
         nest = self.nest
@@ -283,6 +292,12 @@ class Pass:
             code.line(
                 f"call void {function}({vector} {name}, ptr {place}, i32 {size}, <{code.lanes} x i1> {mask})"
             )
+
+
+def _divisor(node: Node) -> Value:
+    value = node.inputs[1]
+    assert value is not None
+    return value
 
 
 def _short(dtype: str) -> str:
