@@ -122,9 +122,13 @@ def _gradients(registry: Registry) -> None:
                 layouts=layouts,
                 out=not layouts,
             )
+    functions: dict[str, Any] = {
+        fact: f"{HERE}.contractions:{fact}" for fact in ("prepare", "accepts", "cost")
+    }
+    registry.kernel("einsum", backend="cpu", name="onednn", dtypes=DTYPES, out=True, **functions)
     shared: dict[str, Any] = {"backend": "cpu", "name": "nhwc", "dtypes": DTYPES}
     for op, ports in BETWEEN.items():
-        functions: dict[str, Any] = {fact: f"{between}:{fact}" for fact in ("prepare", "accepts", "cost")}
+        functions = {fact: f"{between}:{fact}" for fact in ("prepare", "accepts", "cost")}
         registry.kernel(op, **shared, **functions, layouts=ports)
     registry.kernel(
         "max_pool",
