@@ -23,7 +23,7 @@ from .library import missing
 from .memory import any_layout, contiguous, strided
 from .primitives import Binary, PostOp, Primitive, matmul
 
-PEAK = 0.55
+PEAK = 0.75
 """Fraction of the device's peak that large products reach."""
 
 STREAMING = 0.8
