@@ -17,9 +17,9 @@ from opyard.ops import windows
 from .. import pooling as blocks
 from ..threads import in_parts
 from .addresses import Array, address
-from .chains import Run
+from .chains import SECONDS, Run
 from .execution import Execution
-from .layouts import SECONDS, accepts_images, concrete
+from .layouts import accepts_images, concrete
 from .memory import channels_last, strided
 from .neighbourhoods import Windows, pooling
 from .primitives import Primitive

@@ -81,7 +81,7 @@ def _products(registry: Registry) -> None:
         name="onednn",
         prepare=f"{module}:prepare",
         accepts=f"{module}:accepts",
-        cost=cost,
+        cost=f"{module}:plain_cost",
         dtypes=DTYPES,
         out=True,
     )
