@@ -16,7 +16,7 @@ from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
 from .addresses import Array, address
-from .chains import Chain, Operand, Run, Step, chain_of, extra_seconds, guarded
+from .chains import SECONDS, Chain, Operand, Run, Step, chain_of, extra_seconds, guarded
 from .execution import Execution
 from .layouts import Packed, concrete, dense, from_channels_last, to_channels_last
 from .library import missing
@@ -189,4 +189,5 @@ def cost(work: Work, device: Device) -> float:
 
 def plain_cost(call: Call, device: Device) -> float:
     """The same with the reorders of all that goes in and out."""
-    return PLAIN_SLOWDOWN * (cost(call, device) + 2 * call.cost.bytes / device.capabilities.bandwidth)
+    reorders = 2 * call.cost.bytes / device.capabilities.bandwidth + 4 * SECONDS
+    return PLAIN_SLOWDOWN * (cost(call, device) + reorders)
