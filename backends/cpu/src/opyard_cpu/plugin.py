@@ -199,8 +199,8 @@ def _movement(registry: Registry) -> None:
 def _products(registry: Registry) -> None:
     attention = "opyard_cpu.attention:scaled_dot_product_attention"
     loads = {
-        "matmul": ("numpy:matmul", 0.6),
-        "linear": ("opyard_cpu.linear_algebra:linear", 0.5),
+        "matmul": ("numpy:matmul", 0.7),
+        "linear": ("opyard_cpu.linear_algebra:linear", 0.6),
         "einsum": ("opyard_cpu.linear_algebra:einsum", 0.3),
     }
     for op, (load, efficiency) in loads.items():

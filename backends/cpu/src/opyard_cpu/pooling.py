@@ -36,19 +36,12 @@ def prepare_max_pool(call: Call, device: Device) -> Callable[..., Array]:
     return _prepare(call, np.maximum, least, None)
 
 
-def prepare_max_pool_nhwc(call: Call, device: Device) -> Callable[..., Array]:
-    """The same for dense images ``[n, *spatial, c]``, whose channels are one vector after the other."""
-    return _prepare(call, np.maximum, -np.inf, None, channels_last=True)
-
-
 def prepare_average_pool(call: Call, device: Device) -> Callable[..., Array]:
     """The function that computes this ``average_pool``."""
     return _prepare(call, np.add, 0, _elements_per_window(call).astype(call.output.dtype))
 
 
-def _prepare(
-    call: Call, combine: np.ufunc, start: Any, divisor: Array | None, channels_last: bool = False
-) -> Callable[..., Array]:
+def _prepare(call: Call, combine: np.ufunc, start: Any, divisor: Array | None) -> Callable[..., Array]:
     x, result, dtype = call.inputs[0], tuple(map(int, call.output.shape)), call.output.dtype
     assert x is not None
     sizes = tuple(map(int, x.shape[2:]))
@@ -57,23 +50,21 @@ def _prepare(
         for axis, (taps, count) in enumerate(zip(_taps(call), result[2:], strict=True))
         if taps != [Range(slice(0, count), slice(0, count, 1))]
     ]
-    rows, inner = (result[0], (result[1],)) if channels_last else (result[0] * result[1], ())
-    counts = result[2:]
-    result = (result[0], *counts, *inner) if channels_last else result
-    block = max(1, BLOCK_BYTES // max(1, math.prod((*sizes, *inner)) * dtype.itemsize))
+    channels = result[0] * result[1]
+    block = max(1, BLOCK_BYTES // max(1, math.prod(sizes) * dtype.itemsize))
 
     def run(x: Array, out: Array | None = None) -> Array:
         target = np.empty(result, dtype) if out is None or not out.flags.c_contiguous else out
-        source, flat = x.reshape(rows, *sizes, *inner), target.reshape(rows, *counts, *inner)
+        source, flat = x.reshape(channels, *sizes), target.reshape(channels, *result[2:])
 
         def part(begin: int, end: int) -> None:
             for first in range(begin, end, block):
                 chosen = slice(first, min(first + block, end))
-                _pool(source[chosen], axes, combine, start, flat[chosen])
+                reduce_windows(source[chosen], axes, combine, start, flat[chosen])
                 if divisor is not None:
                     flat[chosen] /= divisor
 
-        in_parts(part, rows, OPERATIONS * source.size)
+        in_parts(part, channels, OPERATIONS * source.size)
         if out is None or out is target:
             return target
         np.copyto(out, target)
@@ -82,8 +73,8 @@ def _prepare(
     return run
 
 
-def _pool(x: Array, axes: Axes, combine: np.ufunc, start: Any, out: Array) -> None:
-    """Combines all windows of ``x [rows, *sizes, ...]`` into ``out [rows, *counts, ...]``, one axis at a time."""
+def reduce_windows(x: Array, axes: Axes, combine: np.ufunc, start: Any, out: Array) -> None:
+    """Combines all windows of ``x [channels, *sizes, ...]`` into ``out [channels, *counts, ...]``, one axis at a time."""
     if not axes:
         out[...] = x
     for position, (axis, taps, count) in enumerate(axes):

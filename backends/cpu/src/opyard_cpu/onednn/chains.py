@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from opyard.driver import Device
 from opyard.graph import Node, Value
 from opyard.kernels import Work
 from opyard.operation import Call
@@ -74,6 +75,15 @@ ACTIVATIONS: dict[str, Callable[[Call], tuple[Eltwise, ...]]] = {
 }
 """Post-ops of oneDNN that are these ops."""
 
+CHEAP = ("relu", "linear", "hardswish")
+"""Post-ops that take next to nothing; the others have an exponential in them."""
+
+STEP_FLOPS = 50.0
+"""What a post-op with an exponential takes for each element, in operations of a product that would take as long."""
+
+SECONDS = 3e-6
+"""What a call of a kernel takes beside its work, Python included."""
+
 OPERATIONS = {"add": "add", "multiply": "mul"}
 
 
@@ -101,6 +111,12 @@ def _steps(
     (operand,) = (value for value in node.inputs if value is not None and value is not result)
     position = positions[operand]
     return (Operand(OPERATIONS[name], position, names[position], operand.spec),)
+
+
+def extra_seconds(chain: Chain, device: Device) -> float:
+    """Estimated seconds of the steps, and of the call itself."""
+    dear = sum(isinstance(step, Eltwise) and step.algorithm not in CHEAP for step in chain.steps)
+    return dear * STEP_FLOPS * int(chain.base.output.size) / device.capabilities.flops + SECONDS
 
 
 def guarded(run: Run, without_last: Callable[[], Run]) -> Run:

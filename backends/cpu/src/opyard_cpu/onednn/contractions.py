@@ -12,7 +12,8 @@ from opyard.operation import Call
 from opyard.settings import num_threads
 
 from .addresses import Array
-from .layouts import SECONDS, concrete
+from .chains import SECONDS
+from .layouts import concrete
 from .library import missing
 from .memory import strided
 from .plain import into, on_arrays
@@ -20,7 +21,7 @@ from .primitives import Primitive, matmul
 
 Sizes = tuple[int, int, int]
 
-PEAK, STREAMING = 0.75, 0.9
+PEAK, STREAMING = 0.88, 0.9
 """Fractions of the device's peak and bandwidth that these products reach."""
 
 

@@ -14,9 +14,10 @@ from opyard.ops.windows import padding_pairs
 from ..convolution_transpose import steps_of
 from ..geometry import Geometry, geometry
 from .addresses import Array, address
+from .chains import SECONDS
 from .convolution import images, result_shape, source_shape, weights_shape, windows_of
 from .execution import Execution
-from .layouts import SECONDS, concrete
+from .layouts import concrete
 from .library import missing
 from .memory import Descriptor, any_layout, strided
 from .neighbourhoods import (
@@ -32,7 +33,7 @@ from .primitives import Primitive
 Kernel = Callable[..., Array]
 Layout = Callable[[tuple[int, ...]], Descriptor]
 
-PEAK = 0.6
+PEAK = 0.8
 """Fraction of the device's peak that these gradients reach."""
 
 

@@ -15,7 +15,7 @@ from opyard.driver import Device
 from opyard.operation import Call
 
 from .addresses import Array, address
-from .chains import Run
+from .chains import SECONDS, Run
 from .execution import Execution, reordered
 from .library import missing
 from .memory import Descriptor, channels_last, strided
@@ -23,9 +23,6 @@ from .primitives import reorder
 
 NHWC = "nhwc"
 PACKED = "packed"
-
-SECONDS = 3e-6
-"""What a call of a kernel takes beside its work, Python included."""
 
 
 @dataclass(eq=False, slots=True)

@@ -16,6 +16,9 @@ IMAGES = {"x": NHWC, "weight": PACKED, "residual": NHWC, "output": NHWC}
 DENSE = ("relu", "gelu", "silu", "quick_gelu", "sigmoid", "tanh")
 """Activations behind matrix products."""
 
+ELEMENTWISE = ("relu", "relu6", "sigmoid", "silu", "hard_swish", "hard_sigmoid", "leaky_relu", "elu", "gelu")
+"""Functions of elements, which stand between convolutions by themselves where nothing fuses them."""
+
 IMAGE = (*DENSE, "relu6", "leaky_relu", "elu", "mish", "hard_swish")
 """Activations behind convolutions; chains.py knows what they are to oneDNN."""
 
@@ -27,6 +30,7 @@ def register(registry: Registry) -> None:
     _conversions(registry)
     _convolutions(registry)
     _products(registry)
+    _images(registry)
     _gradients(registry)
 
 
@@ -78,7 +82,7 @@ def _products(registry: Registry) -> None:
         name="onednn",
         prepare=f"{module}:prepare",
         accepts=f"{module}:accepts",
-        cost=cost,
+        cost=f"{module}:plain_cost",
         dtypes=DTYPES,
         out=True,
     )
@@ -94,6 +98,34 @@ def _products(registry: Registry) -> None:
         for name, pattern in _chains(op):
             ports = {"weight": PACKED}
             registry.pattern(pattern, backend="cpu", name=f"onednn_{name}", layouts=ports, **ready)
+
+
+def _images(registry: Registry) -> None:
+    """What stands between convolutions, on channels-last arrays."""
+    module = f"{HERE}.images"
+    cost = f"{module}:streaming_seconds"
+    facts: dict[str, Any] = {"backend": "cpu", "name": "nhwc", "dtypes": DTYPES, "ranks": (3, 5)}
+    same = {"x": NHWC, "output": NHWC}
+    alike: dict[str, Any] = {**facts, "accepts": f"{module}:accepts_alike", "cost": cost}
+    for op in ELEMENTWISE:
+        registry.kernel(op, load=f"opyard_cpu.elementwise:{op}", layouts=same, **alike)
+    registry.kernel("tanh", load="numpy:tanh", layouts=same, **alike)
+    for op in ("add", "subtract", "multiply"):
+        ports = {"x1": NHWC, "x2": NHWC, "output": NHWC}
+        registry.kernel(op, load=f"numpy:{op}", layouts=ports, **alike)
+    facts["name"], accepts = "nhwc_factors", f"{module}:accepts_channel_factors"
+    ports, prepare = {"x1": NHWC, "output": NHWC}, f"{module}:prepare_channel_factors"
+    registry.kernel("multiply", prepare=prepare, accepts=accepts, cost=cost, layouts=ports, **facts)
+    facts["name"] = "nhwc"
+    for op, reason, ports in (
+        ("concat", "accepts_concat", {"arrays": NHWC, "output": NHWC}),
+        ("max_pool", "accepts_images", same),
+        ("average_pool", "accepts_average_pool", same),
+        ("global_average_pool", "accepts_images", {"x": NHWC}),
+    ):
+        ready: dict[str, Any] = {"prepare": f"{module}:prepare_{op}", "accepts": f"{module}:{reason}"}
+        seconds = f"{module}:pool_seconds" if op == "average_pool" else cost
+        registry.kernel(op, cost=seconds, layouts=ports, **ready, **facts)
 
 
 GRADIENTS = {
@@ -130,14 +162,6 @@ def _gradients(registry: Registry) -> None:
     for op, ports in BETWEEN.items():
         functions = {fact: f"{between}:{fact}" for fact in ("prepare", "accepts", "cost")}
         registry.kernel(op, **shared, **functions, layouts=ports)
-    registry.kernel(
-        "max_pool",
-        **shared,
-        prepare="opyard_cpu.pooling:prepare_max_pool_nhwc",
-        accepts=f"{HERE}.layouts:accepts_images",
-        efficiency=0.4,
-        layouts={"x": NHWC, "output": NHWC},
-    )
 
 
 def _chains(base: str) -> Iterator[tuple[str, Pattern]]:
