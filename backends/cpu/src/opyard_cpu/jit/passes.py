@@ -301,6 +301,4 @@ def _divisor(node: Node) -> Value:
 
 
 def _short(dtype: str) -> str:
-    return {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64"}.get(
-        ELEMENTS[dtype], ELEMENTS[dtype]
-    )
+    return {"half": "f16", "float": "f32", "double": "f64"}.get(ELEMENTS[dtype], ELEMENTS[dtype])
