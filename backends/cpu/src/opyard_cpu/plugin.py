@@ -107,7 +107,7 @@ NORMALIZATIONS = {
 
 COMPILED = """
     softmax log_softmax layer_normalization rms_normalization lp_normalization batch_normalization
-    gelu erf mish softplus log_sigmoid selu celu elu silu sigmoid quick_gelu hard_swish
+    gelu erf mish softplus log_sigmoid selu celu elu silu sigmoid quick_gelu
     variance standard_deviation logsumexp
 """
 """Ops that take NumPy several passes, and are compiled by LLVM where the package is installed."""
