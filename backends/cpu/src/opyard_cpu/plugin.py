@@ -107,6 +107,13 @@ NORMALIZATIONS = {
     "instance_normalization": 0.18,
 }
 
+COMPILED = """
+    softmax log_softmax layer_normalization rms_normalization lp_normalization batch_normalization
+    gelu erf mish softplus log_sigmoid selu celu elu silu sigmoid quick_gelu
+    variance standard_deviation logsumexp
+"""
+"""Ops that take NumPy several passes, and are compiled by LLVM where the package is installed."""
+
 
 @hookimpl
 def opyard_register(registry: Registry) -> None:
@@ -165,6 +172,18 @@ def _fused(registry: Registry) -> None:
         out=True,
         inplace=True,
     )
+    single = "opyard_cpu.jit.single"
+    for op in COMPILED.split():
+        registry.kernel(
+            op,
+            backend="cpu",
+            name="jit",
+            accepts=f"{single}:accepts",
+            prepare=f"{single}:prepare",
+            cost=f"{single}:cost",
+            out=True,
+            inplace=True,
+        )
 
 
 def _reductions(registry: Registry) -> None:

@@ -15,13 +15,14 @@ ELEMENTS = {
     "bool": "i1",
     **{f"{sign}int{bits}": f"i{bits}" for bits in (8, 16, 32, 64) for sign in ("", "u")},
     "float16": "half",
-    "bfloat16": "bfloat",
+    "bfloat16": "i16",
     "float32": "float",
     "float64": "double",
 }
-"""Types of LLVM by names of dtypes. In memory a bool is a byte."""
+"""Types of LLVM by names of dtypes. In memory a bool is a byte. A bfloat16 is its bits, for the instructions of processors flush
+subnormal numbers."""
 
-_SUFFIXES = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64"}
+_SUFFIXES = {"half": "f16", "float": "f32", "double": "f64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,16 @@ def literal(number: Any, dtype: str) -> str:
     """A number as LLVM writes it."""
     if dtype == "float64":
         return f"0x{struct.unpack('<Q', struct.pack('<d', float(number)))[0]:016X}"
-    if is_float(dtype):
-        import ml_dtypes
+    if dtype == "bfloat16":
+        import ml_dtypes  # only for programs that have such numbers
         import numpy as np
 
-        kind: Any = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+        return str(int(np.asarray(number, ml_dtypes.bfloat16).view(np.int16)))
+    if is_float(dtype):
+        import numpy as np
+
         with np.errstate(all="ignore"):
-            rounded = float(np.float64(number).astype(kind))
+            rounded = float(np.asarray(number, np.float64).astype(dtype))
         return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
     if dtype == "bool":
         return "true" if number else "false"
@@ -240,12 +244,30 @@ class Code:
             return a
         if a.constant is not None:
             return self._converted_constant(a, dtype)
+        if a.dtype == "bfloat16":
+            return self.convert(self._from_bfloat16(a), dtype)
         if dtype == "bool":
             return self.compare("ne", a, self.constant(0, a.dtype))
-        if a.dtype == "bfloat16" or dtype == "bfloat16" or {a.dtype, dtype} == {"float16", "float64"}:
-            middle = self._cast(a, "float32") if a.dtype != "float32" else a
-            return middle if dtype == "float32" else self._cast(middle, dtype)
+        if dtype == "bfloat16":
+            return self._to_bfloat16(self.convert(a, "float32"))
+        if {a.dtype, dtype} == {"float16", "float64"}:
+            return self._cast(self._cast(a, "float32"), dtype)
         return self._cast(a, dtype)
+
+    def _from_bfloat16(self, a: Value) -> Value:
+        wide = self.convert(Value(a.name, "uint16", a.lanes), "uint32")
+        return self.bitcast(self.binary("shl", wide, self.constant(16, "uint32")), "float32")
+
+    def _to_bfloat16(self, a: Value) -> Value:
+        """The upper half of the bits, rounded to the nearest, of two the even one; of NaN no bit is lost that says so."""
+        sixteen, bits = self.constant(16, "uint32"), self.bitcast(a, "uint32")
+        upper = self.binary("lshr", bits, sixteen)
+        odd = self.binary("and", upper, self.constant(1, "uint32"))
+        rounded = self.add(self.add(bits, self.constant(0x7FFF, "uint32")), odd)
+        rounded = self.binary("lshr", rounded, sixteen)
+        quiet = self.binary("or", upper, self.constant(0x40, "uint32"))
+        found = self.convert(self.select(self.is_nan(a), quiet, rounded), "uint16")
+        return Value(found.name, "bfloat16", found.lanes)
 
     def _converted_constant(self, a: Value, dtype: str) -> Value:
         import numpy as np

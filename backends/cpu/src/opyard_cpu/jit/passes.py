@@ -16,6 +16,9 @@ from .stages import Stage
 if TYPE_CHECKING:
     from .nest import Nest
 
+AHEAD, CACHE_LINE = 8192, 64
+"""Bytes from what is read to what is asked for, and of a line of the caches."""
+
 BLOCK = 128
 """Vectors that are added up before their sum is added to the others: rounding errors grow with the number of additions."""
 
@@ -219,6 +222,8 @@ class Pass:
         """One vector of each value; the sums with it."""
         code, nest = self.code, self.nest
         code.lanes = nest.lanes
+        if mask is None and self.stage.reductions and self.stage is nest.stages[0]:
+            self._prefetch(index)
         known: dict[Value, Operand] = {v: self._load(v, index, mask) for v in self.stage.loaded}
         for node in self.stage.nodes:
             inputs = [known[v] if v in known else nest.splats[v] for v in node.inputs if v is not None]
@@ -264,6 +269,17 @@ class Pass:
             return nest.kept[value]
         return nest.pointers[value] if value in nest.pointers else nest.written[value]
 
+    def _prefetch(self, index: str) -> None:
+        """Asks for what comes later: nothing else is waited for in loops that only read."""
+        code, lanes = self.code, self.nest.lanes
+        code.declarations["declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"] = None
+        for value in self.stage.loaded:
+            size = bits_of(value.dtype.name) // 8
+            start = code.let(f"getelementptr i{8 * size}, ptr {self._pointer(value)}, i64 {index}")
+            for offset in range(AHEAD, AHEAD + size * lanes, CACHE_LINE):
+                place = code.let(f"getelementptr i8, ptr {start}, i64 {offset}")
+                code.line(f"call void @llvm.prefetch.p0(ptr {place}, i32 0, i32 3, i32 1)")
+
     def _load(self, value: Value, index: str, mask: str | None) -> Operand:
         code, dtype = self.code, value.dtype.name
         kind, size = "uint8" if dtype == "bool" else dtype, bits_of(dtype) // 8
@@ -301,6 +317,4 @@ def _divisor(node: Node) -> Value:
 
 
 def _short(dtype: str) -> str:
-    return {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64"}.get(
-        ELEMENTS[dtype], ELEMENTS[dtype]
-    )
+    return {"half": "f16", "float": "f32", "double": "f64"}.get(ELEMENTS[dtype], ELEMENTS[dtype])

@@ -24,6 +24,9 @@ CALL_SECONDS = 3e-7
 EFFICIENCY = 0.95
 """Of the bandwidth."""
 
+SINGLE_SECONDS = 1e-5
+"""What one op of one instruction has to take; making the code takes milliseconds."""
+
 THREAD_BANDWIDTH = 1.5e10
 """Bytes per second of one thread, by which the backend reckons."""
 
@@ -65,6 +68,9 @@ def accepts(region: Region, device: Device) -> str | None:
         steps_of(region)
     except Untranslatable as error:
         return str(error)
+    nodes = region.graph.nodes
+    if len(nodes) == 1 and scalars.weight(nodes[0].call) <= 2 and cost(region, device) < SINGLE_SECONDS:
+        return "a single operation on few numbers is not worth compiling"
     return None
 
 
