@@ -126,8 +126,8 @@ def test_a_step_is_one_graph():
     assert {variable.name for _, variable in graph.state.writes} == {
         "adam/step",
         "w",
-        "adam/w/mean",
-        "adam/w/square",
+        "adam/w/sums",
+        "adam/w/squares",
     }
 
 
@@ -188,6 +188,10 @@ def test_what_cannot_be_optimized():
     w = oy.Variable(START)
     with pytest.raises(SpecError, match="sgd: the learning rate is at least 0; found -1"):
         optimizers.sgd(-1)
+    with pytest.raises(SpecError, match=r"rmsprop: decay is at least 0 and less than 1; found 1\.0"):
+        optimizers.rmsprop(decay=1.0, learning_rate=0.1)
+    with pytest.raises(SpecError, match=r"adamw: beta2 is at least 0 and less than 1; found -0\.5"):
+        optimizers.adamw(beta2=-0.5)
     with pytest.raises(SpecError, match="sgd: nesterov=True needs a momentum"):
         optimizers.sgd(0.1, nesterov=True)
     with pytest.raises(SpecError, match="adam: 2 gradients were given for 1 variables; give one for each"):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opyard as oy
-from opyard.passes import fold, merge_movement, share_parts, skip_trivial
+from opyard.passes import fold, merge_linear, merge_movement, share_parts, skip_trivial
 from opyard.spec import TensorSpec
 
 SPEC = TensorSpec((2, 3))
@@ -24,6 +24,7 @@ PASSES: dict[str, Callable[[oy.Graph], oy.Graph]] = {
     "skip_trivial": skip_trivial,
     "merge_movement": merge_movement,
     "share_parts": share_parts,
+    "merge_linear": merge_linear,
     "simplify": oy.simplify,
 }
 
@@ -454,6 +455,65 @@ def test_under_checkpoint_the_mask_is_made_again() -> None:
 
     graph = oy.trace(lambda x, key: oy.grad(loss)(x, key), spec, KEY)
     assert op_names(oy.simplify(graph)).count("dropout") > 0
+
+
+# Dense layers --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.lists(st.integers(0, 4), max_size=2),
+    sizes=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    dtype=st.sampled_from(["float32", "float64", "float16", "bfloat16", "int32"]),
+    first=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_a_dense_layer_is_linear_to_the_bit(
+    rows: list[int], sizes: tuple[int, int], dtype: str, first: bool, seed: int
+) -> None:
+    shapes = ((*rows, sizes[0]), sizes, sizes[1:])
+
+    def layer(x: Any, weight: Any, bias: Any) -> Any:
+        product = oy.matmul(x, weight)
+        return oy.add(bias, product) if first else oy.add(product, bias)
+
+    graph = oy.trace(layer, *(TensorSpec(shape, dtype) for shape in shapes))
+    merged = oy.simplify(graph).check()
+    assert op_names(merged) == (["linear"] if dtype in ("float32", "float64") else ["matmul", "add"])
+    assert op_names(oy.simplify(merged)) == op_names(merged)
+    generator = np.random.default_rng(seed)
+    arrays = [generator.uniform(-9, 9, shape).astype(TensorSpec((), dtype).dtype) for shape in shapes]
+    feeds = dict(zip(graph.inputs, arrays, strict=True))
+    expected, found = evaluate(graph, **feeds)["output_0"], evaluate(merged, **feeds)["output_0"]
+    assert (expected.dtype, expected.tobytes()) == (found.dtype, found.tobytes())
+
+
+def read_twice(x: Any, w: Any, b: Any) -> Any:
+    product = oy.matmul(x, w)
+    return oy.add(product, b), oy.exp(product)
+
+
+def in_two_scopes(x: Any, w: Any, b: Any) -> Any:
+    with oy.device("cpu:0"):
+        product = oy.matmul(x, w)
+    return oy.add(product, b)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (read_twice, ((2, 3), (3, 4), (4,))),
+        (in_two_scopes, ((2, 3), (3, 4), (4,))),
+        (lambda x, w, b: oy.add(oy.matmul(x, w), b), ((2, 3), (3, 4), (2, 4))),
+        (lambda x, w, b: oy.add(oy.matmul(x, w), b), ((2, 3), (2, 3, 4), (4,))),
+        (lambda x, w, b: oy.add(oy.matmul(x, w), b), ((2, 3), (3, 1), (4,))),
+        (lambda x, w, b: oy.add(oy.matmul(w, x), b), ((3,), (2, 3), (2,))),
+    ],
+    ids=["read twice", "two scopes", "no vector", "stack", "widened", "column"],
+)
+def test_other_products_stay(function: Callable[..., Any], shapes: tuple[tuple[int, ...], ...]) -> None:
+    graph = oy.trace(function, *(TensorSpec(shape) for shape in shapes))
+    assert "linear" not in op_names(merge_linear(graph))
 
 
 # Decompose -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ def train(x, labels):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -127,11 +128,14 @@ def rmsprop(learning_rate: Rate, *, decay: float = 0.9, epsilon: float = 1e-8) -
     Source: Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012.
     """
 
-    def rule(value: Any, gradient: Any, rate: Any, step: Any, square: Any) -> tuple[Any, ...]:
-        mean = decay * square + (1 - decay) * gradient * gradient
-        return value - rate * gradient / (sqrt(mean) + epsilon), mean
+    _require_decays("rmsprop", decay=decay)
+    norm = 1 / math.sqrt(1 - decay)  # the slot is the sum of which (1 - decay) is the mean
 
-    return Optimizer("rmsprop", rule, learning_rate, ("square",))
+    def rule(value: Any, gradient: Any, rate: Any, step: Any, squares: Any) -> tuple[Any, ...]:
+        squares = decay * squares + gradient * gradient
+        return value - rate * norm * gradient / (sqrt(squares) + epsilon * norm), squares
+
+    return Optimizer("rmsprop", rule, learning_rate, ("squares",))
 
 
 def adam(
@@ -156,17 +160,28 @@ def adamw(
 def _adam(
     name: str, learning_rate: Rate, beta1: float, beta2: float, epsilon: float, weight_decay: float
 ) -> Optimizer:
-    """The bias corrections go into the rate and epsilon, which are numbers: section 2 of the paper, without its change of epsilon."""
+    """The slots are sums, of which (1 - beta) are the paper's means; these factors, and the bias corrections, go into numbers.
 
-    def rule(value: Any, gradient: Any, rate: Any, step: Any, first: Any, second: Any) -> tuple[Any, ...]:
-        first = beta1 * first + (1 - beta1) * gradient
-        second = beta2 * second + (1 - beta2) * gradient * gradient
+    That leaves ten passes over arrays of twelve. Section 2 of the paper, without its change of epsilon.
+    """
+    _require_decays(name, beta1=beta1, beta2=beta2)
+    norm = 1 / math.sqrt(1 - beta2)
+
+    def rule(value: Any, gradient: Any, rate: Any, step: Any, sums: Any, squares: Any) -> tuple[Any, ...]:
+        sums = beta1 * sums + gradient
+        squares = beta2 * squares + gradient * gradient
         root = sqrt(1 - pow(beta2, step))
-        rate_now = rate * root / (1 - pow(beta1, step))
+        rate_now = rate * ((1 - beta1) * norm) * root / (1 - pow(beta1, step))
         kept = value - rate * weight_decay * value if weight_decay else value
-        return kept - rate_now * first / (sqrt(second) + epsilon * root), first, second
+        return kept - rate_now * sums / (sqrt(squares) + epsilon * norm * root), sums, squares
 
-    return Optimizer(name, rule, learning_rate, ("mean", "square"))
+    return Optimizer(name, rule, learning_rate, ("sums", "squares"))
+
+
+def _require_decays(name: str, **decays: float) -> None:
+    for key, decay in decays.items():
+        if not 0 <= decay < 1:
+            raise SpecError(f"{name}: {key} is at least 0 and less than 1; found {decay!r}.")
 
 
 def clip_by_global_norm(found: Sequence[Any], limit: float) -> list[Any]:

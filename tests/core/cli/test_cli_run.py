@@ -186,7 +186,8 @@ def test_a_plugin_may_bring_what_runs_its_models(
 # Profile and trace -----------------------------------------------------------------------------------------------
 
 
-def test_a_profile_is_printed(opyard: Any) -> None:
+def test_a_profile_is_printed(opyard: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPYARD_BLOCK", "cpu/jit")  # which computes a body at once
     done = opyard("program.py:loop", "f32[4]", "--profile", "--device", "cpu:0")
     assert done.status == 0 and "while_loop/body/abs" in done.out and "a run takes" in done.out
     data = opyard("program.py:loop", "f32[4]", "--profile", "--json", "--device", "cpu:0").json

@@ -63,7 +63,13 @@ def test_formula(name: str) -> None:
 
 
 def test_every_activation_is_compared() -> None:
-    assert {*FORMULAS, "gelu", "prelu"} == set(activation.__all__)
+    assert {*FORMULAS, "gelu", "prelu", "relu_gradient"} == set(activation.__all__)
+
+
+def test_the_gradient_of_relu_passes_where_it_is_above_zero() -> None:
+    y = np.array([-1.0, -0.0, 0.0, 2.0, np.nan, np.inf])
+    found = run(activation.relu_gradient, y, np.array([7.0, np.inf, np.nan, -3.0, 5.0, np.nan]))
+    np.testing.assert_array_equal(found, [0.0, 0.0, 0.0, -3.0, 0.0, np.nan])
 
 
 def test_gelu_is_x_times_the_normal_distribution() -> None:
@@ -158,7 +164,7 @@ def test_relu_of_integers_and_zeros() -> None:
     assert run(activation.relu, np.ones((0, 2), np.float32)).shape == (0, 2)
 
 
-@pytest.mark.parametrize("name", activation.__all__)
+@pytest.mark.parametrize("name", [*FORMULAS, "gelu", "prelu"])
 def test_narrow_result_is_rounded_once(name: str) -> None:
     x = np.linspace(-5, 5, 41).astype(np.float16)
     function = getattr(activation, name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from opyard.errors import SpecError
-from opyard.ops.loss import mean_squared_error, softmax_cross_entropy
+from opyard.ops.loss import mean_squared_error, softmax_cross_entropy, softmax_cross_entropy_gradient
 from opyard.spec import TensorSpec
 from opyard.testing import violation
 
@@ -38,6 +38,17 @@ def test_cross_entropy() -> None:
     assert run(softmax_cross_entropy, logits, labels) == pytest.approx(sum(losses) / 3)
     assert run(softmax_cross_entropy, logits, labels, reduction="sum") == pytest.approx(sum(losses))
     assert run(softmax_cross_entropy, logits.T.copy(), labels, axis=0) == pytest.approx(sum(losses) / 3)
+
+
+def test_cross_entropy_gradient() -> None:
+    logits, labels, g = GENERATOR.uniform(-2, 2, (3, 4)), np.array([0, 3, 1]), np.array([1.0, -2.0, 0.5])
+    weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = (weights - np.eye(4)[labels]) * g[:, None]
+    np.testing.assert_allclose(run(softmax_cross_entropy_gradient, logits, labels, g), expected)
+    found = run(softmax_cross_entropy_gradient, logits.T.copy(), labels, g, axis=0)
+    np.testing.assert_allclose(found, expected.T)
+    alike = run(softmax_cross_entropy_gradient, logits, labels, np.array(0.25))
+    np.testing.assert_allclose(alike, (weights - np.eye(4)[labels]) * 0.25)
 
 
 def test_cross_entropy_does_not_overflow() -> None:
@@ -74,6 +85,9 @@ def test_symbolic_sizes() -> None:
         (softmax_cross_entropy, (TensorSpec((3, 4)), TensorSpec((4,), "int64")), {}, r"labels has the shape of logits without axis -1, \(3,\); it is int64\[4\]"),
         (softmax_cross_entropy, (TensorSpec((3, 0)), TensorSpec((3,), "int64")), {}, r"logits has no classes along axis -1"),
         (softmax_cross_entropy, (TensorSpec((3, 4)), TensorSpec((3,), "int64")), {"reduction": "max"}, r"reduction is one of 'mean', 'sum', 'none'; found 'max'"),
+        (softmax_cross_entropy_gradient, (TensorSpec((3, "classes")), TensorSpec((3,), "int64"), TensorSpec(())), {}, r"the number of classes, along axis -1, must be a number; logits is float32\[3, classes\]"),
+        (softmax_cross_entropy_gradient, (TensorSpec((3, 4)), TensorSpec((3,), "int64"), TensorSpec((4,))), {}, r"g has the shape of the losses, \(3,\), or none; it is float32\[4\]"),
+        (softmax_cross_entropy_gradient, (TensorSpec((3, 4)), TensorSpec((3,), "int64"), TensorSpec((), "int32")), {}, r"g must be real floating"),
         (mean_squared_error, (TensorSpec((3,), "int32"), TensorSpec((3,))), {}, r"prediction must be real floating"),
         (mean_squared_error, (TensorSpec((3,)), TensorSpec((3,), "bool")), {}, r"target must be real floating"),
         (mean_squared_error, (TensorSpec((3,)), TensorSpec((4,))), {}, r"do not broadcast"),

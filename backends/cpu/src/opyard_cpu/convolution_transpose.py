@@ -28,7 +28,7 @@ def prepare_conv_transpose(call: Call, device: Device) -> Callable[..., Array]:
     assert x is not None and weight is not None
     spatial, kernel = tuple(map(int, x.shape[2:])), tuple(map(int, weight.shape[2:]))
     result = tuple(map(int, call.output.shape))
-    strides, dilations, pairs = _steps(call.attrs, kernel)
+    strides, dilations, pairs = steps_of(call.attrs, kernel)
     groups, dtype = call.attrs["groups"], call.output.dtype
     ranges = tap_ranges(result[2:], spatial, kernel, strides, dilations, pairs)
     taps = list(zip(product(*map(range, kernel)), product(*ranges), strict=True))
@@ -53,7 +53,7 @@ def prepare_conv_transpose(call: Call, device: Device) -> Callable[..., Array]:
     return run
 
 
-def _steps(
+def steps_of(
     attributes: dict[str, Any], kernel: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...], windows.Pairs]:
     """Strides, dilations, and how much is cut off before and after along each axis."""

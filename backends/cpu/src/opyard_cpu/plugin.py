@@ -107,6 +107,13 @@ NORMALIZATIONS = {
     "instance_normalization": 0.18,
 }
 
+COMPILED = """
+    softmax log_softmax layer_normalization rms_normalization lp_normalization batch_normalization
+    gelu erf mish softplus log_sigmoid selu celu elu silu sigmoid quick_gelu
+    variance standard_deviation logsumexp
+"""
+"""Ops that take NumPy several passes, and are compiled by LLVM where the package is installed."""
+
 
 @hookimpl
 def opyard_register(registry: Registry) -> None:
@@ -154,6 +161,29 @@ def _fused(registry: Registry) -> None:
         cost=f"{fusion}:cost",
         out=True,
     )
+    region = "opyard_cpu.jit.region"
+    registry.region_compiler(
+        backend="cpu",
+        name="jit",
+        claims=f"{region}:claims",
+        accepts=f"{region}:accepts",
+        prepare=f"{region}:prepare",
+        cost=f"{region}:cost",
+        out=True,
+        inplace=True,
+    )
+    single = "opyard_cpu.jit.single"
+    for op in COMPILED.split():
+        registry.kernel(
+            op,
+            backend="cpu",
+            name="jit",
+            accepts=f"{single}:accepts",
+            prepare=f"{single}:prepare",
+            cost=f"{single}:cost",
+            out=True,
+            inplace=True,
+        )
 
 
 def _reductions(registry: Registry) -> None:
@@ -188,8 +218,8 @@ def _movement(registry: Registry) -> None:
 def _products(registry: Registry) -> None:
     attention = "opyard_cpu.attention:scaled_dot_product_attention"
     loads = {
-        "matmul": ("numpy:matmul", 0.9),
-        "linear": ("opyard_cpu.linear_algebra:linear", 0.7),
+        "matmul": ("numpy:matmul", 0.7),
+        "linear": ("opyard_cpu.linear_algebra:linear", 0.6),
         "einsum": ("opyard_cpu.linear_algebra:einsum", 0.3),
     }
     for op, (load, efficiency) in loads.items():
@@ -228,12 +258,12 @@ def _neighbourhoods(registry: Registry) -> None:
         name="im2col",
         prepare=prepare,
         dtypes=FLOATS,
-        efficiency=0.7,
+        efficiency=0.35,
         out=True,
     )
     prepare = "opyard_cpu.pooling_gradient:prepare_max_pool_gradient"
     # its parts are views that look cheaper than what reads them finds: measured, they take three times as long
-    _numpy(registry, "max_pool_gradient", prepare=prepare, dtypes=FLOATS, efficiency=1.0, out=True)
+    _numpy(registry, "max_pool_gradient", prepare=prepare, dtypes=FLOATS, efficiency=0.9, out=True)
     for op, dtypes in {"max_pool": REALS, "average_pool": FLOATS}.items():
         prepare = f"opyard_cpu.pooling:prepare_{op}"
         _numpy(registry, op, prepare=prepare, dtypes=dtypes, efficiency=0.2, out=True)

@@ -60,7 +60,7 @@ def _prepare(call: Call, combine: np.ufunc, start: Any, divisor: Array | None) -
         def part(begin: int, end: int) -> None:
             for first in range(begin, end, block):
                 chosen = slice(first, min(first + block, end))
-                _pool(source[chosen], axes, combine, start, flat[chosen])
+                reduce_windows(source[chosen], axes, combine, start, flat[chosen])
                 if divisor is not None:
                     flat[chosen] /= divisor
 
@@ -73,8 +73,8 @@ def _prepare(call: Call, combine: np.ufunc, start: Any, divisor: Array | None) -
     return run
 
 
-def _pool(x: Array, axes: Axes, combine: np.ufunc, start: Any, out: Array) -> None:
-    """Combines all windows of ``x [channels, *sizes]`` into ``out [channels, *counts]``, one axis at a time."""
+def reduce_windows(x: Array, axes: Axes, combine: np.ufunc, start: Any, out: Array) -> None:
+    """Combines all windows of ``x [channels, *sizes, ...]`` into ``out [channels, *counts, ...]``, one axis at a time."""
     if not axes:
         out[...] = x
     for position, (axis, taps, count) in enumerate(axes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from opyard.operation import Call
 
 from .blocks import write_dense
 from .elementwise import BLOCK
+from .jit.philox import BLOCKS, comparisons
 from .threads import in_parts
 
 Array = np.ndarray[Any, Any]
@@ -21,7 +23,10 @@ LEAP = 1 << 13
 """Blocks of four words that are made at a time: each array of them takes 64 KiB."""
 
 OPERATIONS = 25
-"""Of each word."""
+"""Of each word, by NumPy."""
+
+COMPILED = 4
+"""The same in machine code."""
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85
@@ -52,8 +57,38 @@ def _words(key: Array, first: int, out: Array) -> None:
         k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
 
 
+Below = Callable[[Array, int, Array], None]
+"""Writes into the booleans ``out [n]`` whether the top 24 bits of a word of a key are less than a limit."""
+
+
+def _prepare_below(device: Device) -> Below:
+    found = comparisons(device)
+    return _below if found is None else partial(_below_compiled, found)
+
+
+def _below_compiled(compare: Callable[..., tuple[Array, ...]], key: Array, limit: int, out: Array) -> None:
+    numbers, k0, k1, bound = _numbers(), *(np.array(n, np.uint64) for n in (key[0], key[1], limit << 8))
+
+    def part(first: int, last: int) -> None:
+        for number in range(first, last):
+            found = compare(numbers, np.array(number * BLOCKS, np.uint64), k0, k1, bound)
+            target = out[4 * BLOCKS * number : 4 * BLOCKS * (number + 1)]
+            whole = len(target) // 4
+            for place, words in enumerate(found):
+                target[place : 4 * whole : 4] = words[:whole]
+            for place in range(len(target) % 4):
+                target[4 * whole + place] = found[place][whole]
+
+    in_parts(part, -(-len(out) // (4 * BLOCKS)), COMPILED * len(out))
+
+
+@cache
+def _numbers() -> Array:
+    return np.arange(BLOCKS, dtype=np.uint64)
+
+
 def _below(key: Array, limit: int, out: Array) -> None:
-    """Writes into the booleans ``out [n]`` whether the top 24 bits of a word are less than ``limit``."""
+    """By NumPy."""
     bound = np.uint64(limit << 8)
 
     def part(first: int, last: int) -> None:
@@ -74,9 +109,10 @@ def _limit(probability: float) -> int:
 def prepare_random_bernoulli(call: Call, device: Device) -> Callable[..., Array]:
     """True with a probability."""
     shape, limit = tuple(map(int, call.output.shape)), _limit(call.attrs["probability"])
+    below = _prepare_below(device)
 
     def run(key: Array, out: Array | None = None) -> Array:
-        return write_dense(out, shape, np.bool_, lambda target: _below(key, limit, target.reshape(-1)))
+        return write_dense(out, shape, np.bool_, lambda target: below(key, limit, target.reshape(-1)))
 
     return run
 
@@ -86,11 +122,12 @@ def prepare_dropout(call: Call, device: Device) -> Callable[..., Array]:
     rate, dtype = call.attrs["rate"], call.output.dtype
     shape, limit = tuple(map(int, call.output.shape)), _limit(1 - rate)
     scale, integer = dtype.type(1 / (1 - rate)), np.dtype(f"i{dtype.itemsize}")
+    below = _prepare_below(device)
 
     def run(x: Array, key: Array, out: Array | None = None) -> Array:
         values = np.ascontiguousarray(x).reshape(-1)
         keep = np.empty(values.size, np.bool_)
-        _below(key, limit, keep)
+        below(key, limit, keep)
 
         def write(target: Array) -> None:
             found, mask = target.reshape(-1), np.empty(BLOCK, integer)

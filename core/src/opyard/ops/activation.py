@@ -21,8 +21,10 @@ from ..scalar import erf as error_function
 from ..spec import TensorSpec
 from ._cases import binary_cases, unary_cases
 from ._reference import precise
-from .arithmetic import EXACT, Array, add, multiply
+from .arithmetic import EXACT, Array, add, constant_like, multiply
+from .comparison import greater
 from .exponential import erf
+from .selection import where
 from .trigonometric import tanh
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "quick_gelu",
     "relu",
     "relu6",
+    "relu_gradient",
     "selu",
     "sigmoid",
     "silu",
@@ -100,6 +103,22 @@ def relu(x: Array) -> Array:
     """Rectifier: x above zero, else 0, elementwise. ``[...] -> [...]``. Source: Nair and Hinton 2010."""
     x = np.asarray(x)
     return np.maximum(x, np.zeros((), x.dtype))
+
+
+def _relu_gradient_decompose(y: Array, g: Array) -> Array:
+    return where(greater(y, constant_like(0, y)), g, constant_like(0, g))
+
+
+@op(
+    "relu_gradient",
+    infer=elementwise("real floating"),
+    decompose=_relu_gradient_decompose,
+    cases=lambda: binary_cases(),
+    tolerance=EXACT,
+)
+def relu_gradient(y: Array, g: Array) -> Array:
+    """The gradient of ``relu``: ``g`` where relu's output (or input) ``y`` is above 0, else 0. ``[...], [...] -> [...]``."""
+    return np.where(np.asarray(y) > 0, g, np.zeros((), np.asarray(g).dtype))
 
 
 @op(

@@ -118,7 +118,23 @@ def _conv_cases() -> list[Case]:
     ]
 
 
-@op("conv", infer=_conv_infer, cost=_conv_cost, cases=_conv_cases, terms=_conv_products)
+def _beyond_edges(x: Array, weight: Array, bias: Array | None, *, padding: Any, **attributes: Any) -> Array:
+    """Output channels with a weight that is not finite, where there is padding. ``[1, o, 1, ...]``."""
+    strange = ~np.isfinite(wide(weight)).all(axis=tuple(range(1, weight.ndim)))
+    sizes, rank = x.shape[2:], x.ndim - 2
+    steps, spread = (windows.per_axis(attributes[name], rank, name) for name in ("strides", "dilations"))
+    padded = any(map(any, windows.padding_pairs(padding, sizes, weight.shape[2:], steps, spread)))
+    return _per_channel(strange & padded, rank)[None]
+
+
+@op(
+    "conv",
+    infer=_conv_infer,
+    cost=_conv_cost,
+    cases=_conv_cases,
+    terms=_conv_products,
+    unspecified=_beyond_edges,
+)
 def conv(
     x: Array,
     weight: Array,
@@ -134,7 +150,8 @@ def conv(
     ``strides`` and ``dilations`` are one integer, or one for each spatial axis. ``padding`` is an integer, one integer or
     one pair (before, after) for each spatial axis, "valid" (none), or "same_upper" or "same_lower": as much as gives
     ceil(size / stride), with the odd one after or before. Each of ``groups`` blocks of output channels sees only its own
-    block of input channels. Result: ``[n, o, *windows]``.
+    block of input channels. Result: ``[n, o, *windows]``. With padding the result of a channel whose weights are not all finite
+    is unspecified: a kernel may leave padding out, or multiply by its zeros.
     """
     x, weight = wide(x), wide(weight)
     kernel = weight.shape[2:]

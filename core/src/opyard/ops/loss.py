@@ -16,12 +16,12 @@ from ._attributes import require_choice
 from ._precision import cast_to, computing_dtype
 from ._reference import precise
 from .arithmetic import Array, multiply, negative, subtract
-from .indexing import take_along_axis
-from .normalization import log_softmax
+from .indexing import one_hot, take_along_axis
+from .normalization import log_softmax, softmax
 from .reduction import mean, sum
 from .shape import expand_dims, squeeze
 
-__all__ = ["mean_squared_error", "softmax_cross_entropy"]
+__all__ = ["mean_squared_error", "softmax_cross_entropy", "softmax_cross_entropy_gradient"]
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -120,6 +120,60 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, axis: int = -1, reduc
     values = values - np.log(np.sum(np.exp(values), axis=-1, keepdims=True))
     chosen = np.take_along_axis(values, np.asarray(labels)[..., None].astype(np.int64), axis=-1)[..., 0]
     return _reduced_oracle(-chosen, reduction)
+
+
+def _cross_entropy_gradient_infer(
+    logits: TensorSpec, labels: TensorSpec, g: TensorSpec, *, axis: int = -1
+) -> TensorSpec:
+    losses = _cross_entropy_infer(logits, labels, axis=axis, reduction="none")
+    require_kind(g, "real floating", "g")
+    if not isinstance(logits.shape[axis], int):
+        raise SpecError(f"the number of classes, along axis {axis}, must be a number; logits is {logits!r}.")
+    if g.ndim and (
+        g.ndim != losses.ndim or (g.is_concrete and losses.is_concrete and g.shape != losses.shape)
+    ):
+        raise SpecError(f"g has the shape of the losses, {losses.shape}, or none; it is {g!r}.")
+    return logits
+
+
+def _cross_entropy_gradient_decompose(logits: Array, labels: Array, g: Array, *, axis: int = -1) -> Array:
+    dtype, place = computing_dtype(logits.dtype), normalize_axis(axis, len(logits.shape))
+    chosen = one_hot(labels, depth=logits.shape[place], axis=place, dtype=dtype.name)
+    error = subtract(softmax(cast_to(logits, dtype), axis=place), chosen)
+    each = cast_to(g, dtype)
+    return cast_to(multiply(error, expand_dims(each, axis=place) if len(g.shape) else each), logits.dtype)
+
+
+def _cross_entropy_gradient_cases() -> list[Case]:
+    found = []
+    for one in _cross_entropy_cases():
+        logits, labels = one.inputs
+        assert logits is not None and labels is not None
+        if one.attributes.get("reduction") == "sum":  # the same for the gradient as the mean
+            continue
+        shape = labels.shape if one.attributes.get("reduction") == "none" else ()
+        found.append(case(logits, labels, Draw(shape, logits.dtype), axis=one.attributes.get("axis", -1)))
+    return found
+
+
+@op(
+    "softmax_cross_entropy_gradient",
+    infer=_cross_entropy_gradient_infer,
+    decompose=_cross_entropy_gradient_decompose,
+    cost=_per_input(5.0),
+    cases=_cross_entropy_gradient_cases,
+    tolerance=Tolerance(8, scaled=True),
+)
+def softmax_cross_entropy_gradient(logits: Array, labels: Array, g: Array, *, axis: int = -1) -> Array:
+    """The gradient of ``softmax_cross_entropy``: ``(softmax(logits) - one_hot(labels)) * g``.
+
+    ``[..., classes], [...], [...] or [] -> [..., classes]``; ``g`` is the cotangent of each loss, or of all alike.
+    """
+    values = np.moveaxis(precise(logits), axis, -1)
+    values = np.exp(values - np.max(values, axis=-1, keepdims=True, initial=-np.inf))
+    values = values / np.sum(values, axis=-1, keepdims=True)
+    values -= np.asarray(labels)[..., None] == np.arange(values.shape[-1])
+    return np.moveaxis(values * (precise(g)[..., None] if np.ndim(g) else precise(g)), -1, axis)
 
 
 def _squared_error_infer(prediction: TensorSpec, target: TensorSpec, *, reduction: str) -> TensorSpec:

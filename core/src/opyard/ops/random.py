@@ -21,13 +21,14 @@ from ..errors import SpecError
 from ..infer import require_kind
 from ..operation import Call
 from ..opfunction import op
-from ..spec import TensorSpec
+from ..spec import TensorSpec, broadcast
 from ._attributes import require_integer, require_real, require_shape
 from .arithmetic import Array, constant_like, multiply
 from .selection import where
 
 __all__ = [
     "dropout",
+    "masked_scale",
     "philox_bits",
     "random_bernoulli",
     "random_normal",
@@ -260,7 +261,40 @@ def _infer_dropout(x: TensorSpec, key: TensorSpec, *, rate: Any = 0.5) -> Tensor
 
 def _decompose_dropout(x: Array, key: Array, *, rate: float = 0.5) -> Array:
     keep = random_bernoulli(key, shape=tuple(x.shape), probability=1 - rate)
-    return where(keep, multiply(x, constant_like(1 / (1 - rate), x)), constant_like(0, x))
+    return masked_scale(x, keep, scale=1 / (1 - rate))
+
+
+def _infer_masked_scale(x: TensorSpec, mask: TensorSpec, *, scale: Any) -> TensorSpec:
+    require_kind(x, "floating")
+    require_kind(mask, "bool", "the mask")
+    require_real(scale, "scale", -math.inf, math.inf)
+    return x.with_shape(broadcast(x.shape, mask.shape))
+
+
+def _decompose_masked_scale(x: Array, mask: Array, *, scale: float) -> Array:
+    return where(mask, multiply(x, constant_like(scale, x)), constant_like(0, x))
+
+
+@op(
+    "masked_scale",
+    infer=_infer_masked_scale,
+    decompose=_decompose_masked_scale,
+    cases=lambda: [
+        case(Draw(shape, dtype), Draw(shape, "bool"), scale=1.25)
+        for shape, dtype in [
+            ((3, 4), "float32"),
+            ((), "float64"),
+            ((0, 3), "float16"),
+            ((257, 129), "float32"),
+        ]
+        + [((5,), dtype) for dtype in ("bfloat16", "complex64")]
+    ],
+    tolerance=Tolerance(2),
+)
+def masked_scale(x: Array, mask: Array, *, scale: float) -> Array:
+    """``x * scale`` where the mask is true, else 0: what dropout does, forward and backward. ``[...], bool[...] -> [...]``."""
+    scaled = x * constant_like(scale, x)
+    return np.where(mask, scaled, np.zeros_like(scaled))
 
 
 def _dropout_cases() -> list[Case]:
@@ -291,5 +325,4 @@ def dropout(x: Array, key: Array, *, rate: float = 0.5) -> Array:
     Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, 2014.
     """
     keep = _unit(key, math.prod(x.shape), 24).reshape(x.shape) < 1 - rate
-    scaled = x * constant_like(1 / (1 - rate), x)
-    return np.where(keep, scaled, np.zeros_like(scaled))
+    return masked_scale.op.reference(x, keep, scale=1 / (1 - rate))

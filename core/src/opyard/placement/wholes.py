@@ -18,7 +18,7 @@ import numpy as np
 from ..graph import Graph, Node, Value
 from ..nest import leaves
 from ..operation import Call
-from ..passes import simplify
+from ..passes import simplify_parts
 from ..rewrite import Rewrite
 from ..scope import Mark
 
@@ -167,7 +167,7 @@ def _trace(call: Call, arrays: list[np.ndarray[Any, Any] | None], wanted: tuple[
     for number, (result, is_wanted) in enumerate(zip(results, wanted, strict=True)):
         if is_wanted:
             graph.output(str(number), result if isinstance(result, Value) else graph.constant(result))
-    return simplify(graph)
+    return simplify_parts(graph)
 
 
 def _given(value: Value | None) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,24 +16,24 @@ from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
 from .addresses import Array, address
-from .chains import Operand, Step, chain_of
+from .chains import SECONDS, Chain, Operand, Run, Step, chain_of, extra_seconds, guarded
 from .execution import Execution
-from .layouts import SECONDS, Packed, Run, concrete, dense, from_channels_last, to_channels_last
+from .layouts import Packed, concrete, dense, from_channels_last, to_channels_last
 from .library import missing
 from .memory import Descriptor, any_layout, channels_last, strided
 from .neighbourhoods import Windows, convolution
 from .primitives import Binary, PostOp, Primitive
 
-PEAK = 0.55
-"""Fraction of the device's peak that dense convolutions reach."""
+PEAK = 1.0
+"""Fraction of the device's peak that dense convolutions reach; the peak is that of the nominal clock."""
 
-GROUPED_PEAK = 0.3
+GROUPED_PEAK = 0.5
 
-DEPTHWISE_PEAK = 0.15
+DEPTHWISE_PEAK = 0.24
 """The same where each channel has kernels of its own: each number is used a few times only."""
 
-STREAMING = 0.8
-"""Fraction of the memory's bandwidth that convolutions reach."""
+PLAIN_SLOWDOWN = 1.4
+"""How much longer it takes from plain arrays to plain arrays, beside the reorders: memory that others have just used."""
 
 
 def windows_of(g: Geometry) -> Windows:
@@ -131,6 +132,12 @@ def _described(call: Call, steps: tuple[Step, ...]) -> Primitive | str:
 def prepare(work: Work, device: Device) -> Run:
     """``run(x, weight, bias, *operands)`` on channels-last images and packed weights."""
     chain = chain_of(work)
+    if chain.is_guarded:
+        return guarded(_compute(chain), lambda: _compute(replace(chain, steps=chain.steps[:-1])))
+    return _compute(chain)
+
+
+def _compute(chain: Chain) -> Run:
     g = conv_geometry(chain.base)
     primitive = _described(chain.base, chain.steps)
     if isinstance(primitive, str):
@@ -172,13 +179,15 @@ def prepare_plain(call: Call, device: Device) -> Run:
 
 def cost(work: Work, device: Device) -> float:
     """Estimated seconds on channels-last tensors."""
-    call = chain_of(work).base
-    g, abilities = conv_geometry(call), device.capabilities
+    chain, abilities = chain_of(work), device.capabilities
+    g = conv_geometry(chain.base)
     peak = DEPTHWISE_PEAK if g.is_depthwise else GROUPED_PEAK if g.groups > 1 else PEAK
-    streamed = work.cost.bytes / (abilities.bandwidth * STREAMING)
-    return max(g.work / (abilities.flops * peak), streamed) + SECONDS
+    return max(g.work / (abilities.flops * peak), work.cost.bytes / abilities.bandwidth) + extra_seconds(
+        chain, device
+    )
 
 
 def plain_cost(call: Call, device: Device) -> float:
     """The same with the reorders of all that goes in and out."""
-    return cost(call, device) + 2 * call.cost.bytes / device.capabilities.bandwidth + 3 * SECONDS
+    reorders = 2 * call.cost.bytes / device.capabilities.bandwidth + 4 * SECONDS
+    return PLAIN_SLOWDOWN * (cost(call, device) + reorders)

@@ -125,8 +125,14 @@ def _maker(count: int) -> Callable[..., Callable[..., None]]:
     return scope["make"]  # type: ignore[no-any-return]
 
 
+_reorders: dict[tuple[int, int], Execution] = {}
+
+
 def reordered(array: Array, source: Descriptor, target: Descriptor) -> Array:
     """The bytes of a new memory in the layout ``target`` with the contents of ``array``, which lies as ``source`` says."""
+    key = source.number, target.number
+    if key not in _reorders:
+        _reorders[key] = Execution(reorder(source, target), ("src", "dst"))
     made = aligned(target.nbytes)
-    Execution(reorder(source, target), ("src", "dst")).run(address(array), address(made))
+    _reorders[key].run(address(array), address(made))
     return made

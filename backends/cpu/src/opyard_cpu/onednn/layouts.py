@@ -6,7 +6,6 @@ AVX-512), so activations have this layout alone. An array in it is dense, of sha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ from opyard.driver import Device
 from opyard.operation import Call
 
 from .addresses import Array, address
+from .chains import SECONDS, Run
 from .execution import Execution, reordered
 from .library import missing
 from .memory import Descriptor, channels_last, strided
@@ -23,11 +23,6 @@ from .primitives import reorder
 
 NHWC = "nhwc"
 PACKED = "packed"
-
-Run = Callable[..., Any]
-
-SECONDS = 3e-6
-"""What a call of a kernel takes beside its work, Python included."""
 
 
 @dataclass(eq=False, slots=True)

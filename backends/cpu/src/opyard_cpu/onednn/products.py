@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,18 +16,21 @@ from opyard.operation import Call
 from opyard.settings import num_threads
 
 from .addresses import Array, address
-from .chains import Operand, Step, chain_of
+from .chains import SECONDS, Chain, Operand, Run, Step, chain_of, extra_seconds, guarded
 from .execution import Execution
-from .layouts import SECONDS, Run, concrete, dense
+from .layouts import concrete, dense
 from .library import missing
 from .memory import any_layout, contiguous, strided
 from .primitives import Binary, PostOp, Primitive, matmul
 
-PEAK = 0.55
-"""Fraction of the device's peak that large products reach."""
+PEAK = 0.95
+"""Fraction of the device's peak that products with packed weights reach; the peak is that of the nominal clock."""
 
-STREAMING = 0.8
-"""Fraction of the memory's bandwidth that products of few rows reach."""
+PLAIN_PEAK = 0.88
+"""The same for plain arrays, which oneDNN packs in each call."""
+
+ONE_ROW = 0.8
+"""Fraction of the memory's bandwidth that the product of one row with a matrix reaches."""
 
 Shape = tuple[int, ...]
 
@@ -62,10 +66,12 @@ def _sizes(call: Call) -> tuple[int, int, int]:
     return int(call.output.size) // columns, depth, columns
 
 
-def _described(work: Work) -> tuple[Primitive | str, tuple[Step, ...], bool]:
-    chain = chain_of(work)
-    bias = chain.base.op.name == "linear" and chain.base.inputs[2] is not None
-    return _packed(*_sizes(chain.base), bias, chain.steps, num_threads()), chain.steps, bias
+def _has_bias(chain: Chain) -> bool:
+    return chain.base.op.name == "linear" and chain.base.inputs[2] is not None
+
+
+def _described(chain: Chain) -> Primitive | str:
+    return _packed(*_sizes(chain.base), _has_bias(chain), chain.steps, num_threads())
 
 
 def _refusal(call: Call) -> str | None:
@@ -90,16 +96,22 @@ def accepts_packed(work: Work, device: Device) -> str | None:
             shape, result = concrete(step.spec.shape), concrete(chain.base.output.shape)
             if step.name not in ("x", "residual") or shape != result:
                 return f"{step.name} is {list(result)}, as the result is, not {list(shape)}"
-    found, _, _ = _described(work)
+    found = _described(chain)
     return found if isinstance(found, str) else None
 
 
 def prepare_packed(work: Work, device: Device) -> Run:
     """``run(x, weight, bias, *operands)`` with packed weights."""
-    primitive, steps, has_bias = _described(work)
+    chain = chain_of(work)
+    if chain.is_guarded:
+        return guarded(_compute(chain), lambda: _compute(replace(chain, steps=chain.steps[:-1])))
+    return _compute(chain)
+
+
+def _compute(chain: Chain) -> Run:
+    primitive, base, steps, has_bias = _described(chain), chain.base, chain.steps, _has_bias(chain)
     if isinstance(primitive, str):
         raise KernelError(primitive)
-    base = chain_of(work).base
     operands = [step.position for step in steps if isinstance(step, Operand)]
     posts = [f"post_{i}" for i, step in enumerate(steps) if isinstance(step, Operand)]
     execution = Execution(primitive, ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"])
@@ -198,7 +210,15 @@ def prepare(call: Call, device: Device) -> Run:
 
 
 def cost(work: Work, device: Device) -> float:
-    """Estimated seconds of a product: of arithmetic, or of reading the weights where there are few rows."""
-    abilities = device.capabilities
-    arithmetic = work.cost.flops / (abilities.flops * PEAK)
-    return max(arithmetic, work.cost.bytes / (abilities.bandwidth * STREAMING)) + SECONDS
+    """Estimated seconds of a product with packed weights: of arithmetic, or of reading them where there are few rows."""
+    chain, abilities = chain_of(work), device.capabilities
+    rows, _, _ = _sizes(chain.base)
+    arithmetic = chain.base.cost.flops / (abilities.flops * PEAK)
+    streaming = work.cost.bytes / (abilities.bandwidth * (ONE_ROW if rows == 1 else 1.0))
+    return max(arithmetic, streaming) + extra_seconds(chain, device)
+
+
+def plain_cost(call: Call, device: Device) -> float:
+    """Estimated seconds of a product of plain arrays."""
+    abilities, (flops, nbytes) = device.capabilities, call.cost
+    return max(flops / (abilities.flops * PLAIN_PEAK), nbytes / (abilities.bandwidth * ONE_ROW)) + SECONDS

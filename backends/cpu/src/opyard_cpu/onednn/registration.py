@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +16,10 @@ IMAGES = {"x": NHWC, "weight": PACKED, "residual": NHWC, "output": NHWC}
 DENSE = ("relu", "gelu", "silu", "quick_gelu", "sigmoid", "tanh")
 """Activations behind matrix products."""
 
-IMAGE = (*DENSE, "relu6", "leaky_relu", "elu", "mish", "hard_swish", "hard_sigmoid", "hard_tanh")
+ELEMENTWISE = ("relu", "relu6", "sigmoid", "silu", "hard_swish", "hard_sigmoid", "leaky_relu", "elu", "gelu")
+"""Functions of elements, which stand between convolutions by themselves where nothing fuses them."""
+
+IMAGE = (*DENSE, "relu6", "leaky_relu", "elu", "mish", "hard_swish")
 """Activations behind convolutions; chains.py knows what they are to oneDNN."""
 
 Pattern = Callable[..., Any]
@@ -28,6 +30,8 @@ def register(registry: Registry) -> None:
     _conversions(registry)
     _convolutions(registry)
     _products(registry)
+    _images(registry)
+    _gradients(registry)
 
 
 def _conversions(registry: Registry) -> None:
@@ -78,7 +82,7 @@ def _products(registry: Registry) -> None:
         name="onednn",
         prepare=f"{module}:prepare",
         accepts=f"{module}:accepts",
-        cost=cost,
+        cost=f"{module}:plain_cost",
         dtypes=DTYPES,
         out=True,
     )
@@ -96,41 +100,123 @@ def _products(registry: Registry) -> None:
             registry.pattern(pattern, backend="cpu", name=f"onednn_{name}", layouts=ports, **ready)
 
 
+def _images(registry: Registry) -> None:
+    """What stands between convolutions, on channels-last arrays."""
+    module = f"{HERE}.images"
+    cost = f"{module}:streaming_seconds"
+    facts: dict[str, Any] = {"backend": "cpu", "name": "nhwc", "dtypes": DTYPES, "ranks": (3, 5)}
+    same = {"x": NHWC, "output": NHWC}
+    alike: dict[str, Any] = {**facts, "accepts": f"{module}:accepts_alike", "cost": cost}
+    for op in ELEMENTWISE:
+        registry.kernel(op, load=f"opyard_cpu.elementwise:{op}", layouts=same, **alike)
+    registry.kernel("tanh", load="numpy:tanh", layouts=same, **alike)
+    for op in ("add", "subtract", "multiply"):
+        ports = {"x1": NHWC, "x2": NHWC, "output": NHWC}
+        registry.kernel(op, load=f"numpy:{op}", layouts=ports, **alike)
+    facts["name"], accepts = "nhwc_factors", f"{module}:accepts_channel_factors"
+    ports, prepare = {"x1": NHWC, "output": NHWC}, f"{module}:prepare_channel_factors"
+    registry.kernel("multiply", prepare=prepare, accepts=accepts, cost=cost, layouts=ports, **facts)
+    facts["name"] = "nhwc"
+    for op, reason, ports in (
+        ("concat", "accepts_concat", {"arrays": NHWC, "output": NHWC}),
+        ("max_pool", "accepts_images", same),
+        ("average_pool", "accepts_average_pool", same),
+        ("global_average_pool", "accepts_images", {"x": NHWC}),
+    ):
+        ready: dict[str, Any] = {"prepare": f"{module}:prepare_{op}", "accepts": f"{module}:{reason}"}
+        seconds = f"{module}:pool_seconds" if op == "average_pool" else cost
+        registry.kernel(op, cost=seconds, layouts=ports, **ready, **facts)
+
+
+GRADIENTS = {
+    "conv_weight_gradient": {"x": NHWC, "g": NHWC},
+    "conv_transpose": {"x": NHWC, "output": NHWC},
+    "max_pool_gradient": {"x": NHWC, "g": NHWC, "output": NHWC},
+}
+"""Ops of training, and the ports that are images."""
+
+BETWEEN = {"relu_gradient": {"y": NHWC, "g": NHWC, "output": NHWC}, "sum": {"x": NHWC}}
+"""Ops between them."""
+
+
+def _gradients(registry: Registry) -> None:
+    module, between = f"{HERE}.gradients", f"{HERE}.between"
+    for op, ports in GRADIENTS.items():
+        for suffix, layouts in (("", {}), ("_nhwc", ports)):
+            registry.kernel(
+                op,
+                backend="cpu",
+                name=f"onednn{suffix}",
+                prepare=f"{module}:prepare_{op}{suffix}",
+                accepts=f"{module}:accepts{suffix}",
+                cost=f"{module}:cost{suffix}",
+                dtypes=DTYPES,
+                layouts=layouts,
+                out=not layouts,
+            )
+    functions: dict[str, Any] = {
+        fact: f"{HERE}.contractions:{fact}" for fact in ("prepare", "accepts", "cost")
+    }
+    registry.kernel("einsum", backend="cpu", name="onednn", dtypes=DTYPES, out=True, **functions)
+    shared: dict[str, Any] = {"backend": "cpu", "name": "nhwc", "dtypes": DTYPES}
+    for op, ports in BETWEEN.items():
+        functions = {fact: f"{between}:{fact}" for fact in ("prepare", "accepts", "cost")}
+        registry.kernel(op, **shared, **functions, layouts=ports)
+
+
 def _chains(base: str) -> Iterator[tuple[str, Pattern]]:
-    """Names and functions of the patterns that begin with an op, and go on with sums and activations."""
-    convolution = base == "conv"
-    yield from ((f"{base}_{name}", _chain(base, name)) for name in (IMAGE if convolution else DENSE))
-    yield f"{base}_add", _chain(base, "", added=True)
-    if not convolution:
+    """Names and functions of the patterns that begin with an op: what follows are sums and activations."""
+    if base == "matmul":
+        yield from ((f"matmul_{name}", _product(name, added=False)) for name in DENSE)
+        yield "matmul_add", _product("", added=True)
         return
-    yield f"{base}_add_relu", _chain(base, "relu", added=True)
+    yield from (
+        (f"{base}_{name}", _biased(base, name, added=False)) for name in (IMAGE if base == "conv" else DENSE)
+    )
+    yield f"{base}_add", _biased(base, "", added=True)
+    if base == "linear":
+        return
+    yield "conv_add_relu", _biased(base, "relu", added=True)
     for name in ("", *IMAGE):
-        yield f"{base}_scale{'_' * bool(name)}{name}", _chain(base, name, scaled=True)
+        yield f"conv_scale{'_' * bool(name)}{name}", _scaled(name, added=False)
     for name in ("", "relu"):
-        yield f"{base}_scale_add{'_' * bool(name)}{name}", _chain(base, name, scaled=True, added=True)
+        yield f"conv_scale_add{'_' * bool(name)}{name}", _scaled(name, added=True)
 
 
-def _chain(base: str, activation: str, *, scaled: bool = False, added: bool = False) -> Pattern:
-    """The pattern of a base op, whose result is scaled, added to, and activated, as wanted; matmul has no bias."""
+def _named(op: str) -> Pattern:
+    """The function of an op, found when a pattern is traced; without a name, one that does nothing."""
+    import opyard
 
-    def steps(x: Any, weight: Any, *rest: Any) -> Any:
-        import opyard
+    return getattr(opyard, op) if op else lambda x: x
 
-        others = list(rest)
-        result = getattr(opyard, base)(x, weight, *([] if base == "matmul" else [others.pop(0)]))
-        if scaled:
-            result = opyard.add(opyard.multiply(result, others.pop(0)), others.pop(0))
-        if added:
-            result = opyard.add(result, others.pop(0))
-        return getattr(opyard, activation)(result) if activation else result
 
-    names = [
-        *("x", "weight"),
-        *([] if base == "matmul" else ["bias"]),
-        *(["factor", "offset"] if scaled else []),
-        *(["residual"] if added else []),
-    ]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(name, kind) for name in names]
-    steps.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return steps
+def _product(activation: str, *, added: bool) -> Pattern:
+    def alone(x: Any, weight: Any) -> Any:
+        return _named(activation)(_named("matmul")(x, weight))
+
+    def with_residual(x: Any, weight: Any, residual: Any) -> Any:
+        return _named(activation)(_named("matmul")(x, weight) + residual)
+
+    return with_residual if added else alone
+
+
+def _biased(base: str, activation: str, *, added: bool) -> Pattern:
+    def alone(x: Any, weight: Any, bias: Any) -> Any:
+        return _named(activation)(_named(base)(x, weight, bias))
+
+    def with_residual(x: Any, weight: Any, bias: Any, residual: Any) -> Any:
+        return _named(activation)(_named(base)(x, weight, bias) + residual)
+
+    return with_residual if added else alone
+
+
+def _scaled(activation: str, *, added: bool) -> Pattern:
+    """What a batch normalization behind a convolution becomes: a factor and an offset for each channel."""
+
+    def alone(x: Any, weight: Any, bias: Any, factor: Any, offset: Any) -> Any:
+        return _named(activation)(_named("conv")(x, weight, bias) * factor + offset)
+
+    def with_residual(x: Any, weight: Any, bias: Any, factor: Any, offset: Any, residual: Any) -> Any:
+        return _named(activation)(_named("conv")(x, weight, bias) * factor + offset + residual)
+
+    return with_residual if added else alone

@@ -14,8 +14,9 @@ from typing import Any
 from ...operation import Op
 from .. import STANDARD
 from .._precision import cast_to
+from ..activation import relu, relu_gradient
 from ..arithmetic import Array
-from ..random import dropout
+from ..random import dropout, masked_scale
 from ._expressions import rule
 
 EXPRESSIONS: dict[str, tuple[str | None, ...]] = {
@@ -80,7 +81,6 @@ EXPRESSIONS: dict[str, tuple[str | None, ...]] = {
     "real": ("g",),
     "imag": (None,),
     # activations
-    "relu": ("g if y > 0 else 0",),  # as x > 0, which need not be kept then
     "relu6": ("g if x > 0 and x < 6 else 0",),
     "leaky_relu": ("g if x >= 0 else alpha * g",),
     "prelu": ("g if x >= 0 else slope * g", "0 if x >= 0 else x * g"),
@@ -119,8 +119,16 @@ def _cast(g: Array, y: Array, x: Array, *, dtype: str) -> Array:
     return cast_to(g, x.dtype)
 
 
+def _relu(g: Array, y: Array, x: Array) -> Array:
+    return relu_gradient(y, g)  # y > 0 as x > 0, which need not be kept then
+
+
 def _dropout(g: Array, y: Array, x: Array, key: Array, *, rate: float) -> Any:
     return dropout(g, key, rate=rate), None  # the same key drops the same elements
+
+
+def _masked_scale(g: Array, y: Array, x: Array, mask: Array, *, scale: float) -> Any:
+    return masked_scale(g, mask, scale=scale), None
 
 
 RULES: dict[Op, Callable[..., Any]] = {
@@ -128,4 +136,6 @@ RULES: dict[Op, Callable[..., Any]] = {
 }
 RULES[STANDARD["gelu"].op] = _gelu
 RULES[STANDARD["cast"].op] = _cast
+RULES[relu.op] = _relu
 RULES[dropout.op] = _dropout
+RULES[masked_scale.op] = _masked_scale

@@ -9,7 +9,7 @@ from .. import windows
 from ..arithmetic import Array
 from ..backward import conv_weight_gradient, spread
 from ..convolution import conv, conv_transpose
-from ..linear_algebra import matmul
+from ..linear_algebra import einsum, matmul
 from ..rearrange import pad
 from ..reduction import sum
 from ..shape import expand_dims, matrix_transpose, reshape
@@ -25,12 +25,13 @@ def _matmul(g: Array, y: Array, x1: Array, x2: Array) -> Any:
         g = expand_dims(g, axis=-2)
 
     def of_first() -> Array:
-        found = matmul(g, matrix_transpose(right))
+        flat = g.ndim == right.ndim == 2  # then the product may take the matrix as it lies
+        found = einsum(g, right, equation="ij,kj->ik") if flat else matmul(g, matrix_transpose(right))
         return _without(found, -2) if x1.ndim == 1 else found
 
     def of_second() -> Array:
         if x2.ndim == 2:  # one product of matrices, and not a stack of them that is summed
-            return matmul(matrix_transpose(_as_matrix(left)), _as_matrix(g))
+            return einsum(_as_matrix(left), _as_matrix(g), equation="ki,kj->ij")
         found = matmul(matrix_transpose(left), g)
         return _without(found, -1) if x2.ndim == 1 else found
 

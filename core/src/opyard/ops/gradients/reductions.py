@@ -15,8 +15,8 @@ from ..arithmetic import Array, add, constant_like, divide, maximum, multiply, s
 from ..arithmetic import abs as absolute
 from ..comparison import equal
 from ..exponential import exp, sqrt, square
-from ..indexing import one_hot, take_along_axis
-from ..loss import softmax_cross_entropy
+from ..indexing import take_along_axis
+from ..loss import softmax_cross_entropy, softmax_cross_entropy_gradient
 from ..normalization import log_softmax, lp_normalization, softmax
 from ..rearrange import pad
 from ..reduction import cumulative_sum, logsumexp, max, mean, min, prod, standard_deviation, sum, variance
@@ -166,19 +166,15 @@ def _cross_entropy(g: Array, y: Array, logits: Array, labels: Array, *, axis: in
     place = normalize_axis(axis, logits.ndim)
 
     def of_logits() -> Array:
-        weights = softmax(cast_to(logits, wide), axis=place)
-        classes = logits.shape[place]
-        if isinstance(classes, Dim):
-            positions = expand_dims(labels, axis=place)
-            ones = filled(1, positions.shape, weights)
-            chosen = scatter(filled(0, weights.shape, weights), positions, ones, axis=place)
-        else:
-            chosen = one_hot(labels, depth=classes, axis=place, dtype=wide.name)
         each = cast_to(g, wide)
-        if reduction == "none":
-            each = expand_dims(each, axis=place)
-        elif reduction == "mean":
+        if reduction == "mean":
             each = divide(each, _count_over(labels, None, wide))
+        if isinstance(logits.shape[place], int):
+            return softmax_cross_entropy_gradient(logits, labels, each, axis=place)
+        weights, positions = softmax(cast_to(logits, wide), axis=place), expand_dims(labels, axis=place)
+        ones = filled(1, positions.shape, weights)
+        chosen = scatter(filled(0, weights.shape, weights), positions, ones, axis=place)
+        each = expand_dims(each, axis=place) if reduction == "none" else each
         return cast_to(multiply(subtract(weights, chosen), each), logits.dtype)
 
     return of_logits, None

@@ -1,0 +1,228 @@
+"""A step of a region in machine code, and how it is called: by a built-in function, on all threads, or in parts."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from opyard.graph import Value
+from opyard.region import Region
+
+from ..threads import LEAST_WORK, in_parts
+from .combining import UFUNCS, identity
+from .launch import KERNEL, address, built_in
+from .machine import Module, compiler, host
+from .nest import Nest, arrays_of
+from .steps import Step
+
+Array = np.ndarray[Any, Any]
+
+SMALL_SECONDS = 2e-5
+"""Below this the interpreter's lock is not released."""
+
+THREAD_SECONDS = 1e-4
+"""From here on another thread pays."""
+
+STREAM_BYTES = 1 << 26
+"""Outputs from this size on go past the caches."""
+
+UNIT = 1024
+"""Elements that threads do not divide further."""
+
+CHUNK, ROWS = 1 << 20, 512
+"""Elements, and rows of columns, that are reduced in one go: rounding errors grow with the number of additions."""
+
+
+class Compiled:
+    """A step that is one nest of loops. Several threads may run it at once."""
+
+    def __init__(self, step: Step, seconds: float) -> None:
+        nest = Nest(step.region, step.space, host())
+        self.step, self.seconds = step, seconds
+        self.sizes = step.space.sizes
+        self.module = compiler().function(nest.source())
+        self.kernel = KERNEL(self.module.address)
+        self.scratch_bytes = sum(v.dtype.itemsize for v in nest.scratch) * self.sizes[-1]
+        self.specs = step.region.outputs
+        constants = step.region.graph.constants.values()
+        self.constants = [np.ascontiguousarray(array) for array in constants if array.size != 1]
+        self.arrays = arrays_of(step.region)
+        self.table = self._table()
+        self.streaming = self._streaming()
+        self.is_flat = len(self.sizes) == 1
+        self.end = self.sizes[0] if self.is_flat else math.prod(self.sizes[:-1])
+
+    def _streaming(self) -> Any:
+        """The same with outputs that go past the caches, where they are large and alike; else None."""
+        sizes = {spec.dtype.itemsize for spec in self.specs}
+        wide = all(spec.size == math.prod(self.sizes) for spec in self.specs)
+        if len(sizes) > 1 or not wide or sum(spec.nbytes for spec in self.specs) < STREAM_BYTES:
+            return None
+        module: Module = compiler().function(Nest(self.step.region, self.step.space, host(), True).source())
+        return KERNEL(module.address), module
+
+    def _table(self) -> Array:
+        words = [self.sizes[-1], *self.sizes[1:-1]]
+        for value in self.arrays:
+            step, strides = value.dtype.itemsize, []
+            axes = zip(reversed(self.sizes), reversed(self.step.space.present[value]), strict=True)
+            for size, present in axes:
+                strides.append(step if present else 0)
+                step *= size if present else 1
+            words += strides[:0:-1]
+        return np.array(words, np.int64)
+
+    def function(self) -> Callable[..., Any]:
+        """What a plan calls."""
+        if self.seconds > SMALL_SECONDS:
+            return self.run
+        specs = [(spec.shape, spec.dtype) for spec in self.specs]
+        inputs, constants = len(self.step.region.graph.inputs), self.constants
+        is_tuple, empty, run = len(specs) > 1, np.empty, self.run
+
+        def without_outputs(*arrays: Any, out: Array | None = None) -> Any:
+            """What the built-in function hands on: calls without arrays for the outputs, or with others than it knows."""
+            if out is not None or len(arrays) > inputs:
+                return run(*arrays, out=out)
+            made = [empty(shape, dtype) for shape, dtype in specs]
+            native(*arrays, *constants, *made)
+            return tuple(made) if is_tuple else made[0]
+
+        count = len(self.arrays)
+        native = built_in(self.module, count, self.table, self.end, self.scratch_bytes, without_outputs)
+        if native is without_outputs:
+            return run
+        return without_outputs if constants or is_tuple else native
+
+    def run(self, *arrays: Any, out: Array | None = None) -> Any:
+        """Any arrays, on all threads."""
+        inputs = len(self.step.region.graph.inputs)
+        dense = [np.require(array, requirements=("C", "A")) for array in arrays[:inputs]]
+        made: list[Array] = list(arrays[inputs + len(self.constants) :])  # called by the built-in function
+        if not made:
+            fits = out is not None and out.flags.c_contiguous and out.flags.aligned
+            made = [out] if out is not None and fits else [np.empty(s.shape, s.dtype) for s in self.specs]
+        self._compute([*dense, *self.constants, *made], len(made))
+        if out is not None and made[0] is not out:
+            out[...] = made[0]
+            return out
+        return tuple(made) if len(self.specs) > 1 else made[0]
+
+    def _compute(self, arrays: Sequence[Array], outputs: int) -> None:
+        addresses = [address(array) for array in arrays]
+        kernel = self.kernel
+        if self.streaming is not None and len({place % 64 for place in addresses[-outputs:]}) == 1:
+            kernel = self.streaming[0]
+        table, end, words = address(self.table), self.end, pointers(len(addresses) + 1)
+        divisible = self.is_flat and not self.step.space.reduces
+
+        def part(first: int, last: int) -> None:
+            scratch = np.empty(self.scratch_bytes, np.uint8)
+            data = words(*addresses, address(scratch))
+            if self.is_flat:
+                first, last = first * UNIT, min(last * UNIT, end) if divisible else end
+            kernel(data, table, first, last)
+
+        count = -(-end // UNIT) if divisible else 1 if self.is_flat else end
+        in_parts(part, count, LEAST_WORK * self.seconds / THREAD_SECONDS)
+
+
+class Parts(Compiled):
+    """A step whose outputs are reductions: of columns, or of one long row. Each part reduces some of it."""
+
+    def run(self, *arrays: Any, out: Array | None = None) -> Any:
+        """Any arrays, on all threads; ``out`` where there is one output."""
+        dense = [np.require(array, requirements=("C", "A")) for array in arrays]
+        addresses = [address(array) for array in (*dense, *self.constants)]
+        nodes = {node.outputs[0]: node for node in self.step.region.graph.nodes}
+        reductions = [nodes[value] for value in self.step.region.graph.outputs.values()]
+        starts = [identity(node).constant for node in reductions]
+        ufuncs = [UFUNCS[node.op.name] for node in reductions]
+        wider = [_wider(node.op.name, spec.dtype) for node, spec in zip(reductions, self.specs, strict=True)]
+        table, words = address(self.table), pointers(len(self.arrays) + 1)
+        step = CHUNK if self.is_flat else max(1, min(ROWS, CHUNK // self.sizes[-1]))
+        found: dict[int, list[Array]] = {}
+
+        def part(first: int, last: int) -> None:
+            totals: list[Array] = []
+            scratch = np.empty(self.scratch_bytes, np.uint8)
+            last = min(last * UNIT, self.end) if self.is_flat else last
+            begin = first * UNIT if self.is_flat else first
+            made = [np.empty(spec.shape, spec.dtype) for spec in self.specs]
+            data = words(*addresses, *(address(array) for array in made), address(scratch))
+            for start in range(begin, last, step):
+                for array, value in zip(made, starts, strict=True):
+                    array.fill(value)
+                self.kernel(data, table, start, min(start + step, last))
+                if not totals:
+                    totals = [array.astype(dtype) for array, dtype in zip(made, wider, strict=True)]
+                    continue
+                for total, array, ufunc in zip(totals, made, ufuncs, strict=True):
+                    ufunc(total, array, out=total)
+            found[first] = totals
+
+        count = -(-self.end // UNIT) if self.is_flat else self.end
+        in_parts(part, count, LEAST_WORK * self.seconds / THREAD_SECONDS)
+        (totals, *others) = (found[first] for first in sorted(found))
+        for other in others:
+            for total, array, ufunc in zip(totals, other, ufuncs, strict=True):
+                ufunc(total, array, out=total)
+        with np.errstate(all="ignore"):
+            results = [total.astype(spec.dtype) for total, spec in zip(totals, self.specs, strict=True)]
+        if out is not None:
+            out[...] = results[0]
+            return out
+        return tuple(results) if len(results) > 1 else results[0]
+
+    def function(self) -> Callable[..., Any]:
+        """What a plan calls."""
+        return self.run
+
+
+def _wider(op: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What the results of parts are added up in."""
+    return np.dtype(np.float64) if op == "sum" and dtype.kind == "f" else dtype
+
+
+def compiled(step: Step, seconds: float) -> Compiled:
+    """A step in machine code; ``seconds`` is what it is expected to take."""
+    return (Parts if step.in_parts else Compiled)(step, seconds)
+
+
+def in_steps(region: Region, steps: Sequence[Compiled]) -> Callable[..., Any]:
+    """A function that runs one step after the other."""
+    values = list(region.graph.inputs.values())
+    number: dict[Value, int] = {value: place for place, value in enumerate(values)}
+    for one in steps:
+        for value in one.step.outputs:
+            number.setdefault(value, len(number))
+    functions = [one.function() for one in steps]
+    reads = [[number[value] for value in one.step.inputs] for one in steps]
+    results = [number[value] for value in region.graph.outputs.values()]
+    writes = len(results) == 1 and [number[value] for value in steps[-1].step.outputs] == results
+
+    def run(*arrays: Any, out: Array | None = None) -> Any:
+        known = [array for array in arrays if array is not None]
+        for function, places in zip(functions[:-1], reads, strict=False):
+            made = function(*(known[place] for place in places))
+            known += made if isinstance(made, tuple) else (made,)
+        given = {"out": out} if writes and out is not None else {}
+        made = functions[-1](*(known[place] for place in reads[-1]), **given)
+        known += made if isinstance(made, tuple) else (made,)
+        if out is not None and not writes:
+            out[...] = known[results[0]]
+            return out
+        return tuple(known[place] for place in results) if region.is_tuple else known[results[0]]
+
+    return run
+
+
+@lru_cache(maxsize=64)
+def pointers(count: int) -> Any:
+    """The type of an array of so many addresses."""
+    return ctypes.c_void_p * count

@@ -1,0 +1,168 @@
+"""Calling compiled functions: by a built-in function of Python for small arrays, on all threads for large ones.
+
+The built-in function is compiled, too. It reads the addresses of arrays from the objects themselves (``PyArrayObject_fields`` of
+NumPy's C API), so a call costs some tens of nanoseconds; whatever it does not know, such as arrays that are not dense, it hands
+to a function in Python. It holds the interpreter's lock, the other one releases it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sysconfig
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .machine import Module, compiler
+
+Array = np.ndarray[Any, Any]
+
+KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+"""``kernel(data, table, begin, end)``, see nest.py."""
+
+_FAST, _KEYWORDS = 0x80, 0x02
+_DENSE = 0x0001 | 0x0100
+"""Flags of NumPy: C order, and aligned."""
+
+_HEAD = 8
+"""Words before the table of the kernel: count, type of arrays, kernel, fallback, end, scratch, and two functions of Python."""
+
+_SOURCE = f"""
+define ptr @kernel(ptr %self, ptr %arguments, i64 %given, ptr %names) nounwind {{
+entry:
+  %place = getelementptr i8, ptr %self, i64 16
+  %words = load ptr, ptr %place
+  %count = load i64, ptr %words
+  %w1 = getelementptr i64, ptr %words, i64 1
+  %kind = load ptr, ptr %w1
+  %w2 = getelementptr i64, ptr %words, i64 2
+  %run = load ptr, ptr %w2
+  %w3 = getelementptr i64, ptr %words, i64 3
+  %other = load ptr, ptr %w3
+  %w4 = getelementptr i64, ptr %words, i64 4
+  %end = load i64, ptr %w4
+  %w5 = getelementptr i64, ptr %words, i64 5
+  %scratch = load ptr, ptr %w5
+  %w6 = getelementptr i64, ptr %words, i64 6
+  %keep = load ptr, ptr %w6
+  %w7 = getelementptr i64, ptr %words, i64 7
+  %call = load ptr, ptr %w7
+  %table = getelementptr i64, ptr %words, i64 {_HEAD}
+  %named = icmp ne ptr %names, null
+  %one = zext i1 %named to i64
+  %positional = and i64 %given, 9223372036854775807
+  %total = add i64 %positional, %one
+  %right = icmp eq i64 %total, %count
+  br i1 %right, label %prepare, label %fallback
+prepare:
+  %more = add i64 %count, 1
+  %data = alloca ptr, i64 %more
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %prepare ], [ %j, %next ]
+  %a = getelementptr ptr, ptr %arguments, i64 %i
+  %object = load ptr, ptr %a
+  %p8 = getelementptr i8, ptr %object, i64 8
+  %type = load ptr, ptr %p8
+  %same = icmp eq ptr %type, %kind
+  br i1 %same, label %array, label %fallback
+array:
+  %p64 = getelementptr i8, ptr %object, i64 64
+  %flags = load i32, ptr %p64
+  %both = and i32 %flags, {_DENSE}
+  %dense = icmp eq i32 %both, {_DENSE}
+  br i1 %dense, label %next, label %fallback
+next:
+  %p16 = getelementptr i8, ptr %object, i64 16
+  %address = load ptr, ptr %p16
+  %d = getelementptr ptr, ptr %data, i64 %i
+  store ptr %address, ptr %d
+  %j = add i64 %i, 1
+  %again = icmp ult i64 %j, %count
+  br i1 %again, label %loop, label %go
+go:
+  %ds = getelementptr ptr, ptr %data, i64 %count
+  store ptr %scratch, ptr %ds
+  call void %run(ptr %data, ptr %table, i64 0, i64 %end)
+  call void %keep(ptr %object)
+  ret ptr %object
+fallback:
+  %result = call ptr %call(ptr %other, ptr %arguments, i64 %given, ptr %names)
+  ret ptr %result
+}}
+"""
+
+
+class _Definition(ctypes.Structure):
+    """PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+@cache
+def _entry() -> tuple[_Definition, Module, Any] | None:
+    """The definition of the built-in function; None where objects of Python are laid out in another way."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED") or not _layout_is_known():
+        return None
+    module = compiler().function(_SOURCE)
+    definition = _Definition(b"compiled", module.address, _FAST | _KEYWORDS, None)
+    new = ctypes.pythonapi.PyCFunction_NewEx
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
+    return definition, module, new
+
+
+def _layout_is_known() -> bool:
+    """Whether address, type and flags of an array are where they are expected."""
+    array = np.arange(3.0)
+    words = (ctypes.c_int64 * 9).from_address(id(array))
+    flags = words[8] & 0xFFFFFFFF
+    return words[1] == id(np.ndarray) and words[2] == address(array) and flags == int(array.flags.num)
+
+
+def address(array: Array) -> int:
+    """Where the first element of an array is."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+def built_in(
+    module: Module,
+    arrays: int,
+    table: Array,
+    end: int,
+    scratch_bytes: int,
+    fallback: Callable[..., Any],
+) -> Callable[..., Any]:
+    """A function of so many dense arrays, the outputs last, of which one may be named ``out``; it gives the last one back.
+
+    Anything else is handed to ``fallback``, which also is what there is where Python's objects are not known.
+    """
+    entry = _entry()
+    if entry is None:
+        return fallback
+    definition, _, new = entry
+    scratch = np.empty(scratch_bytes, np.uint8)
+    functions = [
+        ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
+        for name in ("Py_IncRef", "PyObject_Vectorcall")
+    ]
+    head = [arrays, id(np.ndarray), module.address, id(fallback), end, address(scratch), *functions]
+    words = np.array([*head, *table], np.int64)
+    holder = _Words(words.shape, np.int64)
+    holder[...] = words
+    holder.needed = (module, fallback, scratch)
+    found: Callable[..., Any] = new(ctypes.addressof(definition), holder, None)
+    return found
+
+
+class _Words(np.ndarray[Any, Any]):
+    """Words that keep alive what their numbers point to."""
+
+    needed: tuple[Any, ...]

@@ -1,0 +1,165 @@
+"""What else is done to images between convolutions, on channels-last arrays, so that they stay so: ``[n, *spatial, c]``.
+
+oneDNN's own maxima leave NaN out, so maxima and functions of elements are NumPy's, which do not care how an array lies.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from opyard.driver import Device
+from opyard.errors import KernelError
+from opyard.operation import Call
+from opyard.ops import windows
+
+from .. import pooling as blocks
+from ..threads import in_parts
+from .addresses import Array, address
+from .chains import SECONDS, Run
+from .execution import Execution
+from .layouts import accepts_images, concrete
+from .memory import channels_last, strided
+from .neighbourhoods import Windows, pooling
+from .primitives import Primitive
+
+
+def accepts_alike(call: Call, device: Device) -> str | None:
+    """Why these tensors cannot be combined element by element in one layout, or None."""
+    shapes = {concrete(spec.shape) for spec in call.inputs if spec is not None}
+    if len(shapes) > 1:
+        return f"takes tensors of one shape, not {' and '.join(map(str, sorted(map(list, shapes))))}"
+    return accepts_images(call, device)
+
+
+def accepts_channel_factors(call: Call, device: Device) -> str | None:
+    """Why the second tensor is no number for each channel of each image, or None."""
+    first, second = (concrete(spec.shape) for spec in call.inputs if spec is not None)
+    batch, channels = first[:2]
+    if second not in {(n, channels, *(1,) * (len(first) - 2)) for n in (1, batch)}:
+        return f"takes one number for each channel, [n or 1, {channels}, 1, ...], not {list(second)}"
+    return accepts_images(call, device)
+
+
+def prepare_channel_factors(call: Call, device: Device) -> Run:
+    """``x [n, *spatial, c]`` times ``[n, c, 1, ...]``, which is plain."""
+    spec = call.inputs[1]
+    assert spec is not None
+    batch, channels, *ones = concrete(spec.shape)
+    shape = (batch, *ones, channels)
+    return lambda x, factors: x * factors.reshape(shape)
+
+
+def accepts_concat(call: Call, device: Device) -> str | None:
+    """Why tensors are not joined along their channels, or None."""
+    spec = call.inputs[0]
+    assert spec is not None
+    if call.attrs["axis"] % spec.ndim != 1:
+        return f"joins channels, axis 1, not axis {call.attrs['axis']}"
+    if any(other is not None and not other.size for other in call.inputs):
+        return "an empty tensor has no need of layouts"
+    return accepts_images(call, device)
+
+
+def prepare_concat(call: Call, device: Device) -> Run:
+    """Joins channels."""
+    return lambda *parts: np.concatenate(parts, axis=-1)
+
+
+def prepare_max_pool(call: Call, device: Device) -> Run:
+    """Maxima, one axis after the other: NaN wins, padding never does."""
+    batch, channels, *counts = concrete(call.output.shape)
+    taps = blocks.taps_of(call, tuple(counts))
+    axes = [(1 + axis, ranges, count) for axis, (ranges, count) in enumerate(zip(taps, counts, strict=True))]
+    shape = (batch, *counts, channels)
+
+    def run(x: Array) -> Array:
+        result = np.empty(shape, np.float32)
+
+        def part(first: int, last: int) -> None:
+            for image in range(first, last):  # one by one, so that it stays in the cache between the passes
+                one = slice(image, image + 1)
+                blocks.reduce_windows(x[one], axes, np.maximum, -np.inf, result[one])
+
+        in_parts(part, batch, blocks.OPERATIONS * x.size)
+        return result
+
+    return run
+
+
+def _averages(call: Call) -> Primitive:
+    spec, attributes = call.inputs[0], call.attrs
+    assert spec is not None
+    shape, result = concrete(spec.shape), concrete(call.output.shape)
+    sizes, rank = shape[2:], len(shape) - 2
+    kernel = windows.per_axis(attributes["kernel"], rank, "kernel")
+    given = attributes["strides"]
+    steps = kernel if given is None else windows.per_axis(given, rank, "strides")
+    spread = windows.per_axis(attributes["dilations"], rank, "dilations")
+    pairs = windows.padding_pairs(attributes["padding"], sizes, kernel, steps, spread)
+    before = tuple(pair[0] for pair in pairs)
+    given_after = tuple(pair[1] for pair in pairs)
+    after = tuple(  # at least as far as the last window reaches, which rounding up makes more than the padding
+        max(pad, (n - 1) * s + (k - 1) * d + 1 - size - b)
+        for pad, n, s, k, d, size, b in zip(
+            *(given_after, result[2:], steps, kernel, spread, sizes, before), strict=True
+        )
+    )
+    if attributes["count_include_pad"] and after != given_after:
+        raise KernelError("oneDNN counts what windows reach beyond the padding as padding, too")
+    algorithm = "avg_include_padding" if attributes["count_include_pad"] else "avg_exclude_padding"
+    source, target = strided(shape, channels_last(shape)), strided(result, channels_last(result))
+    return pooling(algorithm, source, target, kernel, Windows(steps, spread, before, after))
+
+
+def accepts_average_pool(call: Call, device: Device) -> str | None:
+    """Why oneDNN has no such means of windows, or None."""
+    if not call.output.size:
+        return "an empty tensor has no need of layouts"
+    if reason := accepts_images(call, device):
+        return reason
+    try:
+        _averages(call)
+    except KernelError as error:
+        return str(error)
+    return None
+
+
+def prepare_average_pool(call: Call, device: Device) -> Run:
+    """Means of windows."""
+    execution = Execution(_averages(call), ("src", "dst"))
+    batch, channels, *counts = concrete(call.output.shape)
+    shape = (batch, *counts, channels)
+
+    def run(x: Array) -> Array:
+        result = np.empty(shape, np.float32)
+        execution.run(address(x), address(result))
+        return result
+
+    return run
+
+
+def prepare_global_average_pool(call: Call, device: Device) -> Run:
+    """Means over all spatial axes, as a plain ``[n, c, 1, ...]``."""
+    shape = concrete(call.output.shape)
+    spec = call.inputs[0]
+    assert spec is not None
+    axes, count = tuple(range(1, spec.ndim - 1)), math.prod(concrete(spec.shape)[2:])
+
+    def run(x: Array) -> Array:
+        result: Array = np.add.reduce(x, axis=axes)
+        result /= count
+        return result.reshape(shape)
+
+    return run
+
+
+def streaming_seconds(call: Call, device: Device) -> float:
+    """Estimated seconds of one pass by NumPy, on one thread."""
+    return call.cost.bytes / (0.5 * device.capabilities.bandwidth) + 2 * SECONDS
+
+
+def pool_seconds(call: Call, device: Device) -> float:
+    """Estimated seconds of a pass by oneDNN."""
+    return call.cost.bytes / device.capabilities.bandwidth + SECONDS

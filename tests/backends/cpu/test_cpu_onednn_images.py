@@ -1,0 +1,138 @@
+"""What stays channels-last between convolutions. See opyard_cpu.onednn.images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import opyard as oy
+from opyard.operation import Call
+from opyard.placement.measuring import convert, make_inputs
+from opyard.spec import TensorSpec
+from opyard_cpu.onednn import images, library
+
+pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
+
+Array = np.ndarray[Any, Any]
+GENERATOR = np.random.default_rng(0)
+
+
+def drawn(*shape: int) -> Array:
+    return GENERATOR.standard_normal(shape).astype(np.float32)
+
+
+def call_of(op: Any, *arrays: Array, **attributes: Any) -> Call:
+    return op.op.call(*map(TensorSpec.of, arrays), **attributes)
+
+
+def run(op: Any, name: str, *arrays: Array, **attributes: Any) -> Array:
+    """What the kernel of this name gives, brought back into the plain layout."""
+    registry = oy.default_registry()
+    device, call = registry.device("cpu:0"), call_of(op, *arrays, **attributes)
+    kernel = next(k for k in registry.kernels(op.op.name) if k.id == f"cpu/{name}")
+    assert kernel.refusal(call, device) is None
+    found = kernel.bind(call, device)(*make_inputs(kernel, call, device, arrays, registry))
+    plain: Array = convert(found, call.output, kernel.output_layout(0), "", device, registry)
+    np.testing.assert_allclose(plain, call.reference(*arrays)[0], rtol=1e-4, atol=1e-5)
+    return plain
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 9), (2, 5, 9, 7), (1, 3, 5, 6, 4)])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"kernel": 2},
+        {"kernel": 3, "strides": 2, "padding": 1},
+        {"kernel": 3, "strides": 2, "ceil_mode": True},
+        {"kernel": 2, "strides": 1, "padding": "same_upper"},
+    ],
+)
+@pytest.mark.parametrize("op", [oy.max_pool, oy.average_pool])
+def test_poolings(op: Any, attributes: dict[str, Any], shape: tuple[int, ...]) -> None:
+    run(op, "nhwc", drawn(*shape), **attributes)
+
+
+def test_dilated_poolings() -> None:
+    x, attributes = drawn(2, 5, 9, 7), {"kernel": 2, "strides": 1, "dilations": 2}
+    run(oy.max_pool, "nhwc", x, **attributes)
+    refusal = images.accepts_average_pool(
+        call_of(oy.average_pool, x, **attributes), oy.default_registry().device("cpu:0")
+    )
+    assert refusal is not None
+    assert refusal.startswith("oneDNN has only its slow reference implementation (ref")
+
+
+def test_maxima_of_nan_are_nan() -> None:
+    x = drawn(1, 3, 4, 4)
+    x[0, 1, 2, 2] = np.nan
+    found = run(oy.max_pool, "nhwc", x, kernel=2)
+    assert np.isnan(found).sum() == 1
+
+
+def test_means_that_count_padding_differently_are_refused() -> None:
+    x, device = drawn(1, 3, 6, 6), oy.default_registry().device("cpu:0")
+    kept = {"kernel": 3, "strides": 2, "padding": 1, "count_include_pad": True}
+    run(oy.average_pool, "nhwc", x, **kept)
+    beyond = call_of(oy.average_pool, x, **kept, ceil_mode=True)
+    reason = "oneDNN counts what windows reach beyond the padding as padding, too"
+    assert images.accepts_average_pool(beyond, device) == reason
+    empty = call_of(oy.average_pool, x[:0], **kept)
+    assert images.accepts_average_pool(empty, device) == "an empty tensor has no need of layouts"
+
+
+def test_global_means_are_plain() -> None:
+    run(oy.global_average_pool, "nhwc", drawn(3, 5, 4, 6))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_factor_for_each_channel(batch: int) -> None:
+    x = drawn(3, 5, 4, 6)
+    run(oy.multiply, "nhwc_factors", x, drawn(batch, 5, 1, 1))
+    device = oy.default_registry().device("cpu:0")
+    odd = call_of(oy.multiply, x, drawn(4, 6))
+    reason = "takes one number for each channel, [n or 1, 5, 1, ...], not [4, 6]"
+    assert images.accepts_channel_factors(odd, device) == reason
+    assert images.accepts_alike(odd, device) == "takes tensors of one shape, not [3, 5, 4, 6] and [4, 6]"
+
+
+def test_channels_are_joined() -> None:
+    x, y = drawn(2, 3, 4, 5), drawn(2, 6, 4, 5)
+    run(oy.concat, "nhwc", x, y, x, axis=1)
+    device = oy.default_registry().device("cpu:0")
+    other = call_of(oy.concat, x, x, axis=2)
+    assert images.accepts_concat(other, device) == "joins channels, axis 1, not axis 2"
+    empty = call_of(oy.concat, x, x[:, :0], axis=-3)
+    assert images.accepts_concat(empty, device) == "an empty tensor has no need of layouts"
+
+
+def test_a_network_with_everything_between_convolutions_is_converted_at_its_ends_only() -> None:
+    w1, w2, w3, b = drawn(8, 8, 3, 3) / 9, drawn(8, 16, 1, 1) / 4, drawn(8, 8, 1, 1) / 3, drawn(8)
+
+    def network(x: Any) -> Any:
+        y = oy.silu(oy.conv(x, w1, b, padding=1))
+        squeezed = oy.sigmoid(oy.conv(oy.global_average_pool(y), w3, b))
+        z = oy.max_pool(y * squeezed, kernel=2)
+        z = oy.conv(oy.concat(z, oy.average_pool(y, kernel=2), axis=1), w2, b)
+        return oy.conv(oy.relu(z), w3, b)
+
+    x = drawn(2, 8, 48, 48)
+    registry = oy.default_registry()
+    graph = oy.trace(network, TensorSpec.of(x))
+    with oy.using(block=("opencl", "cpu/im2col")):
+        placement = oy.place(graph, [registry.device("cpu:0")], registry, oy.costs.Roofline())
+        chosen = [decision.chosen.kernel for decision in placement.decisions]
+        found = oy.compile(network)(x)
+    images_only = [kernel for kernel in chosen if kernel.layouts.get("x") == "nhwc" or "nhwc" in kernel.name]
+    assert len(images_only) >= len(chosen) - 1
+    expected = reference(network, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def reference(function: Callable[..., Any], x: Array) -> Array:
+    graph = oy.trace(function, TensorSpec.of(x))
+    with oy.Session(graph, registry=oy.standard_registry()) as session:
+        found: Array = session.run(graph.result, {next(iter(graph.inputs)): x})
+    return found

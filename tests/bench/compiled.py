@@ -1,0 +1,192 @@
+"""Compiled loops against the streaming limit of the machine, NumPy and, where it is installed, PyTorch.
+
+    OPYARD_NUM_THREADS=1 uv run python tests/bench/compiled.py
+
+Candidates take turns; times are medians, of CPU time on one thread, of wall time on several. The limit of a case is what a copy
+takes that reads and writes as many bytes in the same run, with stores through or past the caches, whichever is faster.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import opyard as oy
+from opyard.region import Region
+from opyard.settings import num_threads
+from opyard.spec import TensorSpec
+from opyard_cpu.jit import compiled
+
+Array = np.ndarray[Any, Any]
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """What is timed: the ops, the same in NumPy and in PyTorch (a function of the module), and the shapes of the inputs."""
+
+    name: str
+    ops: Function
+    numpy: Function
+    torch: Function
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def _numpy_softmax(x: Array) -> Array:
+    weights = np.exp(x - x.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def _numpy_layer(x: Array, w: Array, b: Array) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + 1e-5) * w + b
+
+
+def _numpy_gelu(x: Array) -> Array:
+    return 0.5 * x * (1 + np.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+
+
+ROW = (1024,)
+LOOPS = (
+    Loop(
+        "chain of 5, 1M",
+        lambda x, y: oy.relu(x * y + x) * 0.5 - y,
+        lambda x, y: np.maximum(x * y + x, 0) * np.float32(0.5) - y,
+        lambda t: lambda x, y: t.relu(x * y + x) * 0.5 - y,
+        ((1 << 20,), (1 << 20,)),
+    ),
+    Loop(
+        "gelu (tanh) 1024 x 4096",
+        lambda x: oy.gelu(x, approximate="tanh"),
+        _numpy_gelu,
+        lambda t: lambda x: t.nn.functional.gelu(x, approximate="tanh"),
+        ((1024, 4096),),
+    ),
+    Loop(
+        "softmax 1024 x 1024",
+        lambda x: oy.softmax(x),
+        _numpy_softmax,
+        lambda t: lambda x: t.softmax(x, -1),
+        ((1024, 1024),),
+    ),
+    Loop(
+        "layer norm 1024 x 1024",
+        lambda x, w, b: oy.layer_normalization(x, w, b),
+        _numpy_layer,
+        lambda t: lambda x, w, b: t.nn.functional.layer_norm(x, ROW, w, b),
+        ((1024, 1024), ROW, ROW),
+    ),
+    Loop("sum of 16M", lambda x: oy.sum(x), np.sum, lambda t: t.sum, ((4096, 4096),)),
+    Loop(
+        "sum of rows, 4096 x 4096",
+        lambda x: oy.sum(x, axis=-1),
+        lambda x: x.sum(axis=-1),
+        lambda t: lambda x: t.sum(x, -1),
+        ((4096, 4096),),
+    ),
+    Loop(
+        "sum of columns, 4096 x 4096",
+        lambda x: oy.sum(x, axis=0),
+        lambda x: x.sum(axis=0),
+        lambda t: lambda x: t.sum(x, 0),
+        ((4096, 4096),),
+    ),
+)
+
+
+def bound(function: Function, arrays: list[Array]) -> tuple[Function, Region]:
+    """The kernel ``cpu/jit`` of a whole function."""
+    registry = oy.default_registry()
+    kernel = next(k for k in registry.region_compilers if k.id == "cpu/jit")
+    graph = oy.decompose(oy.trace(function, *map(TensorSpec.of, arrays)), lambda call: False)
+    work, device = Region(graph), registry.device("cpu:0")
+    reason = kernel.refusal(work, device)
+    assert reason is None, reason
+    return kernel.bind(work, device), work
+
+
+def copies(nbytes: int) -> dict[str, Function]:
+    """Copies that read half of so many bytes and write the other half: NumPy's, and compiled ones with both kinds of stores."""
+    source = np.ones(max(nbytes // 8, 1), np.float32)
+    target = np.empty_like(source)
+    made: dict[str, Function] = {"NumPy": lambda: np.copyto(target, source)}
+    usual = compiled.STREAM_BYTES
+    for name, limit in {"through": 1 << 60, "past": 0}.items():
+        compiled.STREAM_BYTES = limit
+        run, _ = bound(lambda x: x * 2.0 + 1.0, [source])
+        made[name] = lambda run=run: run(source, out=target)
+    compiled.STREAM_BYTES = usual
+    return made
+
+
+def clock() -> Callable[[], float]:
+    """CPU time where there is one thread."""
+    return time.process_time if num_threads() == 1 else time.perf_counter
+
+
+def medians(candidates: dict[str, Function], seconds: float) -> dict[str, float]:
+    """Seconds of one call of each; they take turns."""
+    now, times = clock(), {name: list[float]() for name in candidates}
+    for function in candidates.values():
+        function()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[next(iter(times))]) < 5:
+        for name, function in candidates.items():
+            begin = now()
+            function()
+            times[name].append(now() - begin)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def measure(loop: Loop, seconds: float) -> dict[str, float]:
+    """Medians of one loop in all ways, and its limit; the results are compared first."""
+    generator = np.random.default_rng(0)
+    arrays = [generator.standard_normal(shape).astype(np.float32) for shape in loop.shapes]
+    run, work = bound(loop.ops, arrays)
+    out = np.empty(work.outputs[0].shape, work.outputs[0].dtype)
+    expected = loop.numpy(*arrays)
+    np.testing.assert_allclose(run(*arrays, out=out), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    candidates: dict[str, Function] = {
+        "opyard": lambda: run(*arrays, out=out),
+        "NumPy": lambda: loop.numpy(*arrays),
+    }
+    try:
+        import torch
+    except ImportError:
+        torch = None
+    if torch is not None:
+        torch.set_num_threads(num_threads())
+        tensors, function = [torch.from_numpy(array) for array in arrays], loop.torch(torch)
+        candidates["PyTorch"] = lambda: function(*tensors)
+    nbytes = int(work.cost.bytes)
+    limits = {f"copy {name}": function for name, function in copies(nbytes).items()}
+    found = medians({**candidates, **limits}, seconds)
+    limit = min(found.pop(name) for name in limits)
+    return {**found, "limit": limit}
+
+
+def main(seconds: float = 3.0) -> dict[str, dict[str, float]]:
+    """Prints a table, or with ``--json`` the numbers."""
+    found = {loop.name: measure(loop, seconds) for loop in LOOPS}
+    if "--json" in sys.argv:
+        print(json.dumps(found))
+        return found
+    print("| loop | opyard | limit | part of the limit | NumPy | PyTorch |\n|---|---:|---:|---:|---:|---:|")
+    for name, row in found.items():
+        others = " | ".join(
+            f"{row[other] / row['opyard']:.1f} x" if other in row else "–" for other in ("NumPy", "PyTorch")
+        )
+        own, limit = row["opyard"], row["limit"]
+        print(f"| {name} | {own * 1e6:,.0f} us | {limit * 1e6:,.0f} us | {limit / own:.0%} | {others} |")
+    return found
+
+
+if __name__ == "__main__":
+    main()
