@@ -83,6 +83,9 @@ class FakeArray(np.ndarray[Any, Any]):
     def copy(self, order: Any = "C") -> Any:
         return on_device(np.array(self), FakeDevice.current[-1])
 
+    def get(self, out: Any) -> None:
+        out[...] = self
+
 
 def on_device(array: Any, number: int) -> FakeArray:
     result = np.array(array).view(FakeArray)
@@ -152,6 +155,9 @@ class FakePool:
     def free_all_blocks(self) -> None:
         FakePool.freed += 1
 
+    def malloc(self, size: int) -> Any:
+        raise NotImplementedError
+
 
 def _as_array(array: Any) -> FakeArray:
     if np.asarray(array).dtype.name.startswith("float8"):
@@ -172,6 +178,8 @@ def fake_cupy() -> Iterator[Any]:
         Stream=FakeStream,
         get_current_stream=FakeStream,
         get_elapsed_time=lambda start, stop: 2.5,
+        get_allocator=lambda: FakePool().malloc,
+        alloc_pinned_memory=bytearray,
         runtime=runtime,
     )
     yield SimpleNamespace(

@@ -52,6 +52,20 @@ def test_arrays_go_to_their_device_and_back(devices: tuple[CUDADevice, CUDADevic
     assert type(devices[1].download(array)) is np.ndarray
 
 
+def test_results_of_some_size_come_in_pinned_memory(
+    devices: tuple[CUDADevice, CUDADevice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        devices[0].cupy.cuda, "alloc_pinned_memory", lambda size: asked.append(size) or bytearray(size)
+    )
+    for values in (np.arange(1 << 14, dtype=np.float32).reshape(2, -1), np.arange(3.0)):
+        found = devices[0].download(devices[0].upload(values))
+        np.testing.assert_array_equal(found, values)
+        assert TensorSpec.of(found) == TensorSpec.of(values)
+    assert asked == [1 << 16]
+
+
 def test_an_empty_array_lies_on_its_device(devices: tuple[CUDADevice, CUDADevice]) -> None:
     array = devices[1].empty(TensorSpec((2, 0), "int32"))
     assert devices[1].owns(array)
@@ -113,6 +127,10 @@ def test_from_dlpack_takes_any_exporter(devices: tuple[CUDADevice, CUDADevice]) 
 def test_memory_counts_the_pool_as_free(devices: tuple[CUDADevice, CUDADevice], fake_cupy: Any) -> None:
     assert devices[0].memory_info() == (150, 1000)
     before = fake_cupy.get_default_memory_pool.freed
+    devices[0].release_memory()
+    assert fake_cupy.get_default_memory_pool.freed == before + 1
+    fake_cupy.cuda.get_allocator = lambda: len  # of a program: what it holds is not known
+    assert devices[0].memory_info() == (100, 1000)
     devices[0].release_memory()
     assert fake_cupy.get_default_memory_pool.freed == before + 1
 

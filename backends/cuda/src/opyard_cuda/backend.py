@@ -19,13 +19,17 @@ _DLPACK_CUDA = (2, 13)
 """Device types of DLPack whose memory a CUDA device can read: CUDA, and memory that CUDA manages."""
 
 
+_LEAST_PINNED, _MOST_PINNED = 1 << 16, 1 << 28
+"""Bytes of results that come in pinned memory: small ones gain nothing, and of large ones too much would be pinned."""
+
+
 class CUDADevice(Device):
-    """One GPU. Work goes to CuPy's current stream of the device."""
+    """One GPU. Work goes to CuPy's current stream of the device; ``cupy`` is the module."""
 
     def __init__(
         self, number: int, cupy: Any, driver_version: int = 0, libraries: frozenset[str] = frozenset()
     ) -> None:
-        self._cupy = cupy
+        self.cupy = cupy
         self._number = number
         attributes: Mapping[str, int] = self.handle.attributes
         properties = cupy.cuda.runtime.getDeviceProperties(number)
@@ -44,7 +48,7 @@ class CUDADevice(Device):
     def handle(self) -> Any:
         """A new ``cupy.cuda.Device``: inside ``with`` it is the current one."""
         # not kept: such an object remembers the device to go back to, and threads would share that
-        return self._cupy.cuda.Device(self._number)
+        return self.cupy.cuda.Device(self._number)
 
     def upload(self, array: np.ndarray[Any, Any]) -> Any:
         """A CuPy array with the contents of a NumPy array, staged through pinned memory; it does not wait for the copy.
@@ -53,16 +57,25 @@ class CUDADevice(Device):
         """
         with self.handle:
             try:
-                return self._cupy.asarray(array)
+                return self.cupy.asarray(array)
             except (TypeError, ValueError) as error:
                 raise DeviceError(
                     f"{self.name} cannot hold {array.dtype.name}[{', '.join(map(str, array.shape))}]: {error}; cast it first: cast(x, dtype='float32')."
                 ) from error
 
     def download(self, array: Any) -> np.ndarray[Any, Any]:
-        """A NumPy array with the contents of a CuPy array, after the work on the current stream is done."""
+        """A NumPy array with the contents of a CuPy array, after the work on the current stream is done.
+
+        Of some size, it lies in pinned memory from CuPy's pool, which the GPU writes to without a copy by the driver.
+        """
         with self.handle:
-            found: np.ndarray[Any, Any] = self._cupy.asnumpy(array)
+            found: np.ndarray[Any, Any]
+            if not _LEAST_PINNED <= array.nbytes <= _MOST_PINNED:
+                found = self.cupy.asnumpy(array)
+                return found
+            memory = self.cupy.cuda.alloc_pinned_memory(array.nbytes)
+            found = np.ndarray(array.shape, array.dtype, memory)
+            array.get(out=found)
             return found
 
     def owns(self, array: Any) -> bool:
@@ -72,7 +85,7 @@ class CUDADevice(Device):
     def empty(self, spec: TensorSpec) -> Any:
         """A CuPy array of unspecified contents."""
         with self.handle:
-            return self._cupy.empty(spec.shape, spec.dtype)
+            return self.cupy.empty(spec.shape, spec.dtype)
 
     def copy_from(self, array: Any, source: Device) -> Any:
         """A CuPy array of this GPU with the contents of another device's array.
@@ -82,7 +95,7 @@ class CUDADevice(Device):
         if not isinstance(array, self.array_type):
             if _dlpack_type(array) not in _DLPACK_CUDA:
                 return super().copy_from(array, source)
-            array = self._cupy.from_dlpack(array)
+            array = self.cupy.from_dlpack(array)
         return self._copy(array)
 
     def from_dlpack(self, array: Any) -> Any:
@@ -95,7 +108,7 @@ class CUDADevice(Device):
         if kind not in _DLPACK_CUDA:
             return self.upload(np.from_dlpack(array))
         with self.handle:
-            found = self._cupy.from_dlpack(array)
+            found = self.cupy.from_dlpack(array)
         return found if self.owns(found) else self._copy(found)
 
     def _copy(self, array: Any) -> Any:
@@ -104,15 +117,15 @@ class CUDADevice(Device):
             with self.handle:
                 return array.copy()
         with array.device:
-            written = self._cupy.cuda.Event(disable_timing=True)
+            written = self.cupy.cuda.Event(disable_timing=True)
             written.record()
         with self.handle:
-            self._cupy.cuda.get_current_stream().wait_event(written)
+            self.cupy.cuda.get_current_stream().wait_event(written)
             result = array.copy()  # onto the current device, by CuPy's rule
-            read = self._cupy.cuda.Event(disable_timing=True)
+            read = self.cupy.cuda.Event(disable_timing=True)
             read.record()
         with array.device:  # what frees or overwrites the source is ordered behind the copy
-            self._cupy.cuda.get_current_stream().wait_event(read)
+            self.cupy.cuda.get_current_stream().wait_event(read)
         return result
 
     def synchronize(self) -> None:
@@ -121,10 +134,16 @@ class CUDADevice(Device):
 
     def memory_info(self) -> tuple[int, int]:
         """Free and total bytes; what the pool holds and nobody uses counts as free."""
+        pool = self._pool()
         with self.handle:
-            pooled = self._cupy.get_default_memory_pool().free_bytes()
+            pooled = pool.free_bytes() if pool else 0
         free, total = self.handle.mem_info
         return free + pooled, total
+
+    def _pool(self) -> Any:
+        """The pool behind CuPy's current allocator, a MemoryPool or a MemoryAsyncPool; None where a program set another function."""
+        owner = getattr(self.cupy.cuda.get_allocator(), "__self__", None)
+        return owner if hasattr(owner, "free_bytes") else None
 
     def cache_bytes(self) -> int | None:
         """Size of the L2 cache, which all cores share."""
@@ -132,13 +151,14 @@ class CUDADevice(Device):
 
     def release_memory(self) -> None:
         """Gives what the pool holds and nobody uses back to the driver, for other processes."""
-        with self.handle:
-            self._cupy.get_default_memory_pool().free_all_blocks()
+        if pool := self._pool():
+            with self.handle:
+                pool.free_all_blocks()
 
     @contextmanager
     def stream(self) -> Iterator[Any]:
         """A new stream that is current inside ``with``. It begins behind the work so far; later work waits for it."""
-        cuda = self._cupy.cuda
+        cuda = self.cupy.cuda
         with self.handle:
             outer, inner = cuda.get_current_stream(), cuda.Stream(non_blocking=True)
             inner.wait_event(outer.record())
@@ -150,12 +170,12 @@ class CUDADevice(Device):
 
     def overlaps(self, array: Any, other: Any) -> bool:
         """Whether two arrays of CuPy may share memory."""
-        return bool(self._cupy.may_share_memory(array, other))
+        return bool(self.cupy.may_share_memory(array, other))
 
     def record(self) -> Any:
         """A CUDA event behind the work on the current stream."""
         with self.handle:
-            mark = self._cupy.cuda.Event()
+            mark = self.cupy.cuda.Event()
             mark.record()
             return mark
 
@@ -163,7 +183,7 @@ class CUDADevice(Device):
         """Seconds on the GPU between two events."""
         with self.handle:
             end.synchronize()
-            return float(self._cupy.cuda.get_elapsed_time(begin, end)) / 1e3  # it gives milliseconds
+            return float(self.cupy.cuda.get_elapsed_time(begin, end)) / 1e3  # it gives milliseconds
 
 
 class CUDABackend:

@@ -7,6 +7,7 @@ from typing import Any
 from opyard.hookspecs import hookimpl
 from opyard.registry import EVERY_SCALAR
 
+from . import native
 from .array_module import OnDevice
 
 OPYARD_API = (1, 1)
@@ -232,3 +233,4 @@ def opyard_register(registry: Any) -> None:
             accepts="opyard_cuda.kernels.creation:accepts_dtypes",
             out=True,
         )
+    native.register(registry)

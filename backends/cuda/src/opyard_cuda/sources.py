@@ -35,7 +35,14 @@ class CudaSource:
     options: tuple[str, ...] = ()
 
 
-PROVIDERS: tuple[str, ...] = ("opyard_cuda.elementwise_sources:sources",)
+PROVIDERS: tuple[str, ...] = (
+    "opyard_cuda.elementwise_sources:sources",
+    "opyard_cuda.native.rows:sources",
+    "opyard_cuda.native.reduce:sources",
+    "opyard_cuda.native.move:sources",
+    "opyard_cuda.native.windows:sources",
+    "opyard_cuda.native.attention:sources",
+)
 """Functions without arguments, as "module:function", that give sources; each module of kernels adds its own."""
 
 
