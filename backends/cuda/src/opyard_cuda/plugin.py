@@ -234,3 +234,13 @@ def opyard_register(registry: Any) -> None:
             out=True,
         )
     native.register(registry)
+    for name, part, efficiency in (("fused", "", 0.8), ("fused_rows", "_rows", 0.6)):
+        registry.region_compiler(
+            backend="cuda",
+            name=name,
+            claims=f"opyard_cuda.fusion:claims{part}",
+            accepts=f"opyard_cuda.fusion:accepts{part}",
+            prepare=f"opyard_cuda.fusion:prepare{part}",
+            out=True,
+            efficiency=efficiency,
+        )
