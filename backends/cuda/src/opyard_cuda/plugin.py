@@ -7,6 +7,7 @@ from typing import Any
 from opyard.hookspecs import hookimpl
 from opyard.registry import EVERY_SCALAR
 
+from . import native
 from .array_module import OnDevice
 from .patterns import PATTERNS
 
@@ -234,6 +235,7 @@ def opyard_register(registry: Any) -> None:
             accepts="opyard_cuda.kernels.creation:accepts_dtypes",
             out=True,
         )
+    native.register(registry)
 
 
 def _register_cublaslt(registry: Any) -> None:
