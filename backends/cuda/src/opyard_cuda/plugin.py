@@ -9,6 +9,7 @@ from opyard.registry import EVERY_SCALAR
 
 from . import native
 from .array_module import OnDevice
+from .patterns import PATTERNS
 
 OPYARD_API = (1, 1)
 
@@ -214,6 +215,7 @@ def opyard_register(registry: Any) -> None:
             registry.kernel(
                 op, backend="cuda", name="cupy", load=OnDevice(f"opyard_cuda.kernels.{module}:{op}"), **facts
             )
+    _register_cublaslt(registry)
     for op in CREATED:
         creation = "opyard_cuda.kernels.creation"
         registry.kernel(
@@ -234,6 +236,27 @@ def opyard_register(registry: Any) -> None:
             out=True,
         )
     native.register(registry)
+    _register_fused(registry)
+
+
+def _register_cublaslt(registry: Any) -> None:
+    epilogues = "opyard_cuda.kernels.epilogues"
+    facts: dict[str, Any] = {
+        "backend": "cuda",
+        "prepare": f"{epilogues}:prepare",
+        "accepts": f"{epilogues}:accepts",
+        "dtypes": ("float16", "bfloat16", "float32"),
+        "requires": ("cublaslt",),
+        "out": True,
+        "efficiency": 0.85,
+    }
+    for op in ("matmul", "linear"):
+        registry.kernel(op, name="cublaslt", **facts)
+    for pattern in PATTERNS:
+        registry.pattern(pattern, name=f"cublaslt_{pattern.__name__}", **facts)
+
+
+def _register_fused(registry: Any) -> None:
     for name, part, efficiency in (("fused", "", 0.8), ("fused_rows", "_rows", 0.6)):
         registry.region_compiler(
             backend="cuda",
