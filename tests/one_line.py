@@ -39,16 +39,16 @@ import numpy as np
 import opyard as oy
 from opyard_bump import bump
 
-device, kernel = {device!r}, {kernel!r}
+devices, kernel = {devices!r}, {kernel!r}
 x = np.linspace(-1.5, 1.5, 1 << 20, dtype=np.float32)
 with np.errstate(all="ignore"):
     expected = np.where(abs(x) < 1, np.exp(-1 / (1 - x * x)) * 3, 0) + 0.5
-compiled = oy.compile(lambda v: bump(v, height=3.0) + 0.5, devices=[device])
+compiled = oy.compile(lambda v: bump(v, height=3.0) + 0.5, devices=devices)
 np.testing.assert_allclose(compiled(x), expected, rtol=1e-5, atol=1e-6)
 found = {{decision.chosen.kernel.id for decision in compiled.explain(x).decisions}}
 assert kernel in (None, *found), found
 """
-"""Runs the op before another one on a device; ``kernel``, if it is named, has to compute both."""
+"""Runs the op before another one on devices; ``kernel``, if it is named, has to compute both."""
 
 CUDA = """
 import tempfile
