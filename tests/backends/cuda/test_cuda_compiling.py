@@ -144,8 +144,8 @@ def test_two_sources_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         list(sources.all_sources())
 
 
-def test_generated_kernels_of_many_lines_have_ranges() -> None:
-    many = CudaSource("many", "", tuple(map(str, range(compiling.MOST_LINES + 1))))
+def test_generated_kernels_have_one_line_with_ranges() -> None:
+    many = CudaSource("many", "", tuple(map(str, range(11))), summed=True)
     usage = {entry: Usage(10 + int(entry), 0, 0, 8) for entry in many.entries}
     assert list(compiling.rows(many, [usage])) == [("many", "11 kernels", ("10-20 / 0 / 8",))]
 

@@ -184,6 +184,15 @@ def test_transposed_operands_are_read_where_they_are(
     assert copies == [(7, 3)]
 
 
+def test_a_result_with_gaps_is_written_by_a_copy(library: Any, ops: dict[str, Op]) -> None:
+    device: Any = Device()
+    x, weight = device.upload(_values((3, 4), np.float32, 0)), device.upload(_values((4, 2), np.float32, 1))
+    run = epilogues.prepare(ops["matmul"].call(TensorSpec.of(x), TensorSpec.of(weight)), device)
+    out = array(np.zeros((3, 2, 2), np.float32))[..., 0]
+    assert run(x, weight, out=out) is out
+    np.testing.assert_array_equal(np.asarray(out), np.asarray(run(x, weight)))
+
+
 def test_an_algorithm_is_chosen_for_the_alignment_of_the_arrays(library: Any, ops: dict[str, Op]) -> None:
     device: Any = Device()
     call = ops["matmul"].call(TensorSpec((1, 4)), TensorSpec((4, 2)))

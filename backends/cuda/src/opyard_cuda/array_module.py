@@ -27,6 +27,11 @@ def device_of(arrays: tuple[Any, ...]) -> AbstractContextManager[Any]:
     return cast("AbstractContextManager[Any]", next(array for array in arrays if array is not None).device)
 
 
+def address(array: Any) -> int:
+    """Where the first element of an array lies in the memory of its device."""
+    return int(array.data.ptr)
+
+
 @dataclass(frozen=True, slots=True)
 class OnDevice:
     """A function on CuPy arrays, named "module:function", that runs on the device of its arrays.

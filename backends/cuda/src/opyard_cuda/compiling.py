@@ -21,9 +21,6 @@ from opyard.settings import cache_dir, num_threads
 from . import nvrtc
 from .sources import CudaSource, all_sources
 
-MOST_LINES = 10
-"""A source with more kernels than this, which are generated, has one line in the table, with ranges."""
-
 HEAD = """# CUDA kernels: registers and memory
 
 What NVRTC {version} makes of every CUDA source of opyard-cuda: registers of a thread / bytes of shared memory of a block that are fixed
@@ -52,7 +49,7 @@ def compile_all(work: Sequence[tuple[CudaSource, str]], headers: Path) -> list[d
 
 def rows(source: CudaSource, usages: Sequence[dict[str, nvrtc.Usage]]) -> Iterator[Row]:
     """The lines of a source, from what its kernels take on each architecture."""
-    if len(source.entries) > MOST_LINES:
+    if source.summed:
         cells = tuple(_cell(usage.values()) for usage in usages)
         yield source.name, f"{len(source.entries)} kernels", cells
         return

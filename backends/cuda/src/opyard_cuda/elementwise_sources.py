@@ -101,4 +101,4 @@ def _kernel(entry: str, inputs: str, output: str, operation: str) -> str:
 
 def _source(name: str, program: _Program, preamble: str) -> CudaSource:
     text = "\n".join(["#include <cuda_fp16.h>", preamble, *program.entries.values()])
-    return CudaSource(name, text, tuple(program.entries))
+    return CudaSource(name, text, tuple(program.entries), summed=True)

@@ -7,6 +7,7 @@ from typing import Any
 from opyard.hookspecs import hookimpl
 from opyard.registry import EVERY_SCALAR
 
+from . import native
 from .array_module import OnDevice
 from .patterns import PATTERNS
 
@@ -234,6 +235,8 @@ def opyard_register(registry: Any) -> None:
             accepts="opyard_cuda.kernels.creation:accepts_dtypes",
             out=True,
         )
+    native.register(registry)
+    _register_fused(registry)
 
 
 def _register_cublaslt(registry: Any) -> None:
@@ -251,3 +254,21 @@ def _register_cublaslt(registry: Any) -> None:
         registry.kernel(op, name="cublaslt", **facts)
     for pattern in PATTERNS:
         registry.pattern(pattern, name=f"cublaslt_{pattern.__name__}", **facts)
+
+
+def _register_fused(registry: Any) -> None:
+    fusion = "opyard_cuda.fusion"
+    for name, part, facts in (
+        ("fused", "", {"efficiency": 0.8}),
+        ("fused_rows", "_rows", {"cost": f"{fusion}:cost_rows"}),
+        ("fused_product", "_product", {"efficiency": 0.05}),  # no tensor cores; nothing else takes integers
+    ):
+        registry.region_compiler(
+            backend="cuda",
+            name=name,
+            claims=f"{fusion}:claims{part}",
+            accepts=f"{fusion}:accepts{part}",
+            prepare=f"{fusion}:prepare{part}",
+            out=True,
+            **facts,
+        )

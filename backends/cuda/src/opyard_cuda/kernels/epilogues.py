@@ -10,7 +10,7 @@ from opyard.operation import Call
 from opyard.region import Region
 
 from .. import cublaslt
-from ..array_module import xp
+from ..array_module import address, xp
 from ..cublaslt import ALIGNMENT, Form, Product
 
 Work = Call | Region
@@ -47,24 +47,26 @@ def prepare(work: Work, device: Any) -> Callable[..., Any]:
     cuda, number = device.cupy.cuda, device.number
 
     def run(x: Any, weight: Any, bias: Any = None, *, out: Any = None) -> Any:
-        result = device.empty(output) if out is None else out
         with device.handle:
+            result = device.empty(output) if out is None or not out.flags.c_contiguous else out
             left, by_columns = _matrix(x.reshape(-1, x.shape[-1]))
             right, weight_by_columns = _matrix(weight)
-            addend = None if bias is None else xp().ascontiguousarray(bias).data.ptr
-            addresses = left.data.ptr | right.data.ptr | result.data.ptr | (addend or 0)
+            row = None if bias is None else xp().ascontiguousarray(bias)
+            addend = None if row is None else address(row)
+            places = address(left), address(right), addend, address(result)
+            common = places[0] | places[1] | (addend or 0) | places[3]
             form = Form(
                 *(left.shape[0], right.shape[1], left.shape[1], dtype, _with_bias(epilogue, addend)),
                 transposed=(by_columns, weight_by_columns),
-                alignment=min(ALIGNMENT, addresses & -addresses),
+                alignment=min(ALIGNMENT, common & -common),
             )
             product = _product(form, number)
             space = cuda.alloc(product.workspace) if product.workspace else None
-            product.launch(
-                *(left.data.ptr, right.data.ptr, addend, result.data.ptr),
-                *(space.ptr if space else 0, cuda.get_current_stream().ptr),
-            )
-        return result
+            product.launch(*places, space.ptr if space else 0, cuda.get_current_stream().ptr)
+            if out is None or out is result:
+                return result
+            out[...] = result
+            return out
 
     return run
 

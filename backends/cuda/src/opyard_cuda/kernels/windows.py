@@ -123,7 +123,7 @@ def conv_transpose(
 
 
 @dataclass(frozen=True, slots=True)
-class _Pooling:
+class Pooling:
     """The geometry of pooling, one entry for each spatial axis; ``beyond`` is what ceil_mode adds behind the padding."""
 
     kernel: Sizes
@@ -134,7 +134,7 @@ class _Pooling:
     beyond: Pairs
 
     @staticmethod
-    def of(x: Any, kernel: Any, strides: Any, padding: Any, dilations: Any, ceil_mode: bool) -> _Pooling:
+    def of(x: Any, kernel: Any, strides: Any, padding: Any, dilations: Any, ceil_mode: bool) -> Pooling:
         rank, spatial = x.ndim - 2, x.shape[2:]
         sizes = windows.per_axis(kernel, rank, "kernel")
         steps = sizes if strides is None else windows.per_axis(strides, rank, "strides")
@@ -143,7 +143,7 @@ class _Pooling:
         pairs = windows.padding_pairs(padding, spatial, sizes, steps, spread)
         room = tuple(before + n + after for n, (before, after) in zip(spatial, pairs, strict=True))
         beyond = windows.missing_after(room, counts, windows.window_extents(sizes, spread), steps)
-        return _Pooling(sizes, steps, spread, counts, pairs, beyond)
+        return Pooling(sizes, steps, spread, counts, pairs, beyond)
 
     def windows(self, x: Any, fill: float) -> Any:
         """All windows of ``x`` padded with ``fill``: ``[n, c, *counts, *kernel]``."""
@@ -175,7 +175,7 @@ def _kernel_axes(x: Any) -> tuple[int, ...]:
 def max_pool(x: Any, *, kernel: Any, strides: Any, padding: Any, dilations: Any, ceil_mode: bool) -> Any:
     """Greatest element of each window; padding never wins."""
     least = -np.inf if x.dtype.kind == "f" else int(np.iinfo(x.dtype).min)
-    pooling = _Pooling.of(x, kernel, strides, padding, dilations, ceil_mode)
+    pooling = Pooling.of(x, kernel, strides, padding, dilations, ceil_mode)
     return reductions.max(pooling.windows(x, least), axis=_kernel_axes(x), keepdims=False)
 
 
@@ -190,7 +190,7 @@ def average_pool(
     count_include_pad: bool,
 ) -> Any:
     """Mean of each window; padding counts as zeros with ``count_include_pad``, else not at all."""
-    pooling = _Pooling.of(x, kernel, strides, padding, dilations, ceil_mode)
+    pooling = Pooling.of(x, kernel, strides, padding, dilations, ceil_mode)
     values = wide(x)
     total = reductions.sum(pooling.windows(values, 0), axis=_kernel_axes(x), keepdims=False)
     elements = np.maximum(pooling.elements(x.shape[2:], count_include_pad), 1)
