@@ -46,16 +46,6 @@ SPILLING = CudaSource(
 )
 
 
-@pytest.fixture(scope="session")
-def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for CUDA's headers; skips, with the reason, where NVRTC is not installed."""
-    try:
-        nvrtc.library()
-    except DeviceUnavailable as error:
-        pytest.skip(str(error))
-    return tmp_path_factory.mktemp("headers")
-
-
 def _kept() -> tuple[str, list[list[str]]]:
     """The version of NVRTC that the page is of, and the cells of its lines."""
     text = PAGE.read_text(encoding="utf-8")

@@ -215,7 +215,6 @@ def opyard_register(registry: Any) -> None:
             registry.kernel(
                 op, backend="cuda", name="cupy", load=OnDevice(f"opyard_cuda.kernels.{module}:{op}"), **facts
             )
-    _register_cublaslt(registry)
     for op in CREATED:
         creation = "opyard_cuda.kernels.creation"
         registry.kernel(
@@ -236,6 +235,8 @@ def opyard_register(registry: Any) -> None:
             out=True,
         )
     native.register(registry)
+    _register_cublaslt(registry)
+    _register_fusion(registry)
 
 
 def _register_cublaslt(registry: Any) -> None:
@@ -253,3 +254,16 @@ def _register_cublaslt(registry: Any) -> None:
         registry.kernel(op, name="cublaslt", **facts)
     for pattern in PATTERNS:
         registry.pattern(pattern, name=f"cublaslt_{pattern.__name__}", **facts)
+
+
+def _register_fusion(registry: Any) -> None:
+    for name, part, efficiency in (("fused", "", 0.8), ("fused_rows", "_rows", 0.6)):
+        registry.region_compiler(
+            backend="cuda",
+            name=name,
+            claims=f"opyard_cuda.fusion:claims{part}",
+            accepts=f"opyard_cuda.fusion:accepts{part}",
+            prepare=f"opyard_cuda.fusion:prepare{part}",
+            out=True,
+            efficiency=efficiency,
+        )

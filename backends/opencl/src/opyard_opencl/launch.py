@@ -17,7 +17,7 @@ from opyard.spec import TensorSpec
 from .array import Array
 from .device import OpenCLDevice, failure
 
-Prepare = Callable[[Call, OpenCLDevice], Callable[..., Any]]
+Prepare = Callable[[Any, OpenCLDevice], Callable[..., Any]]
 
 _GROUP = 64  # work items of a group on devices other than CPUs
 

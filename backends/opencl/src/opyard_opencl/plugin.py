@@ -108,12 +108,13 @@ def opyard_register(registry: Any) -> None:
                 efficiency=efficiency,
                 out=prepare not in WITHOUT_OUT,
             )
-    registry.region_compiler(
-        backend="opencl",
-        name="fused",
-        claims="opyard_opencl.fusion:claims",
-        prepare="opyard_opencl.fusion:prepare",
-        accepts="opyard_opencl.fusion:accepts",
-        cost="opyard_opencl.fusion:cost",
-        out=True,
-    )
+    for name, module in (("fused", "opyard_opencl.fusion"), ("fused_rows", "opyard_opencl.row_fusion")):
+        registry.region_compiler(
+            backend="opencl",
+            name=name,
+            claims=f"{module}:claims",
+            prepare=f"{module}:prepare",
+            accepts=f"{module}:accepts",
+            cost=f"{module}:cost",
+            out=True,
+        )

@@ -85,6 +85,11 @@ def shape_refusal(region: Region) -> str | None:
     shapes = {spec.shape for spec in region.outputs}
     if len(shapes) > 1:
         return f"its outputs have {len(shapes)} shapes"
+    return array_refusal(region)
+
+
+def array_refusal(region: Region) -> str | None:
+    """Why a region has too many arrays for a kernel, or None."""
     arrays = len(region.inputs) + len(region.outputs) + len(region.graph.constants)
     return f"it has {arrays} arrays; a kernel takes {MOST_ARRAYS}" if arrays > MOST_ARRAYS else None
 
