@@ -60,6 +60,7 @@ def numpy_for_cupy(monkeypatch: pytest.MonkeyPatch) -> HostDevice:
     """NumPy in the place of CuPy: the logic of array kernels is the same, their speed and streams are not."""
     monkeypatch.setattr(array_module, "MODULE", "numpy")
     monkeypatch.setattr(array_module, "device_of", lambda arrays: nullcontext())
+    monkeypatch.setattr(array_module, "address", lambda array: array.ctypes.data)
     monkeypatch.setattr(array_module, "_resolved", lambda target: resolve(target.replace("cupy:", "numpy:")))
     return HostDevice()
 
