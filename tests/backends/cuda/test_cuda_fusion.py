@@ -153,6 +153,15 @@ def test_calls_that_are_not_claimed(kind: str, function: Any, specs: Any, reason
     assert refusal is not None and refusal.startswith(reason)
 
 
+def test_few_rows_leave_most_of_a_gpu_idle(numpy_for_cupy: Any) -> None:
+    def seconds(rows: int) -> float:
+        graph = oy.trace(lambda x: oy.sum(x * 2.0, axis=-1), oy.TensorSpec((rows, (1 << 24) // rows)))
+        region = Region.of(graph.nodes, graph.inputs.values(), graph.outputs.values())
+        return fusion.cost_rows(region, numpy_for_cupy)
+
+    assert seconds(1) > 100 * seconds(1 << 12)
+
+
 @pytest.fixture(scope="session")
 def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:

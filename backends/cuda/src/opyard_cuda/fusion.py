@@ -32,6 +32,12 @@ MOST_BLOCKS = 8192
 GROUPS = (32, 256)
 """The least and the most threads that compute a row together."""
 
+ROWS_EFFICIENCY = 0.6
+"""Of the roofline: an estimate, as nothing here was measured on a GPU. Elements are computed anew in each pass."""
+
+UNITS = 132
+"""Multiprocessors of a large GPU (H100, H200)."""
+
 ENTRY = "fused"
 
 _SHORT = {
@@ -76,6 +82,13 @@ def accepts_rows(region: Region, device: Device) -> str | None:
     except SpecError as error:
         return str(error)
     return array_refusal(region)
+
+
+def cost_rows(region: Region, device: Device) -> float:
+    """Estimated seconds; a row is computed by one block, so that few rows leave most of a GPU idle."""
+    (flops, nbytes), can = region.cost, device.capabilities
+    idle = max(1.0, UNITS / plan_of(region).rows)
+    return idle * max(flops / can.flops, nbytes / can.bandwidth) / ROWS_EFFICIENCY + can.launch_seconds
 
 
 def elementwise_source(region: Region) -> tuple[CudaSource, int, list[int], tuple[Any, ...]]:

@@ -236,7 +236,7 @@ def opyard_register(registry: Any) -> None:
         )
     native.register(registry)
     _register_cublaslt(registry)
-    _register_fusion(registry)
+    _register_fused(registry)
 
 
 def _register_cublaslt(registry: Any) -> None:
@@ -256,14 +256,18 @@ def _register_cublaslt(registry: Any) -> None:
         registry.pattern(pattern, name=f"cublaslt_{pattern.__name__}", **facts)
 
 
-def _register_fusion(registry: Any) -> None:
-    for name, part, efficiency in (("fused", "", 0.8), ("fused_rows", "_rows", 0.6)):
+def _register_fused(registry: Any) -> None:
+    fusion = "opyard_cuda.fusion"
+    for name, part, facts in (
+        ("fused", "", {"efficiency": 0.8}),
+        ("fused_rows", "_rows", {"cost": f"{fusion}:cost_rows"}),
+    ):
         registry.region_compiler(
             backend="cuda",
             name=name,
-            claims=f"opyard_cuda.fusion:claims{part}",
-            accepts=f"opyard_cuda.fusion:accepts{part}",
-            prepare=f"opyard_cuda.fusion:prepare{part}",
+            claims=f"{fusion}:claims{part}",
+            accepts=f"{fusion}:accepts{part}",
+            prepare=f"{fusion}:prepare{part}",
             out=True,
-            efficiency=efficiency,
+            **facts,
         )

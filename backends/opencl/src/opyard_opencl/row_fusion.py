@@ -49,9 +49,8 @@ def accepts(region: Region, device: Device) -> str | None:
 
 
 def cost(region: Region, device: Device) -> float:
-    """Estimated seconds; processors compute a row on one thread."""
-    plan, workers = plan_of(region), getattr(device, "workers", 1)
-    idle = max(1.0, workers / plan.rows) if device.kind == "cpu" else 1.0
+    """Estimated seconds; a row is computed by one unit of the device, whatever its length."""
+    idle = max(1.0, getattr(device, "workers", 1) / plan_of(region).rows)
     return idle * fusion.seconds(region, device, EFFICIENCY)
 
 
