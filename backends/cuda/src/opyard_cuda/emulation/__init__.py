@@ -28,7 +28,7 @@ warp, and in it one lane, as far as it can go."""
 
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-shared", "-fPIC", "-w", "-ffp-contract=off", "-fno-strict-aliasing")
-_CHECKED = ("-O1", "-fsanitize=thread,bounds", "-c")
+_CHECKED = ("-O1", "-fsanitize=thread,bounds,integer-divide-by-zero", "-c")
 _EDGES = ("__ehdr_start", "_end", "__bss_start")
 """What the linker calls the begin and the end of a library, and the begin of what is static and not initialized."""
 
