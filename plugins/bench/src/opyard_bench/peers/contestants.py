@@ -94,10 +94,10 @@ def _torch_function(model: Model, threads: int) -> tuple[Any, list[Any]]:
     """The model as a module of PyTorch, and its inputs as tensors."""
     import torch
 
-    from opyard_bench.peers.torch_table import make_table
+    from opyard_bench.peers.torch_table import TABLE
 
     torch.set_num_threads(threads)
-    function = translate(model.graph, make_table(), "PyTorch")
+    function = translate(model.graph, TABLE, "PyTorch")
 
     class Translated(torch.nn.Module):  # type: ignore[misc]  # which is anything where torch is absent
         def __init__(self) -> None:
@@ -141,9 +141,9 @@ def prepare_jax(model: Model, threads: int) -> Run:
     """JAX, compiled by XLA; weights are arguments."""
     import jax
 
-    from opyard_bench.peers.jax_table import make_table
+    from opyard_bench.peers.jax_table import TABLE
 
-    function = jax.jit(translate(model.graph, make_table(), "JAX"))
+    function = jax.jit(translate(model.graph, TABLE, "JAX"))
     constants = [jax.device_put(array) for array in model.graph.constants.values()]
     inputs = [jax.device_put(array) for array in model.feeds.values()]
     return lambda: jax.block_until_ready(function(constants, inputs))
