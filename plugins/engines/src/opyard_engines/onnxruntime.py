@@ -1,0 +1,84 @@
+"""Regions in ONNX Runtime: arrays are bound where they lie, all sessions share one pool of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+import opyard as oy
+from opyard import settings
+from opyard.operation import Call
+from opyard.region import Region
+from opyard_engines.regions import Array, alone, as_onnx, claim_refusal, with_constants
+
+TITLE, MODULE = "ONNX Runtime", "onnxruntime"
+
+SEVERE = 4
+"""Log level: what else it has to say comes as an exception."""
+
+
+def claims(call: Call, device: oy.Device) -> str | None:
+    """Whether ONNX Runtime can compute a call, by making a session of it."""
+    return claim_refusal(call, TITLE, MODULE) or _import_refusal(call)
+
+
+@lru_cache(maxsize=1024)
+def _import_refusal(call: Call) -> str | None:
+    try:
+        _session(as_onnx(alone(call)), optimised=False)
+    except Exception as error:
+        return f"{TITLE} does not take it: {' '.join(str(error).split())[:200]}"
+    return None
+
+
+@cache
+def _library() -> Any:
+    """The module, its pool of threads set up."""
+    import onnxruntime
+
+    onnxruntime.set_global_thread_pool_sizes(settings.num_threads(), 1)
+    onnxruntime.set_default_logger_severity(SEVERE)
+    return onnxruntime
+
+
+def _session(model: bytes, optimised: bool = True) -> Any:
+    library = _library()
+    options = library.SessionOptions()
+    options.use_per_session_threads = False
+    options.log_severity_level = SEVERE
+    # threads that wait busily behind a region would take the processors from what comes next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimised:
+        options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def prepare(region: Region, device: oy.Device, constants: Sequence[Array | None]) -> Callable[..., Any]:
+    """A session of the region, and a function that binds arrays to it."""
+    graph, left = with_constants(region, constants)
+    session = _session(as_onnx(graph))
+    inputs = [(position, region.input_names[position]) for position in left]
+    outputs = [(name, value.shape) for name, value in graph.outputs.items()]
+    single = not region.is_tuple
+
+    def run(*arrays: Any, out: Any = None) -> Any:
+        binding = session.io_binding()
+        kept = []  # contiguous copies live until the run is over
+        for position, name in inputs:
+            array = np.ascontiguousarray(arrays[position])
+            kept.append(array)
+            binding.bind_cpu_input(name, array)
+        direct = out is not None and out.flags.c_contiguous
+        made = [out] if direct else [np.empty(shape, np.float32) for _, shape in outputs]
+        for (name, shape), array in zip(outputs, made, strict=True):
+            binding.bind_output(name, "cpu", 0, np.float32, shape, array.ctypes.data)
+        session.run_with_iobinding(binding)
+        if out is not None and not direct:
+            out[...] = made[0]
+            return out
+        return made[0] if single else tuple(made)
+
+    return run
