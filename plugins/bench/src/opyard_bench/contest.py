@@ -27,12 +27,16 @@ TOLERANCE = 1e-4
 
 THREAD_VARIABLES = ("OPYARD_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
+WALL, PROCESSOR = CLOCKS = ("wall", "processor")
+
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ContestOptions:
-    """What is asked for. ``tuning``: seconds for ours, 0 for none; ``cache``: folder of its costs, "" for a new one."""
+    """What is asked for. ``tuning``: seconds for ours, 0 for none; ``cache``: folder of its costs, "" for a new one;
+    ``clock``: "wall", or "processor", which other programs disturb less, and which tells something of one thread alone.
+    """
 
     models: tuple[str, ...]
     peers: tuple[str, ...]
@@ -42,6 +46,7 @@ class ContestOptions:
     tuning: float = 30.0
     scale: str = "full"
     cache: str = ""
+    clock: str = WALL
     seed: int = 0
 
 
@@ -125,7 +130,7 @@ def _play(options: ContestOptions, cell: tuple[str, int, int], cache: str, progr
             _compare(players)
             for number in range(options.rounds):
                 progress(0.6 + 0.4 * number / options.rounds, f"{title}: round {number + 1}")
-                _round(players, Random(options.seed + number))
+                _round(players, options.clock, Random(options.seed + number))
             _profile(players[0])
         except KeyboardInterrupt:
             interrupted = True
@@ -201,7 +206,7 @@ def _compare(players: Sequence[_Player]) -> None:
             player.close()
 
 
-def _round(players: Sequence[_Player], random: Random) -> None:
+def _round(players: Sequence[_Player], clock: str, random: Random) -> None:
     """One sample of each, in random order."""
     ready = [player for player in players if player.side is not None]
     for player in random.sample(ready, len(ready)):
@@ -212,7 +217,8 @@ def _round(players: Sequence[_Player], random: Random) -> None:
             player.fail(error)
             continue
         entry = player.entry
-        player.entry = replace(entry, samples=(*entry.samples, wall), cpu=(*entry.cpu, cpu))
+        taken = wall if clock == WALL else cpu
+        player.entry = replace(entry, samples=(*entry.samples, taken), cpu=(*entry.cpu, cpu))
 
 
 def _profile(ours: _Player) -> None:

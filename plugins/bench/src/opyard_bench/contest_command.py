@@ -12,7 +12,7 @@ from opyard.cli.output import print_table, print_text
 from opyard.errors import SettingsError, did_you_mean
 from opyard_bench import keeping
 from opyard_bench.command import progress_bar
-from opyard_bench.contest import ContestOptions, contest
+from opyard_bench.contest import CLOCKS, WALL, ContestOptions, contest
 from opyard_bench.contest_record import Contest, to_text
 from opyard_bench.contest_report import headings, remarks, table_rows, to_markdown
 from opyard_bench.models.suite import NAMES, SCALES, check_names
@@ -57,6 +57,13 @@ ALL = "all"
     help="Sizes of the models: those of the papers, or small ones.",
 )
 @click.option(
+    "--clock",
+    type=click.Choice(CLOCKS),
+    default=WALL,
+    show_default=True,
+    help="What is compared. On a busy machine processor time, with one thread.",
+)
+@click.option(
     "--cache", default="", metavar="FOLDER", help="Keep what tuning measures there. Default: nowhere."
 )
 @click.option("--json", "json_path", metavar="FILE", help="Write the record, anew after each model.")
@@ -69,6 +76,7 @@ def models(
     rounds: int,
     tuning: float,
     scale: str,
+    clock: str,
     cache: str,
     json_path: str | None,
     markdown_path: str | None,
@@ -86,6 +94,7 @@ def models(
         rounds=rounds,
         tuning=tuning,
         scale=scale,
+        clock=clock,
         cache=cache,
     )
     files = [Path(path) for path in (json_path, markdown_path) if path is not None]

@@ -32,8 +32,8 @@ class Entry:
     first       seconds from the model to the end of its first run, in a process of its own, compilation included
     tuning      seconds of tuning before that, in another process; None for peers
     tuned       what came of tuning, as a sentence
-    samples     wall seconds of one run, one number for each round
-    cpu         processor seconds likewise, of all threads
+    samples     seconds of one run by the clock of the options, one number for each round
+    cpu         processor seconds of all threads, likewise
     kernels     of ours, (what and by which kernel, share of the time of all kernels), the greatest first
     """
 
