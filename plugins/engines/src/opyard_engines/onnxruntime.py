@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,27 @@ import opyard as oy
 from opyard import settings
 from opyard.operation import Call
 from opyard.region import Region
-from opyard_engines.regions import Array, alone, as_onnx, claim_refusal, with_constants
+from opyard_engines.regions import Array, alone, as_onnx, claim_refusal, key_of, with_constants
 
 TITLE, MODULE = "ONNX Runtime", "onnxruntime"
 
 SEVERE = 4
 """Log level: what else it has to say comes as an exception."""
 
+_answers: dict[Any, str | None] = {}
+"""Why not, by ``key_of``."""
+
 
 def claims(call: Call, device: oy.Device) -> str | None:
     """Whether ONNX Runtime can compute a call, by making a session of it."""
-    return claim_refusal(call, TITLE, MODULE) or _import_refusal(call)
+    if refusal := claim_refusal(call, TITLE, MODULE):
+        return refusal
+    key = key_of(call)
+    if key not in _answers:
+        _answers[key] = _import_refusal(call)
+    return _answers[key]
 
 
-@lru_cache(maxsize=1024)
 def _import_refusal(call: Call) -> str | None:
     try:
         _session(as_onnx(alone(call)), optimised=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,24 @@ import opyard as oy
 from opyard import settings
 from opyard.operation import Call
 from opyard.region import Region
-from opyard_engines.regions import Array, alone, as_onnx, claim_refusal, with_constants
+from opyard_engines.regions import Array, alone, as_onnx, claim_refusal, key_of, with_constants
 
 TITLE, MODULE = "OpenVINO", "openvino"
+
+_answers: dict[Any, str | None] = {}
+"""Why not, by ``key_of``."""
 
 
 def claims(call: Call, device: oy.Device) -> str | None:
     """Whether OpenVINO can compute a call, by asking its importer and its CPU plugin."""
-    return claim_refusal(call, TITLE, MODULE) or _import_refusal(call)
+    if refusal := claim_refusal(call, TITLE, MODULE):
+        return refusal
+    key = key_of(call)
+    if key not in _answers:
+        _answers[key] = _import_refusal(call)
+    return _answers[key]
 
 
-@lru_cache(maxsize=1024)
 def _import_refusal(call: Call) -> str | None:
     try:
         core = _core()

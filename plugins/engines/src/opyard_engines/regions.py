@@ -47,6 +47,11 @@ def claim_refusal(call: Call, engine: str, module: str) -> str | None:
     return None
 
 
+def key_of(call: Call) -> tuple[Any, ...]:
+    """What an engine's answer depends on: sizes do not decide whether it has an operator."""
+    return call.op, tuple(spec and (spec.dtype, spec.ndim) for spec in call.inputs), call.attributes
+
+
 def accepts(region: Region, device: oy.Device) -> str | None:
     """Refuses regions that are too small to pay, and too large to be a model."""
     if len(region.graph.nodes) < LEAST_NODES:
