@@ -197,7 +197,7 @@ def test_a_wrong_contestant_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> Non
         "mlp, batch 1, threads 1: torch wrong: its outputs differ by 1.0e+00 from those of opyard, more than 0.0001"
         in sentences
     )
-    assert "mlp, batch 1, threads 1: 3.00 times the best peer; 75% relu by cpu/numpy." in sentences
+    assert "mlp, batch 1, threads 1: 3.00 times the best peer: 75% relu by cpu/numpy." in sentences
     assert table_rows(found) == [["mlp", "1", "1", "3e+03", "1e+03", "wrong", "ort", "3.00", "", "0.50"]]
 
 
@@ -222,6 +222,11 @@ def test_an_interrupt_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -
     )
     assert found.interrupted
     assert [entry.error for entry in found.matches[0].entries] == [0.0, 0.0]
+    sampled = Match(
+        "mlp", 1, 1, 6, 7, (Entry(OURS, "ok", samples=(2.0,)), Entry("ort", "ok", samples=(1.0,)))
+    )
+    text = remarks(replace(found, matches=(sampled,)))
+    assert "mlp, batch 1, threads 1: 2.00 times the best peer: no profile." in text
     assert remarks(found)[-1] == "The run was interrupted: what is missing was not measured."
 
 

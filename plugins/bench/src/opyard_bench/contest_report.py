@@ -76,7 +76,9 @@ def remarks(found: Contest) -> list[str]:
         ]
         if match.ratio and match.ratio > LIMIT:
             parts = [f"{share:.0%} {name}" for name, share in match.entries[0].kernels[:SHOWN_KERNELS]]
-            sentences.append(f"{where}: {match.ratio:.2f} times the best peer; {', '.join(parts)}.")
+            sentences.append(
+                f"{where}: {match.ratio:.2f} times the best peer: {', '.join(parts) or 'no profile'}."
+            )
     if found.interrupted:
         sentences.append("The run was interrupted: what is missing was not measured.")
     return sentences
