@@ -1,9 +1,9 @@
-"""Regions in ONNX Runtime: arrays are bound where they lie, all sessions share one pool of threads."""
+"""Regions in ONNX Runtime: arrays are bound where they lie, and bound anew where they moved."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,26 +41,20 @@ def _import_refusal(call: Call) -> str | None:
     return None
 
 
-@cache
-def _library() -> Any:
-    """The module, its pool of threads set up."""
+def _session(model: bytes, optimised: bool = True) -> Any:
+    """A session with threads of its own: a pool for all would forbid the program to make sessions as it likes."""
     import onnxruntime
 
-    onnxruntime.set_global_thread_pool_sizes(settings.num_threads(), 1)
-    onnxruntime.set_default_logger_severity(SEVERE)
-    return onnxruntime
-
-
-def _session(model: bytes, optimised: bool = True) -> Any:
-    library = _library()
-    options = library.SessionOptions()
-    options.use_per_session_threads = False
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = settings.num_threads(), 1
     options.log_severity_level = SEVERE
     # threads that wait busily behind a region would take the processors from what comes next
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimised:
-        options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        options.intra_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers = ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def prepare(region: Region, device: oy.Device, constants: Sequence[Array | None]) -> Callable[..., Any]:
@@ -70,18 +64,27 @@ def prepare(region: Region, device: oy.Device, constants: Sequence[Array | None]
     inputs = [(position, region.input_names[position]) for position in left]
     outputs = [(name, value.shape) for name, value in graph.outputs.items()]
     single = not region.is_tuple
+    local = threading.local()
 
     def run(*arrays: Any, out: Any = None) -> Any:
-        binding = session.io_binding()
+        if not hasattr(local, "binding"):
+            local.binding, local.bound = session.io_binding(), {}
+        binding, bound = local.binding, local.bound
         kept = []  # contiguous copies live until the run is over
         for position, name in inputs:
             array = np.ascontiguousarray(arrays[position])
             kept.append(array)
-            binding.bind_cpu_input(name, array)
+            address = array.__array_interface__["data"][0]
+            if bound.get(name) != address:  # what lies there has the shape and dtype of the region
+                binding.bind_cpu_input(name, array)
+                bound[name] = address
         direct = out is not None and out.flags.c_contiguous
         made = [out] if direct else [np.empty(shape, np.float32) for _, shape in outputs]
         for (name, shape), array in zip(outputs, made, strict=True):
-            binding.bind_output(name, "cpu", 0, np.float32, shape, array.ctypes.data)
+            address = array.__array_interface__["data"][0]
+            if bound.get(name) != address:
+                binding.bind_output(name, "cpu", 0, np.float32, shape, address)
+                bound[name] = address
         session.run_with_iobinding(binding)
         if out is not None and not direct:
             out[...] = made[0]
