@@ -31,6 +31,7 @@ SOURCES = {
     "opyard_demo": ROOT / "plugins" / "demo",
     "opyard_bench": ROOT / "plugins" / "bench",
     "opyard_onnx": ROOT / "plugins" / "onnx",
+    "opyard_engines": ROOT / "plugins" / "engines",
 }
 UV = shutil.which("uv")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -160,7 +161,7 @@ class Executable:
                 self._namespace[f"k{number}"] = self._watch.step(step, copy) if self._watch else copy
                 rows.append(f"    v{step.output} = k{number}(v{step.input})")
             else:
-                self._namespace[f"k{number}"] = bind_step(step, self._watch)
+                self._namespace[f"k{number}"] = bind_step(step, self._watch, self._namespace)
                 if step.fresh:
                     empty = partial(step.device.empty, step.work.outputs[0])
                     allocate = self._watch.allocation(step, empty) if self._watch else empty
@@ -317,14 +318,20 @@ def _check(promised: Check, array: Any) -> None:
         raise KernelError(f"kernel {promised.step.kernel.id} {reason}")
 
 
-def bind_step(step: Run, watch: Watch | None = None) -> Callable[..., Any]:
-    """What runs a step, as a function of its inputs. Raises StepFailed where a kernel cannot be prepared."""
+def bind_step(
+    step: Run, watch: Watch | None = None, known: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[..., Any]:
+    """What runs a step, as a function of its inputs. Raises StepFailed where a kernel cannot be prepared.
+
+    ``known`` has the arrays of constants by the names of their slots.
+    """
     if step.plans and isinstance(step.work, Call):
         bodies = [_body(step, position, watch) for position in range(len(step.plans))]
         run = driver(step.work, step.device, bodies)
     else:
         try:
-            run = step.kernel.bind(step.work, step.device)
+            constants = tuple(known.get(f"v{slot}") for slot in step.inputs)
+            run = step.kernel.bind(step.work, step.device, constants)
         except Exception as error:
             raise StepFailed(step, error) from error
     return watch.step(step, run) if watch else run

@@ -86,7 +86,7 @@ def _check_numbers(kernel: Kernel) -> None:
         raise RegistryError(
             f"{kernel.title}: ranks are the least and the greatest rank of the first input, such as (1, 4); found {ranks!r}."
         )
-    for fact in ("out", "inplace", "deterministic", "override"):
+    for fact in ("out", "inplace", "deterministic", "override", "constants"):
         if not isinstance(getattr(kernel, fact), bool):
             raise RegistryError(f"{kernel.title}: {fact} is True or False; found {getattr(kernel, fact)!r}.")
     if kernel.inplace and not kernel.out:

@@ -69,6 +69,8 @@ class Kernel:
                 ``accepts`` and ``cost`` get a Region where they would get a Call
     claims      for a region compiler, ``claims(call, device)``: None where it can compute the call as a part of a region,
                 or the reason why not; ``op`` is empty and the rest as for a pattern
+    constants   for a pattern kernel or a region compiler, whether ``prepare`` takes a third argument: for each input the
+                native array that it is in every run, such as weights, or None; ``run`` is still given all inputs
     """
 
     op: str
@@ -91,6 +93,7 @@ class Kernel:
     origin: Origin = Origin()
     claims: Loadable | None = None
     inplace: bool = False
+    constants: bool = False
 
     @property
     def id(self) -> str:
@@ -175,10 +178,16 @@ class Kernel:
                 return f"takes {name} of {', '.join(allowed)}, not {spec.dtype.name}"
         return None
 
-    def bind(self, work: Work, device: Device) -> Callable[..., Any]:
-        """The kernel as a function of the arrays alone: loaded, specialised, with the attributes bound."""
+    def bind(
+        self, work: Work, device: Device, constants: tuple[Any, ...] | None = None
+    ) -> Callable[..., Any]:
+        """The kernel as a function of the arrays alone: loaded, specialised, with the attributes bound.
+
+        ``constants`` are for each input the native array that it always is, or None; without them nothing is known.
+        """
         if self.prepare is not None:
-            run: Callable[..., Any] = resolve(self.prepare)(work, device)
+            known = (constants or (None,) * len(work.inputs),) if self.constants else ()
+            run: Callable[..., Any] = resolve(self.prepare)(work, device, *known)
             return run
         function = resolve(self.load)
         return partial(function, **work.attrs) if isinstance(work, Call) and work.attributes else function

@@ -7,7 +7,7 @@ of them alike. Times of batches are what a plan sees: the host starts kernel aft
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 from random import Random
 from typing import Any, NamedTuple
@@ -156,11 +156,20 @@ def interleave(
 
 
 def make_start(
-    kernel: Kernel, work: Work, device: Device, arrays: Sequence[Any], registry: Registry
+    kernel: Kernel,
+    work: Work,
+    device: Device,
+    arrays: Sequence[Any],
+    registry: Registry,
+    fixed: Collection[int] = (),
 ) -> Callable[[], Any]:
-    """A function that starts the kernel as a plan does: on native arrays in its layouts, into a buffer where it takes one."""
-    run = kernel.bind(work, device)
-    return bind_start(run, make_inputs(kernel, work, device, arrays, registry), kernel, work, device)
+    """A function that starts the kernel as a plan does: on native arrays in its layouts, into a buffer where it takes one.
+
+    ``fixed`` are the positions of inputs that are constants.
+    """
+    native = make_inputs(kernel, work, device, arrays, registry)
+    constants = tuple(array if position in fixed else None for position, array in enumerate(native))
+    return bind_start(kernel.bind(work, device, constants), native, kernel, work, device)
 
 
 def make_inputs(

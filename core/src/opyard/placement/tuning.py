@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from random import Random
 from typing import Any
 
@@ -238,14 +238,15 @@ class _Tuner:
         self.say(f"measuring {short(work)}: {', '.join(arm.kernel.id for arm in arms)}")
         deadline = time.perf_counter() + seconds
         try:
-            expected = expect(work, self._known(work, plan), self.seed)
+            known, fixed = self._known(work, plan)
+            expected = expect(work, known, self.seed)
         except Exception as error:
             sentence = f"nothing of {short(work)} was measured: its reference fails on drawn arrays ({describe_error(error)})"
             self._note(sentence)
             return
         ready: list[tuple[Arm, Batch]] = []
         for arm in arms:
-            batch = self._checked(arm, expected)
+            batch = self._checked(arm, expected, fixed)
             if batch is not None:
                 ready.append((arm, batch))
         try:
@@ -255,11 +256,12 @@ class _Tuner:
                 if batch.samples:
                     self._keep(arm, batch.result())
 
-    def _checked(self, arm: Arm, expected: Expected) -> Batch | None:
+    def _checked(self, arm: Arm, expected: Expected, fixed: Collection[int]) -> Batch | None:
         """The arm as a batch if it computes what the reference computes; else None, and the reason is kept."""
         where = f"{arm.kernel.id} on {arm.device.name}"
         try:
-            start = make_start(arm.kernel, arm.work, arm.device, expected.arrays, self.registry)
+            arrays = expected.arrays
+            start = make_start(arm.kernel, arm.work, arm.device, arrays, self.registry, fixed)
             reason = disagreement(expected, arm.kernel, arm.work, arm.device, start(), self.registry)
         except Exception as error:
             self.failed[arm.key] = f"{where} failed on {short(arm.work)}: {describe_error(error)}"
@@ -280,16 +282,21 @@ class _Tuner:
         self.costs.store.put(work, kernel, arm.device, found)
         self.measured.append(Measured(short(arm.work), arm.kernel.id, arm.device.name, found, arm.estimate))
 
-    def _known(self, work: Work, plan: Placement) -> list[np.ndarray[Any, Any] | None]:
-        """Arrays that are known for the inputs of some work: constants of the graph, and the user's."""
+    def _known(
+        self, work: Work, plan: Placement
+    ) -> tuple[list[np.ndarray[Any, Any] | None], Collection[int]]:
+        """Arrays that are known for the inputs of some work: constants of the graph, whose positions are given too, and the user's."""
         given = {value: self.arrays.get(name) for name, value in plan.graph.inputs.items()}
         for part in plan.with_bodies():
             constants = part.graph.constants
             for decision in part.decisions:
                 for match in (decision.match, *(other.match for other in decision.alternatives)):
                     if match.work is work or str(match.work) == str(work):
-                        return [None if v is None else constants.get(v, given.get(v)) for v in match.inputs]
-        return [None] * len(work.inputs)
+                        fixed = [n for n, value in enumerate(match.inputs) if value in constants]
+                        return [
+                            None if v is None else constants.get(v, given.get(v)) for v in match.inputs
+                        ], fixed
+        return [None] * len(work.inputs), ()
 
     def _measure_transfer(self, source: Device, target: Device) -> None:
         """Measures moving arrays from one device to the other, unless that was measured before."""

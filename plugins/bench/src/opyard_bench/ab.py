@@ -10,7 +10,7 @@ import math
 import pickle
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -44,16 +44,22 @@ Name = tuple[str, str]
 class Side:
     """One of the two: its process, which answers what it is asked."""
 
-    def __init__(self, name: str, python: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        python: str,
+        program: Sequence[str] = (str(Path(__file__).with_name("worker.py")),),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self._answered = False
-        worker = Path(__file__).with_name("worker.py")
         try:
             self._process = subprocess.Popen(  # Ctrl-C is for the parent alone, which ends its children
-                [python, "-P", str(worker)],
+                [python, "-P", *program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,
+                env=environment,
             )
         except OSError as error:
             raise SettingsError(f"--{name}: {python} cannot be started: {error}.") from None

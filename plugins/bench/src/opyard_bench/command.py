@@ -16,8 +16,9 @@ from opyard.errors import SettingsError, did_you_mean
 from opyard.spec import SHORT_NAMES, as_dtype
 from opyard_bench import compare as comparing
 from opyard_bench import comparison, keeping
+from opyard_bench.contest_record import is_contest
 from opyard_bench.formats import FORMATS
-from opyard_bench.record import HOT, REGIMES, Run, read
+from opyard_bench.record import HOT, REGIMES, Run, from_text, read
 from opyard_bench.report import HEADINGS, remarks, table_rows
 from opyard_bench.sizes import parse_shapes
 from opyard_bench.sweep import Progress as Report
@@ -29,7 +30,9 @@ class _WithDefault(click.Group):
     """A group whose command ``run`` may be left out."""
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
-        """Puts ``run`` in front of what names no other command."""
+        """Puts ``run`` in front of what names no other command; ``--models`` is the command of that name."""
+        if arguments[:1] == ["--models"]:
+            arguments = ["models", *arguments[1:]]
         if arguments[:1] != ["--help"] and (not arguments or arguments[0] not in self.commands):
             arguments = ["run", *arguments]
         return super().parse_args(context, arguments)
@@ -239,11 +242,23 @@ def parse_regimes(text: str) -> tuple[str, ...]:
 )
 def show(file: str, name: str) -> None:
     """Print the record in FILE, which `opyard bench --json FILE` wrote."""
-    found = read(file)
+    text = Path(file).read_text(encoding="utf-8")
+    if is_contest(text):
+        _show_models(text, file, name)
+        return
+    found = from_text(text, file)
     if name == "table":
         _show(found)
     else:
         click.echo(FORMATS[name](found), nl=False)
+
+
+def _show_models(text: str, file: str, name: str) -> None:
+    """Prints the record of `opyard bench models` in a format that it has."""
+    from opyard_bench.contest_command import print_contest
+    from opyard_bench.contest_record import from_text as contest_from_text
+
+    print_contest(contest_from_text(text, file), name)
 
 
 comparison_page_option = click.option(

@@ -19,6 +19,8 @@ def opyard_commands(group: Any) -> None:
     """Adds the command."""
     from opyard_bench.ab_command import ab
     from opyard_bench.command import bench
+    from opyard_bench.contest_command import models
 
     bench.add_command(ab)
+    bench.add_command(models)
     group.add_command(bench)

@@ -135,16 +135,16 @@ class Worker:
         return copy
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answers requests until they end."""
-    worker: Worker | None = None
+def serve(requests: BinaryIO, answers: BinaryIO, make: Callable[[], Any]) -> None:
+    """Answers requests until they end: each names a method of what ``make`` gives, and its arguments."""
+    worker: Any = None
     while True:
         try:
             name, *arguments = pickle.load(requests)
         except EOFError:
             return
         try:
-            worker = worker or Worker()
+            worker = worker or make()
             answer = ("ok", getattr(worker, name)(*arguments))
         except Exception as error:
             answer = ("error", f"{type(error).__name__}: {error}")
@@ -152,8 +152,12 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
-if __name__ == "__main__":
-    # What kernels and drivers print must not meet the answers.
+def main(make: Callable[[], Any]) -> None:
+    """Answers on the standard output. What kernels and drivers print must not meet the answers."""
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    serve(sys.stdin.buffer, output)
+    serve(sys.stdin.buffer, output, make)
+
+
+if __name__ == "__main__":
+    main(Worker)

@@ -10,6 +10,7 @@ import opyard as oy
 from opyard.infer import normalize_axes
 from opyard_onnx.errors import UnsupportedModel
 from opyard_onnx.operators.export_creation import broadcast_to, full, iota, written_out
+from opyard_onnx.operators.export_fused import attention, relu6
 from opyard_onnx.operators.export_integers import floor_divide, remainder, shifted
 from opyard_onnx.operators.export_windows import conv_transpose, windowed
 from opyard_onnx.tensors import NUMBERS
@@ -368,10 +369,12 @@ EXPORTS: dict[str, Export] = {
     "pad": pad,
     "permute_dims": permute,
     "prelu": prelu,
+    "relu6": relu6,
     "remainder": remainder,
     "reshape": reshape,
     "round": by_kind("fV", "Round", "Identity"),
     "rsqrt": rsqrt,
+    "scaled_dot_product_attention": attention,
     "scatter": scatter("ScatterElements"),
     "scatter_nd": scatter("ScatterND"),
     "silu": silu,

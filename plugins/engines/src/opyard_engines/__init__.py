@@ -1,0 +1,1 @@
+"""ONNX Runtime and OpenVINO as region compilers of the CPU backend."""
