@@ -28,7 +28,7 @@ warp, and in it one lane, as far as it can go."""
 
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-shared", "-fPIC", "-w", "-ffp-contract=off", "-fno-strict-aliasing")
-_CHECKED = ("-O1", "-fsanitize=thread,bounds,integer-divide-by-zero", "-c")
+_CHECKED = ("-O1", "-fsanitize=thread,bounds-strict,alignment,integer-divide-by-zero", "-c")
 _EDGES = ("__ehdr_start", "_end", "__bss_start")
 """What the linker calls the begin and the end of a library, and the begin of what is static and not initialized."""
 
@@ -73,7 +73,7 @@ class Library:
     ``schedule`` is that of launches to come.
     """
 
-    def __init__(self, folder: Path, schedule: Schedule = Schedule()) -> None:  # noqa: B008
+    def __init__(self, folder: Path, schedule: Schedule = Schedule()) -> None:
         self.folder = folder
         self.schedule = schedule
         self._pending: dict[CudaSource, None] = {}
@@ -92,7 +92,13 @@ class Library:
         return Module(self, source)
 
     def launch(
-        self, source: CudaSource, entry: str, grid: Sequence[int], block: Sequence[int], arguments: Any, shared: int
+        self,
+        source: CudaSource,
+        entry: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        arguments: Any,
+        shared: int,
     ) -> None:
         """Runs a kernel. Raises KernelError for one that does what it must not, and for arguments that do not fit it."""
         if self._pending:
@@ -100,7 +106,9 @@ class Library:
         found, image = self._entries[source.text, entry]
         kinds = [tuple(found.parameters[i]) for i in range(found.count)]
         if len(kinds) != len(arguments):
-            raise KernelError(f"CUDA kernel {entry!r} has {len(kinds)} parameters; it is launched with {len(arguments)} arguments.")
+            raise KernelError(
+                f"CUDA kernel {entry!r} has {len(kinds)} parameters; it is launched with {len(arguments)} arguments."
+            )
         buffers = _Buffers()
         values = [
             buffers.value(number, kind, argument, entry)
@@ -123,7 +131,9 @@ class Library:
                 len(message),
             )
         if failed:
-            raise KernelError(f"CUDA kernel {entry!r} {message.value.decode()}, schedule {self.schedule.name}.")
+            raise KernelError(
+                f"CUDA kernel {entry!r} {message.value.decode()}, schedule {self.schedule.name}."
+            )
         buffers.copy_back()
 
     def _build(self) -> None:
@@ -176,7 +186,7 @@ class _Buffers:
             scalar = np.asarray(argument)
             if scalar.itemsize != size or (pointer and scalar != 0):
                 raise KernelError(
-                    f"CUDA kernel {entry!r} has {size} bytes for argument {number}, which is {scalar.dtype.name} {argument!r}."
+                    f"CUDA kernel {entry!r} has {size} bytes for argument {number}, which is {scalar.dtype.name} {scalar}."
                 )
             return (ctypes.c_char * size).from_buffer_copy(scalar.tobytes())
         if not pointer or not argument.flags.c_contiguous:
@@ -191,7 +201,10 @@ class _Buffers:
 
     def described(self) -> tuple[Any, int]:
         """The buffers as the runtime takes them."""
-        rows = [(copied.ctypes.data, copied.nbytes, self._writable[key]) for key, (_, copied) in self._copies.items()]
+        rows = [
+            _Buffer(copied.ctypes.data, copied.nbytes, self._writable[key])
+            for key, (_, copied) in self._copies.items()
+        ]
         return (_Buffer * len(rows))(*rows), len(rows)
 
     def copy_back(self) -> None:
@@ -216,7 +229,10 @@ def _with_gaps(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def program(sources: Sequence[CudaSource]) -> str:
     """C++ of several sources, each in a namespace of its own, with a table of the kernels of each."""
-    parts = ['#include "cuda.h"', *(f'extern char {name} __attribute__((visibility("hidden")));' for name in _EDGES)]
+    parts = [
+        '#include "cuda.h"',
+        *(f'extern char {name} __attribute__((visibility("hidden")));' for name in _EDGES),
+    ]
     tables = []
     for number, source in enumerate(sources):
         text = re.sub(r"^\s*#include <cuda_\w+\.h>", "", source.text, flags=re.MULTILINE)
@@ -233,7 +249,9 @@ def program(sources: Sequence[CudaSource]) -> str:
         space = f"source_{number}"
         parts.append(f'namespace {{ namespace {space} {{\n#line 1 "{source.name}.cu"\n{text}\n')
         parts.append(f"constexpr emulation::Entry entries[] = {{{rows}}};\n}} }}")
-        tables.append(f"emulation::Entry opyard_entries_{number}[{len(source.entries)}] = {{{_copied(space, source)}}};")
+        tables.append(
+            f"emulation::Entry opyard_entries_{number}[{len(source.entries)}] = {{{_copied(space, source)}}};"
+        )
     image = "const void* opyard_image[4] = {&__ehdr_start, &_end, &__bss_start, &_end};"
     return "\n".join([*parts, 'extern "C" {', *tables, image, "}"])
 

@@ -75,5 +75,8 @@ def prepare(call: Call, device: Any) -> Callable[..., Any]:
 def sources() -> Iterator[CudaSource]:
     """For each dtype the widest heads with an added mask, for float32 with every kind."""
     for dtype, name in TYPES.items():
-        entries = tuple(instance("attention", name, kind, _most_width(dtype)) for kind in ((0, 1, 2) if dtype == "float32" else (2,)))
+        entries = tuple(
+            instance("attention", name, kind, _most_width(dtype))
+            for kind in ((0, 1, 2) if dtype == "float32" else (2,))
+        )
         yield CudaSource(f"attention/{dtype}", text("attention"), entries)

@@ -14,12 +14,24 @@ from opyard.operation import Call
 from ..sources import CudaSource
 from .launch import BLOCK, LARGEST, blocks, function, instance, runner, sizes, text
 
-_BITS = {1: "unsigned char", 2: "unsigned short", 4: "unsigned int", 8: "unsigned long long", 16: "Pack<unsigned long long, 2>"}
+_BITS = {
+    1: "unsigned char",
+    2: "unsigned short",
+    4: "unsigned int",
+    8: "unsigned long long",
+    16: "Pack<unsigned long long, 2>",
+}
 """What an element is moved as, by its bytes."""
 
 INDEX_TYPES = {
-    **{"int8": "signed char", "int16": "short", "int32": "int", "int64": "long long"},
-    **{"uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int", "uint64": "unsigned long long"},
+    "int8": "signed char",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long long",
+    "uint8": "unsigned char",
+    "uint16": "unsigned short",
+    "uint32": "unsigned int",
+    "uint64": "unsigned long long",
 }
 """Types of indices, by dtype."""
 

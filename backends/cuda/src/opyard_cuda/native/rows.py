@@ -48,7 +48,9 @@ class Plan:
         self, template: str, types: tuple[str, ...], last: bool, rows: int, columns: int
     ) -> tuple[Any, tuple[int], tuple[int], tuple[Any, ...]]:
         """The kernel, its grid and block, and the sizes that it is given behind the arrays."""
-        last_sizes: tuple[Any, ...] = (np.int64(rows), np.int32(columns)) if self.packs else (np.int32(columns),)
+        last_sizes: tuple[Any, ...] = (
+            (np.int64(rows), np.int32(columns)) if self.packs else (np.int32(columns),)
+        )
         grid = blocks(rows, self.block // self.group)
         return function("rows", self.entry(template, types, last)), (grid,), (self.block,), last_sizes
 
@@ -160,7 +162,8 @@ def prepare_residual(region: Region, device: Any) -> Callable[..., Any]:
         total = device.empty(normalization.output)
 
         def launch(arrays: Sequence[Any], result: Any) -> None:
-            normalize(*arrays, total, result)
+            dense_x, dense_residual, dense_scale, dense_bias = arrays
+            normalize(dense_x, dense_residual, dense_scale, dense_bias, total, result)
 
         result = runner(normalization, device, launch)(x, residual, scale, bias)
         return total, result
@@ -176,5 +179,7 @@ def sources() -> Iterator[CudaSource]:
         if dtype == "float32":
             plans += [Plan.of(spec.dtype, columns) for columns in (1023, 8192)]
         entries = [plan.entry("softmax", (name,), False) for plan in plans]
-        entries += [plan.entry("normalization", (name, name), last) for plan in plans for last in (False, True)]
+        entries += [
+            plan.entry("normalization", (name, name), last) for plan in plans for last in (False, True)
+        ]
         yield CudaSource(f"rows/{dtype}", text("rows"), tuple(entries))

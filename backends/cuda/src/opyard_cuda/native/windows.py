@@ -34,7 +34,9 @@ def _accepts_spatial(call: Call) -> str | None:
 def _in_two_axes(*axes: Sequence[int]) -> tuple[int, ...]:
     """The numbers of each property for rows and columns; one axis is a single row. The last property is that of padding."""
     neutral = (*(1,) * (len(axes) - 1), 0)
-    filled = [(n, *given) if len(given) == 1 else tuple(given) for n, given in zip(neutral, axes, strict=True)]
+    filled = [
+        (n, *given) if len(given) == 1 else tuple(given) for n, given in zip(neutral, axes, strict=True)
+    ]
     return tuple(int(n) for pair in filled for n in pair)
 
 
@@ -57,7 +59,11 @@ def prepare_conv(call: Call, device: Any) -> Callable[..., Any]:
     height, width, rows, columns, *rest = _in_two_axes(spatial, counts, kernel, steps, spread, before)
     *inner, top, left, down, across = (*rest[:4], *rest[6:8], *rest[4:6])
     pixels, groups = n * math.prod(counts), attrs["groups"]
-    tile = _LARGE if outputs // groups >= 128 and pixels >= 128 * 132 and call.output.dtype.itemsize < 8 else _SMALL
+    tile = (
+        _LARGE
+        if outputs // groups >= 128 and pixels >= 128 * 132 and call.output.dtype.itemsize < 8
+        else _SMALL
+    )
     grid = (blocks(pixels, tile[1]), blocks(outputs // groups, tile[0]), groups)
     block = (tile[0] // tile[3] * tile[1] // tile[4],)
     extents = (channels, height, width, outputs, rows, columns, *inner, top, left, down, across)
@@ -104,4 +110,6 @@ def sources() -> Iterator[CudaSource]:
         tiles = (_SMALL, _LARGE) if dtype == "float32" else (_SMALL,)
         entries = tuple(instance("convolution", name, *tile) for tile in tiles)
         yield CudaSource(f"convolution/{dtype}", text("convolution"), entries)
-        yield CudaSource(f"pool/{dtype}", text("pool"), tuple(instance("pool", name, mean) for mean in (False, True)))
+        yield CudaSource(
+            f"pool/{dtype}", text("pool"), tuple(instance("pool", name, mean) for mean in (False, True))
+        )
