@@ -5,6 +5,7 @@
     python tools/opencl_runtimes.py intel --bench            tests/bench/opencl.py there instead
 
 intel      level core on Intel's runtime for processors. It is proprietary (Intel's licence), and installed for this check alone
+together   level smoke on that and PoCL at once, as two devices
 oclgrind   level smoke in a simulator that reports races and accesses out of bounds; none may be left
 
 The exit status is 1 when a case fails, a device is missing, or the simulator reports something. It needs `uv` and a network.
@@ -60,6 +61,12 @@ RUNTIMES = {
     found.name: found
     for found in (
         Runtime("intel", ("pyopencl", "intel-opencl-rt", "intel-cmplr-lib-rt"), "core", intel_environment),
+        Runtime(
+            "together",
+            ("pyopencl[pocl]", "intel-opencl-rt", "intel-cmplr-lib-rt"),
+            "smoke",
+            intel_environment,
+        ),
         Runtime("oclgrind", ("pyopencl[oclgrind]",), "smoke", simulator_environment),
     )
 }

@@ -108,6 +108,10 @@ def test_what_tiles_refuse(opencl: Any, separate: Any, opencl_registry: Registry
     image, weight = TensorSpec((1, 2, 8, 8)), TensorSpec((3, 2, 3, 3))
     strided = STANDARD["conv"].op.call(image, weight, None, strides=2)
     assert "takes strides of 1, not (2, 2)" in str(conv.refusal(strided, opencl))
+    large = STANDARD["conv"].op.call(TensorSpec((65, 16, 256, 256)), TensorSpec((3, 16, 3, 3)), None)
+    assert "copies images with their padding, up to 256 MiB; float32[65, 16, 256, 256] has more" in str(
+        conv.refusal(large, opencl)
+    )
 
 
 @settings(max_examples=30, deadline=None)
