@@ -37,7 +37,11 @@ def test_dtypes(given_dtype: Any, name: str) -> None:
     assert as_dtype(name) is as_dtype(name)
 
 
-@pytest.mark.parametrize("wrong", [None, "object()", object(), 3, [("a", "i4", 2, 3)]], ids=["none", "text", "object", "number", "fields"])
+@pytest.mark.parametrize(
+    "wrong",
+    [None, "object()", object(), 3, [("a", "i4", 2, 3)]],
+    ids=["none", "text", "object", "number", "fields"],
+)
 def test_what_is_no_dtype(wrong: Any) -> None:
     with pytest.raises(SpecError, match=r"is not a dtype; write a name such as|there is no dtype called"):
         as_dtype(wrong)
