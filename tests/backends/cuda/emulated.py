@@ -82,7 +82,9 @@ def _call(op: Op, case: Case) -> Any:
     )
 
 
-def drawn(shape: Sequence[int], dtype: str = "float32", seed: int = 0, low: float = -2, high: float = 2) -> Any:
+def drawn(
+    shape: Sequence[int], dtype: str = "float32", seed: int = 0, low: float = -2, high: float = 2
+) -> Any:
     """An array of random numbers."""
     values = np.random.default_rng([seed, *shape]).uniform(low, high, tuple(shape))
     return values.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)

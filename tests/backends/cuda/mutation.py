@@ -10,8 +10,16 @@ OPPOSITE = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 
 _PLAIN = (
     ("barrier", r"__sync(threads|warp)\(\);", ";"),
-    ("bound", r"\bif \((?!constexpr)(.+?)\) (?=return|continue|\w+ \+=|y\[|sums\[|tile\[|\w+\.)", "if (true) "),
-    ("bound", r"\bif \((?!constexpr)(.+?)\) (?=return|continue|\w+ \+=|y\[|sums\[|tile\[|\w+\.)", "if (false) "),
+    (
+        "bound",
+        r"\bif \((?!constexpr)(.+?)\) (?=return|continue|\w+ \+=|y\[|sums\[|tile\[|\w+\.)",
+        "if (true) ",
+    ),
+    (
+        "bound",
+        r"\bif \((?!constexpr)(.+?)\) (?=return|continue|\w+ \+=|y\[|sums\[|tile\[|\w+\.)",
+        "if (false) ",
+    ),
     ("tail", r"\((\w+) \+ \w+(?: - 1)?\) / (\w+)", r"(\1) / \2"),
     ("tail", r"\bmin\((.+?), \w+\)", r"(\1)"),
     ("tail", r"[\w.%/ ]+ < [\w/ ]+ \? ", " true ? "),
@@ -39,7 +47,9 @@ def mutants(text: str) -> Iterator[Mutant]:
     lines = text.split("\n")
     for number, line in enumerate(lines):
         code = line.split("//")[0].rstrip()
-        if not code or code.lstrip().startswith(("#", "template", "typedef", "struct", "constexpr", "static")):
+        if not code or code.lstrip().startswith(
+            ("#", "template", "typedef", "struct", "constexpr", "static")
+        ):
             continue
         for kind, changed in dict.fromkeys(_changes(code)):
             if changed != code:
@@ -68,7 +78,7 @@ def _operand(code: str, start: int, step: int) -> int:
         if depth == 0 and (
             code[place] in (closing, ";", "?")
             or (step > 0 and rest.startswith(" && "))
-            or (step < 0 and (rest.endswith(" && ") or rest.endswith("= ")))
+            or (step < 0 and rest.endswith((" && ", "= ")))
         ):
             break
         depth += (code[place] == opening) - (code[place] == closing)

@@ -80,9 +80,22 @@ def _residual(columns: int, *, layer: bool) -> Trial:
 
 def reduce() -> Iterator[Trial]:
     """Rows and columns, in one stage and in two, each way of combining."""
-    for shape, axis in (((5, 33), 1), ((3, 1024), 1), ((9, 1028), 1), ((1, 6001), 1), ((4100,), None), ((8196,), None)):
+    for shape, axis in (
+        ((5, 33), 1),
+        ((3, 1024), 1),
+        ((9, 1028), 1),
+        ((1, 6001), 1),
+        ((4100,), None),
+        ((8196,), None),
+    ):
         yield trial(("sum", "reduce"), drawn(shape), axis=axis, keepdims=False)
-    for shape, axis in (((33, 5), 0), ((3, 70, 33), 1), ((2, 9, 40), 1), ((1300, 7), 0), ((2, 3, 4, 5), (1, 2))):
+    for shape, axis in (
+        ((33, 5), 0),
+        ((3, 70, 33), 1),
+        ((2, 9, 40), 1),
+        ((1300, 7), 0),
+        ((2, 3, 4, 5), (1, 2)),
+    ):
         yield trial(("mean", "reduce"), drawn(shape), axis=axis, keepdims=True)
     few = drawn((4, 40), low=0.9, high=1.2)
     yield trial(("prod", "reduce"), few, axis=1, keepdims=False)
@@ -92,7 +105,9 @@ def reduce() -> Iterator[Trial]:
             yield trial((name, "reduce"), sign * drawn((3, 1500), low=0.5), axis=1, keepdims=False)
             yield trial((name, "reduce"), sign * drawn((70, 35), low=0.5), axis=0, keepdims=False)
         for axis in (0, 1):
-            yield trial((name, "reduce"), SPECIAL, axis=axis, keepdims=False, title=f"{name} of special values")
+            yield trial(
+                (name, "reduce"), SPECIAL, axis=axis, keepdims=False, title=f"{name} of special values"
+            )
     for axis in (0, 1):
         yield trial(("sum", "reduce"), SPECIAL, axis=axis, keepdims=False, title="sum of special values")
     for dtype in ("float64", "float16", "bfloat16"):
@@ -116,11 +131,15 @@ def move() -> Iterator[Trial]:
     ):
         x = np.arange(int(np.prod(shape))).reshape(shape).astype(dtype)
         call = ("permute_dims", "tiles")
-        if x.size and min(shape) > 1 or shape == (7, 1, 9):
+        if (x.size and min(shape) > 1) or shape == (7, 1, 9):
             yield trial(call, x, axes=axes)
     yield trial(("matrix_transpose", "tiles"), drawn((2, 35, 31)))
     table = drawn((9, 8))
-    for indices in (np.array([[0, 8], [-9, -1]]), np.array([3], np.int32), np.array([200, 8] * 140, np.uint8) % 9):
+    for indices in (
+        np.array([[0, 8], [-9, -1]]),
+        np.array([3], np.int32),
+        np.array([200, 8] * 140, np.uint8) % 9,
+    ):
         yield trial(("embedding", "rows"), indices, table)
     yield trial(("gather", "rows"), drawn((3, 5, 7)), np.array([4, -5, 0, 2]), axis=1)
     yield trial(("gather", "rows"), drawn((3, 5, 3), "float16"), np.array([2, 0], np.int16), axis=0)
@@ -132,16 +151,38 @@ def move() -> Iterator[Trial]:
 
 def pool() -> Iterator[Trial]:
     """Windows that are cut at each side, with gaps, and in one axis; more elements than a block has threads."""
-    spread: dict[str, Any] = {"kernel": (3, 2), "strides": (2, 1), "padding": ((1, 0), (1, 1)), "dilations": (1, 2)}
+    spread: dict[str, Any] = {
+        "kernel": (3, 2),
+        "strides": (2, 1),
+        "padding": ((1, 0), (1, 1)),
+        "dilations": (1, 2),
+    }
     for name in ("max_pool", "average_pool"):
         extra = {"count_include_pad": True} if name == "average_pool" else {}
         yield trial((name, "direct"), drawn((2, 3, 7, 9)), **spread)
         yield trial((name, "direct"), drawn((2, 3, 7, 9)), **spread, **extra, ceil_mode=True)
         yield trial((name, "direct"), -1 - abs(drawn((1, 2, 15, 13))), kernel=2, strides=1)
         yield trial((name, "direct"), drawn((2, 3, 11)), kernel=4, strides=3, padding="same_upper")
-        yield trial((name, "direct"), SPECIAL[None, None], kernel=2, strides=1, title=f"{name} of special values")
-        yield trial((name, "direct"), drawn((1, 2, 6, 9)), kernel=3, strides=2, **extra, ceil_mode=True, padding=((1, 0), (0, 1)))
-        yield trial((name, "direct"), drawn((1, 1, 1, 3)), kernel=(2, 1), dilations=(3, 1), padding=((2, 2), (0, 0)), title="nothing but padding")
+        yield trial(
+            (name, "direct"), SPECIAL[None, None], kernel=2, strides=1, title=f"{name} of special values"
+        )
+        yield trial(
+            (name, "direct"),
+            drawn((1, 2, 6, 9)),
+            kernel=3,
+            strides=2,
+            **extra,
+            ceil_mode=True,
+            padding=((1, 0), (0, 1)),
+        )
+        yield trial(
+            (name, "direct"),
+            drawn((1, 1, 1, 3)),
+            kernel=(2, 1),
+            dilations=(3, 1),
+            padding=((2, 2), (0, 0)),
+            title="nothing but padding",
+        )
         for dtype in ("float64", "float16", "bfloat16"):
             yield trial((name, "direct"), drawn((1, 1, 5, 6), dtype), kernel=3)
 
@@ -152,7 +193,14 @@ def convolution() -> Iterator[Trial]:
     bias = drawn((6,), seed=2)
     yield trial(conv, drawn((2, 3, 7, 8)), drawn((6, 3, 3, 2), seed=1), bias, padding=((1, 1), (0, 1)))
     yield trial(
-        conv, drawn((1, 4, 12, 11)), drawn((6, 2, 2, 3), seed=1), bias, strides=(2, 1), dilations=(1, 2), groups=2, padding=((2, 0), (1, 3))
+        conv,
+        drawn((1, 4, 12, 11)),
+        drawn((6, 2, 2, 3), seed=1),
+        bias,
+        strides=(2, 1),
+        dilations=(1, 2),
+        groups=2,
+        padding=((2, 0), (1, 3)),
     )
     yield trial(conv, drawn((3, 5, 40)), drawn((70, 5, 3), seed=1), padding="same_lower")
     yield trial(conv, drawn((2, 9, 5, 7)), drawn((64, 9, 1, 1), seed=1))
@@ -166,7 +214,17 @@ def attention() -> Iterator[Trial]:
     """Queries and keys that fill tiles or not, shared heads, every kind of mask, and queries that see nothing."""
     name = ("scaled_dot_product_attention", "flash")
 
-    def of(heads: int, groups: int, length: int, keys: int, width: int, out: int, *mask: Any, dtype: str = "float32", **attributes: Any) -> Trial:
+    def of(
+        heads: int,
+        groups: int,
+        length: int,
+        keys: int,
+        width: int,
+        out: int,
+        *mask: Any,
+        dtype: str = "float32",
+        **attributes: Any,
+    ) -> Trial:
         shapes = ((2, heads, length, width), (2, groups, keys, width), (2, groups, keys, out))
         arrays = (drawn(shape, dtype, seed) for seed, shape in enumerate(shapes))
         return trial(name, *arrays, *mask, **attributes)
@@ -191,7 +249,11 @@ def attention() -> Iterator[Trial]:
 
 
 TRIALS: dict[str, Callable[[], Iterator[Trial]]] = {
-    **{"rows": rows, "reduce": reduce, "move": move},
-    **{"pool": pool, "convolution": convolution, "attention": attention},
+    "rows": rows,
+    "reduce": reduce,
+    "move": move,
+    "pool": pool,
+    "convolution": convolution,
+    "attention": attention,
 }
 """Trials by the file that the kernels are in."""

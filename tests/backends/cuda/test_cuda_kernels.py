@@ -143,6 +143,13 @@ def test_slices_are_clamped_to_the_axis(
     np.testing.assert_array_equal(kernel.bind(call, numpy_for_cupy)(values), call.reference(values)[0])
 
 
+def test_one_shift_in_a_tuple_rolls_all_elements(numpy_for_cupy: Any, ops: dict[str, Op]) -> None:
+    values = np.arange(6).reshape(2, 3)
+    call = ops["roll"].call(TensorSpec.of(values), shift=(2,), axis=None)
+    (kernel,) = (kernel for kernel in ON_ARRAYS if kernel.op == "roll")
+    np.testing.assert_array_equal(kernel.bind(call, numpy_for_cupy)(values), call.reference(values)[0])
+
+
 def test_created_arrays_are_new_each_time(numpy_for_cupy: Any, ops: dict[str, Op]) -> None:
     (kernel,) = (kernel for kernel in ON_ARRAYS if kernel.op == "zeros")
     run = kernel.bind(ops["zeros"].call(shape=(3,)), numpy_for_cupy)

@@ -21,7 +21,7 @@ namespace emulation {
 namespace {
 
 constexpr int MOST_THREADS = 1024, WARP = 32, STACK_BYTES = 64 * 1024, MOST_MASKS = 8;
-constexpr long long MOST_ACCESSES = 400'000'000;
+constexpr long long MOST_ACCESSES = 100'000'000;
 
 enum Schedule { LOCKSTEP, REVERSED, RANDOM, AHEAD };
 enum State { READY, WAITING, DONE };
@@ -115,7 +115,7 @@ void fail(const char* format, ...);
 
 // a turn counts as many accesses, so that loops that only meet other threads come to an end, too
 void give_way() {
-  accesses += 20;
+  accesses += 50;
   if (accesses > MOST_ACCESSES) fail("comes to no end");
   go(*current, scheduler);
 }
@@ -269,7 +269,7 @@ void access(const void* pointer, int size, bool write, bool atomic = false) {
   }
   if (address + size > region->end) return outside(address, size, write);
   if ((size & (size - 1)) == 0 && size <= 16 && reinterpret_cast<unsigned long long>(address) % size)
-    return fail("%d bytes at byte %lld of %s are not aligned", size, (long long)(address - region->begin), name_of(*region));
+    return fail("byte %lld of %s, the first of %d, is not aligned", (long long)(address - region->begin), name_of(*region), size);
   if (write && !region->writable) return fail("writes to %s, which is const", name_of(*region));
   const long long offset = address - region->begin;
   while (region->granule > 1 && (offset % region->granule || size % region->granule)) refine(*region, region->granule / 2);
@@ -450,6 +450,12 @@ void __tsan_func_exit() {}
 struct Place { const char* file; unsigned int line, column; };
 void __ubsan_handle_out_of_bounds(const Place* place, long long index) {
   if (current) fail("element %lld is outside of its array in line %u", index, place->line);
+}
+void __ubsan_handle_type_mismatch_v1(const Place* place, const char* address) {
+  if (!current) return;
+  const Region* region = region_of(address);
+  if (!region) return outside(address, 1, false);
+  fail("byte %lld of %s, used in line %u, is not aligned", (long long)(address - region->begin), name_of(*region), place->line);
 }
 void __ubsan_handle_divrem_overflow(const Place* place, long long, long long) {
   if (current) fail("divides by zero in line %u", place->line);
