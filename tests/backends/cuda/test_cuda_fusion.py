@@ -57,18 +57,52 @@ ROWS: dict[str, tuple[Callable[..., Any], tuple[oy.TensorSpec, ...]]] = {
     "half": (lambda x: x - oy.mean(x, axis=-1, keepdims=True), (HALF,)),
     "integers": (lambda x: oy.min(x * 2, axis=-1), (WHOLE,)),
 }
-CASES = [("fused", name) for name in ELEMENTWISE] + [("fused_rows", name) for name in ROWS]
+MATRIX, OTHER = oy.TensorSpec((20, 35)), oy.TensorSpec((35, 37))
+PRODUCTS: dict[str, tuple[Callable[..., Any], tuple[oy.TensorSpec, ...]]] = {
+    "alone": (lambda a, b: oy.matmul(a, b), (MATRIX, OTHER)),
+    "epilogue": (
+        lambda a, b, c: (lambda y: (oy.relu(y), y * 0.5))(oy.matmul(a, b) + c),
+        (MATRIX, OTHER, oy.TensorSpec((37,))),
+    ),
+    "integers": (
+        lambda a, b: oy.matmul(a, b) // 3,
+        (oy.TensorSpec((2, 3, 4), "int32"), oy.TensorSpec((4, 5), "int32")),
+    ),
+    "batches": (
+        lambda a, b, c: oy.matmul(a, b) - c,
+        (oy.TensorSpec((2, 1, 3, 4)), oy.TensorSpec((3, 4, 5)), oy.TensorSpec((3, 1, 1))),
+    ),
+    "half": (
+        lambda a, b: oy.tanh(oy.matmul(a, b)),
+        (MATRIX.with_dtype("float16"), OTHER.with_dtype("float16")),
+    ),
+}
+FUNCTIONS = {"fused": ELEMENTWISE, "fused_rows": ROWS, "fused_product": PRODUCTS}
+CASES = (
+    [("fused_product", name) for name in PRODUCTS]
+    + [("fused", name) for name in ELEMENTWISE]
+    + [("fused_rows", name) for name in ROWS]
+)
 
 
 def region_of(kind: str, name: str, device: Any = None) -> Region:
     """The region of a whole function."""
-    function, specs = (ELEMENTWISE if kind == "fused" else ROWS)[name]
+    function, specs = FUNCTIONS[kind][name]
     graph = oy.simplify(oy.trace(function, *specs))
     matches, reasons = find_regions(COMPILERS[kind], graph, device)
     assert not reasons
     largest = max(matches, key=lambda match: len(match.nodes))
     assert len(largest.nodes) == len(graph.nodes)
     return largest.work
+
+
+def source_of(kind: str, region: Region) -> sources.CudaSource:
+    make: dict[str, Any] = {
+        "fused": fusion.elementwise_source,
+        "fused_rows": fusion.row_source,
+        "fused_product": fusion.product_source,
+    }
+    return make[kind](region)[0]
 
 
 def arrays_of(region: Region) -> list[np.ndarray[Any, Any]]:
@@ -89,8 +123,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
         pytest.skip(str(error))
     made = Library(tmp_path_factory.mktemp("fused"))
     for kind, name in CASES:
-        region = region_of(kind, name)
-        source = fusion.elementwise_source(region)[0] if kind == "fused" else fusion.row_source(region)[0]
+        source = source_of(kind, region_of(kind, name))
         made.raw_module(source.text, (), source.entries)
     return made
 
@@ -110,7 +143,7 @@ def test_a_region_is_computed_by_one_kernel(kind: str, name: str, emulated: Any,
     assert COMPILERS[kind].refusal(region, emulated) is None
     arrays = arrays_of(region)
     run = COMPILERS[kind].bind(region, emulated)
-    for schedule in SCHEDULES if kind == "fused_rows" else SCHEDULES[:1]:
+    for schedule in SCHEDULES[:1] if kind == "fused" else SCHEDULES:
         library.schedule = Schedule(schedule)
         made = run(*arrays)
         assert violation(region, arrays, made if region.is_tuple else [made]) is None, schedule
@@ -145,6 +178,20 @@ def test_a_missing_barrier_is_found(emulated: Any, library: Library) -> None:
         ("fused", lambda x: oy.exp(x), (X.with_dtype("complex64"),), "takes bool, int8"),
         ("fused_rows", lambda x: oy.sum(x, axis=0), (X,), "it reduces the axes (0,); only the last ones"),
         ("fused_rows", lambda x: oy.sum(x), (X.with_dtype("complex64"),), "takes bool, int8"),
+        ("fused_product", lambda a: oy.matmul(a, a), (oy.TensorSpec((3,)),), "takes matrices, not vectors"),
+        (
+            "fused_product",
+            lambda a: oy.matmul(a, a),
+            (oy.TensorSpec((0, 0)),),
+            "takes matrices of numbers that are not empty",
+        ),
+        ("fused_product", lambda a: oy.sum(a), (X,), "sum is not elementwise"),
+        (
+            "fused_product",
+            lambda a: oy.matmul(a, a),
+            (oy.TensorSpec((3, 3), "complex64"),),
+            "takes bool, int8",
+        ),
     ],
 )
 def test_calls_that_are_not_claimed(kind: str, function: Any, specs: Any, reason: str) -> None:
@@ -173,8 +220,7 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_programs_compile_and_spill_nothing(kind: str, name: str, headers: Path) -> None:
-    region = region_of(kind, name)
-    source = fusion.elementwise_source(region)[0] if kind == "fused" else fusion.row_source(region)[0]
+    source = source_of(kind, region_of(kind, name))
     usage = nvrtc.compile_source(source, "sm_90", headers).usage[source.entries[0]]
     assert (usage.spilled, usage.stack) == (0, 0)
     assert usage.registers <= 64  # a multiprocessor then holds 1,024 threads

@@ -18,6 +18,7 @@ from opyard.region import Region
 from opyard.registry import Registry
 from opyard.testing import violation
 from opyard_codegen import OPENCL
+from opyard_codegen.products import product_plan
 from opyard_codegen.row_plan import plan_of
 from opyard_codegen.rows import row_program
 from opyard_opencl import plugin
@@ -25,8 +26,9 @@ from opyard_opencl import plugin
 REGISTRY = Registry()
 REGISTRY.ops_from(STANDARD)
 plugin.opyard_register(REGISTRY)
-FUSED, ROWS = (
-    next(k for k in REGISTRY.region_compilers if k.name == name) for name in ("fused", "fused_rows")
+FUSED, ROWS, PRODUCT = (
+    next(k for k in REGISTRY.region_compilers if k.name == name)
+    for name in ("fused", "fused_rows", "fused_product")
 )
 
 SPEC, ROW = oy.TensorSpec((3, 50)), oy.TensorSpec((50,))
@@ -198,6 +200,47 @@ def test_regions_with_too_many_arrays_or_several_shapes_are_refused(opencl: Any)
     assert FUSED.refusal(many, opencl) == "it has 31 arrays; a kernel takes 24"
     shapes = whole(lambda x, y: (x + y, oy.exp(y)), SPEC, ROW)
     assert FUSED.refusal(shapes, opencl) == "its outputs have 2 shapes"
+
+
+SQUARE = oy.TensorSpec((3, 3))
+PRODUCTS: dict[str, tuple[Any, tuple[oy.TensorSpec, ...], int]] = {
+    "epilogue": (lambda a, b, c: oy.gelu(oy.matmul(a, b) + c), (oy.TensorSpec((20, 35)), oy.TensorSpec((35, 37)), oy.TensorSpec((37,))), 3),
+    "batches": (lambda a, b, c: oy.matmul(a, b) - c, (oy.TensorSpec((2, 1, 17, 4)), oy.TensorSpec((3, 4, 5)), oy.TensorSpec((3, 1, 1))), 2),
+    "integers": (lambda a, b: oy.matmul(a, b) // 3, (oy.TensorSpec((2, 3, 4), "int32"), oy.TensorSpec((4, 5), "int32")), 2),
+    "bfloat16": (lambda a, b: (lambda y: (y, oy.relu(y)))(oy.matmul(a, b)), (SQUARE.with_dtype("bfloat16"),) * 2, 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_with_what_follows_them(name: str, separate: Any) -> None:
+    function, specs, nodes = PRODUCTS[name]
+    region = largest(PRODUCT, separate, function, *specs)
+    assert len(region.graph.nodes) == nodes
+    arrays = arrays_of(region)
+    assert violation(region, arrays, run(PRODUCT, region, separate, arrays)) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda a, b: oy.matmul(oy.matmul(a, b), b), "it has 2 products; a kernel is for one"),
+        (lambda a, b: a + b, "it has 0 products; a kernel is for one"),
+        (lambda a, b: oy.matmul(oy.exp(a), b), "it computes what the product takes"),
+        (lambda a, b: oy.matmul(a, b) + a, "it uses a matrix of the product beside it"),
+        (lambda a, b: (oy.matmul(a, a), oy.exp(b)), "which has not the shape (3, 3) of the product"),
+    ],
+)
+def test_regions_that_are_no_products(function: Any, reason: str) -> None:
+    second = oy.TensorSpec((3, 1)) if "shape" in reason else SQUARE
+    with pytest.raises(SpecError) as error:
+        product_plan(whole(function, SQUARE, second))
+    assert reason in str(error.value)
+
+
+def test_processors_have_products_of_their_own(opencl: Any) -> None:
+    node = oy.trace(lambda a: oy.matmul(a, a), SQUARE).nodes[0]
+    refusal = PRODUCT.claim_refusal(node.call, opencl)
+    assert refusal == "groups of items share tiles on GPUs; processors have products of their own"
 
 
 def test_elements_are_computed_in_the_passes_that_need_them() -> None:

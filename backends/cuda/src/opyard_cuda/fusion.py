@@ -18,6 +18,8 @@ from opyard_codegen import accepts as expression_refusal
 from opyard_codegen.elementwise import Entry, program
 from opyard_codegen.expressions import has_expression
 from opyard_codegen.layout import broadcast_strides, collapsed, sizes_of
+from opyard_codegen.products import GROUP, product_plan, product_program, product_refusal
+from opyard_codegen.products import NAME as PRODUCT
 from opyard_codegen.regions import array_refusal, body_of_region, shape_refusal, specs_of
 from opyard_codegen.row_plan import REDUCTIONS, plan_of, reduction_refusal
 from opyard_codegen.rows import NAME, row_program
@@ -28,6 +30,9 @@ from .sources import CudaSource
 
 MOST_BLOCKS = 8192
 """Blocks of a launch; with more elements each thread computes several, a grid apart."""
+
+MOST_TILES = 1 << 20
+"""Blocks of a product."""
 
 GROUPS = (32, 256)
 """The least and the most threads that compute a row together."""
@@ -140,6 +145,45 @@ def prepare_rows(region: Region, device: Any) -> Callable[..., Any]:
     grid, kept = (min(plan.rows, MOST_BLOCKS),), [device.upload(array) for array in plan.constants]
     return _runner(
         region, device, lambda arrays, made: kernel(grid, (group,), (*arrays, *kept, *made, *bound))
+    )
+
+
+def claims_product(call: Call, device: Device) -> str | None:
+    """Why a call cannot be a part of a product and what follows it, or None."""
+    if call.op.name != "matmul":
+        return claims(call, device)
+    specs = (spec for spec in (*call.inputs, call.output) if spec is not None)
+    foreign = [spec.dtype.name for spec in specs if spec.dtype.name not in CUDA.formats]
+    return f"takes {', '.join(CUDA.formats)}, not {foreign[0]}" if foreign else product_refusal(call)
+
+
+def accepts_product(region: Region, device: Device) -> str | None:
+    """Why a region is no product and what follows it, or None."""
+    try:
+        product_plan(region)
+    except SpecError as error:
+        return str(error)
+    return array_refusal(region)
+
+
+def product_source(region: Region) -> tuple[CudaSource, Any]:
+    """The program of a product, and its plan."""
+    plan = product_plan(region)
+    dialect, _ = _counted(plan.largest)
+    return CudaSource(f"product/{region.title}", product_program(dialect, plan), (PRODUCT,)), plan
+
+
+def prepare_product(region: Region, device: Any) -> Callable[..., Any]:
+    """A function of arrays that computes a product and what follows it."""
+    source, plan = product_source(region)
+    kernel = sources.module(source).get_function(PRODUCT)
+    places = [*plan.axes, *(stride for own in plan.strides for stride in own)]
+    _, number = _counted(plan.largest)
+    table = device.upload(np.array(places, number))
+    bound = (*map(number, plan.sizes), np.int32(len(plan.axes)), table)
+    grid, kept = (min(plan.tiles, MOST_TILES),), [device.upload(array) for array in plan.constants]
+    return _runner(
+        region, device, lambda arrays, made: kernel(grid, (GROUP,), (*arrays, *kept, *made, *bound))
     )
 
 

@@ -261,6 +261,7 @@ def _register_fused(registry: Any) -> None:
     for name, part, facts in (
         ("fused", "", {"efficiency": 0.8}),
         ("fused_rows", "_rows", {"cost": f"{fusion}:cost_rows"}),
+        ("fused_product", "_product", {"efficiency": 0.05}),  # no tensor cores; nothing else takes integers
     ):
         registry.region_compiler(
             backend="cuda",

@@ -76,6 +76,13 @@ KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
 FLOATING = {"tiles": ("float32", "float64")}
 """Kernels that take certain dtypes alone."""
 
+FUSED = {
+    "fused": "opyard_opencl.fusion",
+    "fused_rows": "opyard_opencl.row_fusion",
+    "fused_product": "opyard_opencl.product_fusion",
+}
+"""What compiles regions, by name: the module."""
+
 WITHOUT_OUT = frozenset(
     {
         *(f"movement:prepare_{name}" for name in ("view", "tile", "repeat", "blocks")),
@@ -114,7 +121,7 @@ def opyard_register(registry: Any) -> None:
                 dtypes=FLOATING.get(prepare.partition(":")[0]),
                 out=prepare not in WITHOUT_OUT,
             )
-    for name, module in (("fused", "opyard_opencl.fusion"), ("fused_rows", "opyard_opencl.row_fusion")):
+    for name, module in FUSED.items():
         registry.region_compiler(
             backend="opencl",
             name=name,
