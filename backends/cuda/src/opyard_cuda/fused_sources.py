@@ -9,7 +9,7 @@ from typing import Any
 import opyard as oy
 from opyard.region import Region
 
-from .fusion import elementwise_source, row_source
+from .fusion import elementwise_source, product_source, row_source
 from .sources import CudaSource
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -42,11 +42,17 @@ def normalization(x: Any, scale: Any, bias: Any) -> Any:
     return centred / oy.sqrt(variance + 1e-5) * scale + bias
 
 
+def product(x: Any, weight: Any, bias: Any) -> Any:
+    """A product of matrices, a bias and an activation."""
+    return oy.relu(oy.matmul(x, weight) + bias)
+
+
 REGIONS: tuple[tuple[Callable[..., Any], tuple[tuple[int, ...], ...], Callable[[Region], Any]], ...] = (
     (chain, (SHAPE,), elementwise_source),
     (tree, (SHAPE, ROW, COLUMN), elementwise_source),
     (softmax, (SHAPE,), row_source),
     (normalization, (SHAPE, ROW, ROW), row_source),
+    (product, (SHAPE, (1024, 256), (256,)), product_source),
 )
 """Functions over ops, the shapes of their arrays, and what makes a program of their region."""
 
