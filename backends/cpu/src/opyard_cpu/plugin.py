@@ -18,7 +18,6 @@ OPYARD_API = (1, 1)
 FLOATS = ("float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 REALS = (*FLOATS, *INTEGERS)
-LOSS = {"logits": FLOATS, "labels": INTEGERS, "g": FLOATS}
 
 STREAMING = """
     add subtract multiply divide maximum minimum negative positive square abs sqrt sign signbit copysign conj reciprocal
@@ -148,8 +147,9 @@ def _elementwise(registry: Registry) -> None:
     _numpy(registry, "where", prepare="opyard_cpu.selection:prepare_where", efficiency=0.6, out=True)
     for op, facts in {"random_bernoulli": {}, "dropout": {"dtypes": {"x": FLOATS}}}.items():
         _numpy(registry, op, prepare=f"opyard_cpu.random:prepare_{op}", efficiency=0.02, out=True, **facts)
-    for op in ("softmax_cross_entropy", "softmax_cross_entropy_gradient"):
-        _numpy(registry, op, load=f"opyard_cpu.loss:{op}", dtypes=LOSS, efficiency=0.2)
+    for op, more in {"softmax_cross_entropy": {}, "softmax_cross_entropy_gradient": {"g": FLOATS}}.items():
+        dtypes = {"logits": FLOATS, "labels": INTEGERS, **more}
+        _numpy(registry, op, load=f"opyard_cpu.loss:{op}", dtypes=dtypes, efficiency=0.2)
     _numpy(registry, "clip", load="opyard_cpu.selection:clip", efficiency=0.5, out=True)
     prepare = "opyard_cpu.selection:prepare_cast"
     _numpy(registry, "cast", prepare=prepare, efficiency=0.8, out=True, inplace=True)
