@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -297,11 +297,9 @@ def test_threads_and_what_the_user_set(given: dict[str, str], expected: str) -> 
 
 
 @pytest.fixture
-def unloaded() -> Iterator[None]:
-    """The library is looked for anew, and again after the test."""
-    library._load.cache_clear()
-    yield
-    library._load.cache_clear()
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library is looked for anew; after the test it is the one of before, whose primitives others keep."""
+    monkeypatch.setattr(library, "_load", cache(library._load.__wrapped__))
 
 
 def test_without_the_wheel_the_reason_says_what_to_install(
