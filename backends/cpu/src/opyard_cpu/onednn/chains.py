@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from opyard import gelu
 from opyard.driver import Device
 from opyard.graph import Node, Value
 from opyard.kernels import Work
 from opyard.operation import Call
-from opyard.ops.activation import gelu
 from opyard.spec import TensorSpec
 
 from .primitives import Eltwise
