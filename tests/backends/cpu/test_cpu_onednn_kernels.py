@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import opyard as oy
 from opyard.operation import Call
 from opyard.spec import TensorSpec
+from opyard_cpu.backend import CPUBackend
 from opyard_cpu.onednn import chains, convolution, layouts, library, products, registration
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
@@ -272,30 +274,31 @@ def test_operands_of_other_shapes_are_refused() -> None:
 
 
 def test_without_the_wheel_every_kernel_refuses_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    library._load.cache_clear()
+    monkeypatch.setattr(library, "_load", cache(library._load.__wrapped__))
     monkeypatch.setattr(library, "DISTRIBUTION", "no-such-distribution")
-    try:
-        x, w = drawn(1, 4, 6, 6), drawn(4, 4, 3, 3)
-        for op, call in (
-            ("conv", call_of(oy.conv, x, w, None)),
-            ("matmul", call_of(oy.matmul, drawn(4, 4), drawn(4, 4))),
-            ("linear", call_of(oy.linear, drawn(4, 4), drawn(4, 4), None)),
-            ("identity", call_of(oy.identity, x)),
-        ):
-            found = [
-                k for k in oy.default_registry().kernels(op) if str(k.prepare).startswith(registration.HERE)
-            ]
-            assert found
-            for kernel in found:
-                assert (kernel.refusal(call, device()) or "").startswith(
-                    "oneDNN is not installed; type: pip install"
-                )
-        np.testing.assert_allclose(
-            oy.conv(x, w), call_of(oy.conv, x, w, None).reference(x, w, None)[0], rtol=1e-4, atol=1e-4
-        )
-    finally:
-        monkeypatch.undo()
-        library._load.cache_clear()
+    x, w = drawn(1, 4, 6, 6), drawn(4, 4, 3, 3)
+    for op, call in (
+        ("conv", call_of(oy.conv, x, w, None)),
+        ("matmul", call_of(oy.matmul, drawn(4, 4), drawn(4, 4))),
+        ("linear", call_of(oy.linear, drawn(4, 4), drawn(4, 4), None)),
+        ("identity", call_of(oy.identity, x)),
+    ):
+        found = [k for k in oy.default_registry().kernels(op) if str(k.prepare).startswith(registration.HERE)]
+        assert found
+        for kernel in found:
+            assert (kernel.refusal(call, device()) or "").startswith(
+                "oneDNN is not installed; type: pip install"
+            )
+    expected = call_of(oy.conv, x, w, None).reference(x, w, None)[0]
+    np.testing.assert_allclose(oy.compile(oy.conv)(x, w), expected, rtol=1e-4, atol=1e-4)
+    (note,) = CPUBackend().notes()
+    assert note.startswith("oneDNN is not installed; type: pip install 'opyard-cpu[onednn]'")
+
+
+def test_the_backend_says_which_library_it_uses() -> None:
+    (note,) = CPUBackend().notes()
+    assert note.startswith("oneDNN is used, up to ")
+    assert note.endswith(library.library().path)
 
 
 def test_costs_grow_with_the_work() -> None:

@@ -318,3 +318,23 @@ def test_conv_errors(specs: Any, attributes: Any, text: str) -> None:
 def test_conv_transpose_errors(specs: Any, attributes: Any, text: str) -> None:
     with pytest.raises(SpecError, match=text):
         conv_transpose.op.call(*specs, **attributes)
+
+
+@pytest.mark.parametrize(
+    ("padding", "dtype", "expected"),
+    [
+        (0, "float32", [False, False, False]),
+        (1, "float32", [False, True, True]),
+        (((0, 0), (0, 1)), "float64", [False, True, True]),
+        ("valid", "float32", [False, False, False]),
+    ],
+)
+def test_what_strange_weights_make_of_padding_is_unspecified(
+    padding: Any, dtype: str, expected: list[bool]
+) -> None:
+    x, weight = np.ones((2, 2, 5, 5), dtype), np.ones((3, 2, 3, 3), dtype)
+    weight[1, 0, 0, 0], weight[2, 1, 2, 2] = np.nan, np.inf
+    attributes = {"padding": padding, "strides": 1, "dilations": 1, "groups": 1}
+    found = conv.op.unspecified(x, weight, None, **attributes)
+    assert found.shape == (1, 3, 1, 1)
+    assert found.reshape(-1).tolist() == expected

@@ -76,6 +76,13 @@ class CPUBackend:
         """The one device ``cpu:0``."""
         return self._devices
 
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of libraries that make kernels faster: where they are found, or how to install them."""
+        from .onednn.library import library, missing
+
+        reason = missing()
+        return (reason or f"oneDNN is used, up to {library().instruction_set()}: {library().path}",)
+
 
 def limit_blas_threads(threads: int) -> str:
     """Lets the BLAS libraries of this process use at most ``threads`` threads, and gives the name of the first.

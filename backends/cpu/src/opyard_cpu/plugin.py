@@ -16,7 +16,8 @@ from .onednn import registration
 OPYARD_API = (1, 1)
 
 FLOATS = ("float32", "float64")
-REALS = (*FLOATS, "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+REALS = (*FLOATS, *INTEGERS)
 
 STREAMING = """
     add subtract multiply divide maximum minimum negative positive square abs sqrt sign signbit copysign conj reciprocal
@@ -146,6 +147,9 @@ def _elementwise(registry: Registry) -> None:
     _numpy(registry, "where", prepare="opyard_cpu.selection:prepare_where", efficiency=0.6, out=True)
     for op, facts in {"random_bernoulli": {}, "dropout": {"dtypes": {"x": FLOATS}}}.items():
         _numpy(registry, op, prepare=f"opyard_cpu.random:prepare_{op}", efficiency=0.02, out=True, **facts)
+    for op, more in {"softmax_cross_entropy": {}, "softmax_cross_entropy_gradient": {"g": FLOATS}}.items():
+        dtypes = {"logits": FLOATS, "labels": INTEGERS, **more}
+        _numpy(registry, op, load=f"opyard_cpu.loss:{op}", dtypes=dtypes, efficiency=0.2)
     _numpy(registry, "clip", load="opyard_cpu.selection:clip", efficiency=0.5, out=True)
     prepare = "opyard_cpu.selection:prepare_cast"
     _numpy(registry, "cast", prepare=prepare, efficiency=0.8, out=True, inplace=True)

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from opyard import TensorSpec, trace
+from opyard import TensorSpec, relu_gradient, sum, trace
 from opyard.driver import Device
 from opyard.operation import Call
-from opyard.ops.activation import relu_gradient
-from opyard.ops.reduction import sum
 from opyard.region import Region
 
 from ..jit import region as jit

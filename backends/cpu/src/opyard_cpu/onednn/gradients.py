@@ -8,8 +8,7 @@ from functools import partial
 from opyard.driver import Device
 from opyard.errors import KernelError
 from opyard.operation import Call
-from opyard.ops.pooling import pool_geometry
-from opyard.ops.windows import padding_pairs
+from opyard.ops.windows import padding_pairs, per_axis
 
 from ..convolution_transpose import steps_of
 from ..geometry import Geometry, geometry
@@ -119,9 +118,12 @@ def _pooling_primitives(call: Call, layout: Layout) -> tuple[Primitive, Primitiv
     x, cotangent = call.inputs
     assert x is not None and cotangent is not None
     source, result = concrete(x.shape), concrete(cotangent.shape)
-    attributes = (call.attrs[key] for key in ("kernel", "strides", "dilations"))
-    kernel, steps, gaps = pool_geometry(len(source) - 2, *attributes)
-    pairs = padding_pairs(call.attrs["padding"], source[2:], kernel, steps, gaps)
+    attributes, rank = call.attrs, len(source) - 2
+    kernel = per_axis(attributes["kernel"], rank, "kernel")
+    given = attributes["strides"]
+    steps = kernel if given is None else per_axis(given, rank, "strides")
+    gaps = per_axis(attributes["dilations"], rank, "dilations")
+    pairs = padding_pairs(attributes["padding"], source[2:], kernel, steps, gaps)
     before = tuple(pair[0] for pair in pairs)
     reach = [
         (n - 1) * s + (k - 1) * gap + 1 for n, s, k, gap in zip(result[2:], steps, kernel, gaps, strict=True)

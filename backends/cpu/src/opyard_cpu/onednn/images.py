@@ -73,14 +73,17 @@ def prepare_max_pool(call: Call, device: Device) -> Run:
     taps = blocks.taps_of(call, tuple(counts))
     axes = [(1 + axis, ranges, count) for axis, (ranges, count) in enumerate(zip(taps, counts, strict=True))]
     shape = (batch, *counts, channels)
+    spec = call.inputs[0]
+    assert spec is not None
+    step = max(1, blocks.BLOCK_BYTES * batch // max(1, spec.nbytes))
 
     def run(x: Array) -> Array:
         result = np.empty(shape, np.float32)
 
         def part(first: int, last: int) -> None:
-            for image in range(first, last):  # one by one, so that it stays in the cache between the passes
-                one = slice(image, image + 1)
-                blocks.reduce_windows(x[one], axes, np.maximum, -np.inf, result[one])
+            for start in range(first, last, step):  # what stays in the cache between the passes
+                some = slice(start, min(start + step, last))
+                blocks.reduce_windows(x[some], axes, np.maximum, -np.inf, result[some])
 
         in_parts(part, batch, blocks.OPERATIONS * x.size)
         return result
