@@ -364,3 +364,13 @@ def test_memories_are_freed_with_their_primitives() -> None:
     for _ in range(50):
         Execution(primitives.matmul(layout, layout, layout), ("src", "weights", "dst"))
     assert memory.strided((64, 64)).key == layout.key
+
+
+def test_processors_without_avx2_are_refused() -> None:
+    code = "from opyard_cpu.onednn.library import missing; print(missing())"
+    settings = {**os.environ, "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=settings
+    )
+    sentence = "oneDNN is used on processors with AVX2 or more, and finds sse41 here\n"
+    assert done.stdout == sentence, done.stderr

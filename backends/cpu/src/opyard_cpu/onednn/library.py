@@ -35,6 +35,9 @@ SPINS = "1000"
 """How often an idle thread looks for work before it sleeps: some 25 microseconds, longer than the pause between two kernels of
 a plan. Measured on two busy processors: by default a product of 96x96 takes 2.4 ms instead of 40 microseconds."""
 
+NARROW = ("sse41", "avx")
+"""Instruction sets for which oneDNN's kernels are slower than BLAS, and lose NaN."""
+
 Function = Callable[..., Any]
 
 
@@ -139,9 +142,12 @@ def _load() -> Library | str:
     if not addresses_are_right():
         return "oneDNN cannot be called: arrays of this NumPy are laid out otherwise than its C API says"
     try:
-        return Library(path)
+        found = Library(path)
     except (OSError, AttributeError) as error:
         return f"oneDNN could not be loaded: {error}; it needs GNU OpenMP 9 or later, on Debian: apt install libgomp1"
+    if (name := found.instruction_set()) in NARROW:
+        return f"oneDNN is used on processors with AVX2 or more, and finds {name} here"
+    return found
 
 
 def find() -> str | None:
