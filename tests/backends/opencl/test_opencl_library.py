@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,3 +106,25 @@ def test_every_kernel_of_a_shared_program_can_be_made(dtype: str, opencl: Any) -
         names = {kernel.function_name for kernel in opencl.build(text).all_kernels()}
         for entry in entries.values():
             assert {library._named(entry, way) for way in library._ways(inputs)} <= names
+
+
+@pytest.mark.sweep
+def test_processes_share_an_empty_program_cache(opencl: Any, tmp_path: Path) -> None:
+    """All build the same programs at the same time, in the caches of PoCL and of pyopencl."""
+    code = """
+import numpy as np, opyard as oy
+device = oy.default_registry().device("opencl:0")
+x = device.upload(np.linspace(-1, 1, 1000, dtype=np.float32).reshape(10, 100))
+total = float(np.asarray(oy.sum(oy.softmax(oy.matmul(x, oy.matrix_transpose(x))))))
+assert abs(total - 10) < 1e-4, total
+"""
+    folders = {"POCL_CACHE_DIR": "pocl", "XDG_CACHE_HOME": "xdg", "OPYARD_CACHE_DIR": "opyard"}
+    environment = {**os.environ, **{name: str(tmp_path / folder) for name, folder in folders.items()}}
+    command = [sys.executable, "-c", code]
+    started = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    ended = [(process.communicate(timeout=300)[1], process.returncode) for process in started]
+    assert [status for _, status in ended] == [0, 0, 0], ended
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr

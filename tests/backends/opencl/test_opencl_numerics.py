@@ -19,14 +19,15 @@ plugin.opyard_register(_REGISTRY)
 
 
 def _run(device: Any, name: str, *arrays: np.ndarray[Any, Any] | None, **attributes: Any) -> Any:
-    """What the op's one kernel gives for NumPy arrays, what the reference gives, and how they differ if they do."""
+    """What a kernel of the op gives for NumPy arrays, what the reference gives, and how a kernel differs if one does."""
     declared = STANDARD[name].op
     call = declared.call(*(None if a is None else TensorSpec.of(a) for a in arrays), **attributes)
-    (kernel,) = _REGISTRY.kernels(name)
-    assert kernel.refusal(call, device) is None
-    result = kernel.bind(call, device)(*(None if a is None else device.upload(a) for a in arrays))
-    found = device.download(result)
-    return found, call.reference(*arrays)[0], violation(call, arrays, [found])
+    kernels = [kernel for kernel in _REGISTRY.kernels(name) if kernel.refusal(call, device) is None]
+    assert kernels
+    given = [None if a is None else device.upload(a) for a in arrays]
+    results = [device.download(kernel.bind(call, device)(*given)) for kernel in kernels]
+    differences = [violation(call, arrays, [found]) for found in results]
+    return results[0], call.reference(*arrays)[0], next(filter(None, differences), None)
 
 
 _SPECIAL = np.array(

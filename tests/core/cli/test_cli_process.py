@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from environments import install, run_python
+from environments import TOY, install, run_python
 
 WAITING = """
 import time
@@ -78,6 +78,25 @@ def test_a_broken_plugin_is_shown_and_the_doctor_fails(site: Path):
     listed = opyard(site, "plugins")
     assert listed.returncode == 0
     assert "no libfoo.so" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("return ['driver 7, of 2031']", "driver 7, of 2031"),
+        ("raise OSError('no driver')", "its notes cannot be read: OSError: no driver"),
+    ],
+)
+def test_the_doctor_shows_what_a_backend_says(body: str, sentence: str, tmp_path: Path):
+    notes = f"class ToyBackend:\n    def notes(self):\n        {body}"
+    folder = tmp_path / "site"
+    install(
+        folder, "opyard-toy", {"toy": "toy_plugin"}, {"toy_plugin": TOY.replace("class ToyBackend:", notes)}
+    )
+    done = opyard(folder, "doctor", "--json", OPYARD_PLUGINS="toy")
+    assert done.returncode == 0, done.stderr
+    checks = [check for check in json.loads(done.stdout)["checks"] if check["subject"] == "backend toy"]
+    assert [(check["state"], check["detail"]) for check in checks] == [("ok", "toy:0"), ("note", sentence)]
 
 
 def test_a_strict_user_gets_the_failure_at_once(site: Path):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opyard.errors import SpecError
+
 if TYPE_CHECKING:
     from .device import OpenCLDevice
 
@@ -52,6 +54,37 @@ class Array:
         """The same elements in the same order under another shape, without a copy. The sizes must agree."""
         host = None if self.host is None else self.host.reshape(shape)
         return Array(self.device, self.buffer, shape, self.dtype, host)
+
+    def __getitem__(self, key: Any) -> Array:
+        """A part that lies together in memory, such as ``x[2:5]`` or ``x[1, :, :]``, as a view; integers and slices alone.
+
+        Raises IndexError for what is not there, and SpecError for a part that is scattered: the op ``slice`` copies it.
+        """
+        keys = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(one, (int, np.integer, slice)) or one is ... for one in keys):
+            raise SpecError(f"{self!r} takes integers and slices in brackets; other reading is by gather.")
+        whole = np.empty(self.shape, self.dtype) if self.host is None else self.host
+        part = whole[keys if ... in keys else (*keys, ...)]
+        if not part.flags.c_contiguous:
+            raise SpecError(f"this part of {self!r} does not lie together in memory; opyard.slice copies it.")
+        offset = part.ctypes.data - whole.ctypes.data if part.size else 0
+        buffer = self.device.part_of(self.buffer, offset, part)
+        return Array(self.device, buffer, part.shape, self.dtype, None if self.host is None else part)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The type and number of the DLPack device: that of host memory, or OpenCL's."""
+        return (1, 0) if self.host is not None else (4, 0)  # kDLCPU, kDLOpenCL
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The contents for another library, without a copy, once all work on them is done: CPU devices alone.
+
+        Raises BufferError for other devices: a context belongs to its driver.
+        """
+        if self.host is None:
+            raise BufferError(
+                f"{self!r} is in memory of its own, which no other library can use; opyard.to_numpy(x) copies it."
+            )
+        return self.device.download(self).__dlpack__(**options)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         """The contents as a NumPy array, once all work on them is done: NumPy functions take an Array directly."""

@@ -42,6 +42,19 @@ class OpenCLBackend:
             raise DeviceUnavailable(" ".join(self.refused))
         return tuple(found)
 
+    def notes(self) -> list[str]:
+        """Sentences for ``opyard doctor``: .icd files, platforms, and each device that cannot be used."""
+        from . import runtimes
+
+        found = [runtimes.describe_icd(file) for file in runtimes.icd_files()]
+        try:
+            cl = _binding()
+            self.devices()
+        except DeviceUnavailable as error:
+            return [*found, *(self.refused or [str(error)])]
+        platforms = (runtimes.describe_platform(platform, cl.Error) for platform in cl.get_platforms())
+        return [*found, f"pyopencl {cl.VERSION_TEXT}", *platforms, *self.refused]
+
     def _open(self, name: str, platform_number: int, device_number: int, device: Any) -> OpenCLDevice | None:
         from .device import OpenCLDevice
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyopencl as cl
 
 from opyard.driver import HOST, Capabilities, Device
-from opyard.errors import DeviceError, KernelError, OpyardError
+from opyard.errors import DeviceError, KernelError, OpyardError, SpecError
 from opyard.spec import TensorSpec
 
 from .array import Array
@@ -19,6 +19,7 @@ from .quirks import Quirks
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 _IN_FLIGHT_LIMIT = 1 << 28  # bytes of host memory that may wait for the queue before it is drained
+_DLPACK_CPU = 1  # kDLCPU
 _IN_FLIGHT_LAUNCHES = 1024  # that may wait, too
 
 
@@ -129,7 +130,39 @@ class OpenCLDevice(Device):
 
     def overlaps(self, array: Any, other: Any) -> bool:
         """Whether two Arrays have one buffer."""
+        if self.shares_memory and array.host is not None and other.host is not None:
+            return bool(np.may_share_memory(array.host, other.host))
         return bool(array.buffer is other.buffer)
+
+    def from_dlpack(self, array: Any) -> Array:
+        """An Array over the memory of another library's array, without a copy where both are in host memory.
+
+        Raises SpecError for what hands over no memory, or none of the host.
+        """
+        kind = getattr(array, "__dlpack_device__", lambda: None)()
+        if kind is None or kind[0] != _DLPACK_CPU:
+            raise SpecError(
+                f"{self.name} takes arrays in host memory by DLPack, not {type(array).__name__}; give it a NumPy array: upload(array)."
+            )
+        return self.upload(np.from_dlpack(array))
+
+    def part_of(self, buffer: Any, offset: int, part: np.ndarray[Any, Any]) -> Any:
+        """A buffer over the bytes of ``buffer`` from ``offset`` on that ``part`` is as large as, and, on CPU devices, lies over.
+
+        Raises DeviceError where the device cannot begin a buffer there.
+        """
+        if not part.size:
+            return self._nothing
+        if self.shares_memory:
+            access = cl.mem_flags.READ_WRITE if part.flags.writeable else cl.mem_flags.READ_ONLY
+            return self._buffer(access | cl.mem_flags.USE_HOST_PTR, _bytes(part))
+        step = int(self.cl_device.mem_base_addr_align) // 8  # it gives bits
+        if offset % step:
+            raise DeviceError(
+                f"{self.name} can begin a view at multiples of {step} bytes, not at {offset}; opyard.slice copies the part."
+            )
+        with _failures(f"{self.name}: making a view"):
+            return buffer.get_sub_region(offset, part.nbytes)
 
     def _buffer(self, flags: Any, host: np.ndarray[Any, Any] | None = None, size: int = 0) -> Any:
         nbytes = size if host is None else host.nbytes

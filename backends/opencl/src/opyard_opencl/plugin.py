@@ -21,6 +21,7 @@ KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     ("reduction:prepare_position", "formats:refusal", 0.1, ("argmax", "argmin")),
     ("tiles:prepare_matmul", "tiles:accepts", 0.8, ("matmul", "linear")),
     ("tiles:prepare_conv", "tiles:conv_accepts", 0.7, ("conv",)),
+    ("tiles:prepare_low", "tiles:low_accepts", 0.6, ("matmul", "conv")),
     ("product:prepare_matmul", "product:accepts", 0.5, ("matmul", "linear")),
     ("product:prepare_conv", "product:conv_accepts", 0.4, ("conv",)),
     ("transposed:prepare", "product:conv_accepts", 0.3, ("conv_transpose",)),
@@ -73,8 +74,11 @@ KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     ("sorting:prepare", "sorting:accepts", 0.02, ("sort", "argsort", "top_k")),
 )
 
-FLOATING = {"tiles": ("float32", "float64")}
-"""Kernels that take certain dtypes alone."""
+FLOATING = {"tiles": ("float32", "float64"), "low_tiles": ("float32",)}
+"""Kernels that take certain dtypes alone, by name."""
+
+NAMES = {"tiles:prepare_low": "low_tiles"}
+"""Kernels that are not called like their module."""
 
 FUSED = {
     "fused": "opyard_opencl.fusion",
@@ -109,16 +113,17 @@ def opyard_register(registry: Any) -> None:
             out=True,
             inplace=True,
         )
-    for prepare, accepts, efficiency, names in KERNELS:
-        for name in names:
+    for prepare, accepts, efficiency, ops in KERNELS:
+        name = NAMES.get(prepare, prepare.partition(":")[0])
+        for op in ops:
             registry.kernel(
-                name,
+                op,
                 backend="opencl",
-                name=prepare.partition(":")[0],
+                name=name,
                 prepare=f"opyard_opencl.{prepare}",
                 accepts=f"opyard_opencl.{accepts}",
                 efficiency=efficiency,
-                dtypes=FLOATING.get(prepare.partition(":")[0]),
+                dtypes=FLOATING.get(name),
                 out=prepare not in WITHOUT_OUT,
             )
     for name, module in FUSED.items():

@@ -19,7 +19,6 @@ from .formats import format_of, program, refusal
 from .launch import Launch, exact, table
 from .layout import sizes_of
 
-_SCRATCH_LIMIT = 1 << 28  # bytes of scratch memory for one launch
 _ROW_GRAIN = 48  # rows of the left operand that are worth packing a panel again
 _LONGS = np.int64
 _BYTES = {
@@ -34,6 +33,8 @@ _BYTES = {
     "ulong": 8,
     "double": 8,
 }
+SCRATCH_LIMIT = 1 << 28
+"""Bytes of scratch memory for one launch."""
 COMPILER_OPTIONS = ("-cl-mad-enable",)
 """Compiler options of programs of kernels/product.cl."""
 
@@ -145,7 +146,7 @@ def panel_macros(device: OpenCLDevice, compute: str) -> tuple[dict[str, Any], in
 def slots(device: OpenCLDevice, units: int, slot: int) -> tuple[int, int, int]:
     """Work items, units of each, and bytes of scratch memory: one slot of ``slot`` bytes for each item."""
     most = 4 * device.workers if device.shares_memory and not device.quirks.single_steps else 1024
-    items = max(1, min(units, most, _SCRATCH_LIMIT // max(1, slot)))
+    items = max(1, min(units, most, SCRATCH_LIMIT // max(1, slot)))
     step = -(-units // items)
     items = -(-units // step) if units else 1
     return items, step, items * slot

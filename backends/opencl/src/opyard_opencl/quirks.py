@@ -35,6 +35,15 @@ class Quirks:
     launch_seconds: float = 5e-6
     wait_seconds: float = 1e-5
 
+    def habits(self) -> str:
+        """What a user may notice, in words; empty for an ordinary implementation."""
+        known = (
+            (self.needs_linker, "builds kernels with `ld`, of binutils"),
+            (self.needs_canary, "is tried in another process first"),
+            (self.single_steps, "is a simulator, and slow"),
+        )
+        return ", ".join(words for holds, words in known if holds)
+
 
 _POCL = "Portable Computing Language"
 _POCL_NOW = Quirks(needs_canary=True, compiles_late=True, wait_seconds=2e-5)

@@ -17,14 +17,14 @@ from .device import OpenCLDevice
 from .formats import format_of, program, refusal
 from .launch import Launch, exact, partition, table
 from .layout import sizes_of
-from .product import COMPILER_OPTIONS, matrix_offsets, slots
+from .product import COMPILER_OPTIONS, SCRATCH_LIMIT, matrix_offsets, slots
 
 _RUN = 256  # products, as in kernels/tiles.cl
 _BLOCK = 1024  # columns of the right operand that are packed at a time
 _LEAST_BLOCK, _LEAST_CHUNK = 128, 96  # columns and rows that are worth packing anew
 _LONGS = np.int64
-_ROWS = {32: (6,), 64: (12, 8)}
-"""Rows of a tile by the bytes of a vector: two vectors for each, and three beside them, fit into the registers."""
+_HEIGHTS = {32: (6, 4), 64: (12, 8)}
+"""Rows of a high and of a low tile by the bytes of a vector: two vectors for each, and three beside them, fit into the registers."""
 
 
 def accepts(call: Call, device: Device) -> str | None:
@@ -47,12 +47,36 @@ def conv_accepts(call: Call, device: Device) -> str | None:
     strides = windows.per_axis(call.attrs["strides"], x.ndim - 2, "strides")
     if any(stride != 1 for stride in strides):
         return f"takes strides of 1, not {strides}"
+    if int(x.size) * x.dtype.itemsize > SCRATCH_LIMIT:
+        return f"copies images with their padding, up to {SCRATCH_LIMIT >> 20} MiB; {x!r} has more"
     return accepts(call, device)
+
+
+def low_accepts(call: Call, device: Device) -> str | None:
+    """Why a product or a convolution cannot be computed by low tiles, or None."""
+    reason = (conv_accepts if call.op.name == "conv" else accepts)(call, device)
+    if (
+        reason is None
+        and isinstance(device, OpenCLDevice)
+        and _height(device, _tiled_rows(call)) == _low(device)
+    ):
+        return "has the tiles that opencl/tiles takes for so many rows"
+    return reason
 
 
 @exact
 def prepare_matmul(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs matmul or linear: ``[..., m, k], [..., k, n] (, [n]) -> [..., m, n]``."""
+    return _matmul(call, device, _height(device, _tiled_rows(call)))
+
+
+@exact
+def prepare_low(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
+    """The same, and conv, with low tiles: less is wasted on few rows, and each number read is used less often."""
+    return (_conv if call.op.name == "conv" else _matmul)(call, device, _low(device))
+
+
+def _matmul(call: Call, device: OpenCLDevice, tile: int) -> Callable[..., Array]:
     left, right = call.inputs[0], call.inputs[1]
     assert left is not None and right is not None
     a, b = sizes_of(left), sizes_of(right)
@@ -64,18 +88,22 @@ def prepare_matmul(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     if len(b) == 2 and len(a) > 2:  # one matrix on the right serves all batches: they are rows
         rows, batches, offsets = rows * math.prod(a[:-2]), 1, np.zeros((1, 2), np.int64)
     bias = "BIAS_COLUMN" if len(call.inputs) > 2 and call.inputs[2] is not None else ""
-    return _product(device, call, (batches, rows, depth, width), offsets, bias)
+    return _product(device, call, (batches, rows, depth, width), offsets, bias, tile)
 
 
 @exact
 def prepare_conv(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs conv with strides 1: a product where the kernel has one element, else directly."""
+    return _conv(call, device, _height(device, _tiled_rows(call)))
+
+
+def _conv(call: Call, device: OpenCLDevice, tile: int) -> Callable[..., Array]:
     x, weight, bias = call.inputs
     assert x is not None and weight is not None
     sizes, shape, results = sizes_of(x), sizes_of(weight), sizes_of(call.output)
     pointwise = math.prod(shape[2:]) == 1 and call.attrs["groups"] == 1 and sizes[2:] == results[2:]
     if not pointwise:
-        return _direct(call, device)
+        return _direct(call, device, tile)
     places = math.prod(sizes[2:])
     offsets = np.stack([np.zeros(sizes[0], np.int64), np.arange(sizes[0]) * shape[1] * places], axis=-1)
     run = _product(
@@ -84,6 +112,7 @@ def prepare_conv(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
         (sizes[0], shape[0], shape[1], places),
         offsets,
         "BIAS_ROW" if bias is not None else "",
+        tile,
     )
     return lambda x, weight, *rest, out=None: run(weight, x, *rest, out=out)
 
@@ -94,10 +123,11 @@ def _product(
     sizes: tuple[int, int, int, int],
     offsets: np.ndarray[Any, Any],
     bias: str,
+    tile: int,
 ) -> Callable[..., Array]:
     """Runs ``batches`` products ``[rows, depth], [depth, width]``, the sizes in this order."""
     batches, rows, depth, width = sizes
-    text, panel, tile, itemsize = _program(device, call, rows, bias)
+    text, panel, itemsize = _program(device, call, tile, bias)
     block, chunk = _division(device, batches, rows, width, panel, tile)
     blocks, chunks = -(-width // block), -(-rows // chunk) if rows else 0
     units = batches * blocks * chunks
@@ -136,7 +166,7 @@ def _division(
     return block, chunk
 
 
-def _direct(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
+def _direct(call: Call, device: OpenCLDevice, tile: int) -> Callable[..., Array]:
     x, weight, bias = call.inputs
     assert x is not None and weight is not None
     groups, batch = call.attrs["groups"], int(x.shape[0])
@@ -144,8 +174,8 @@ def _direct(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     geometry, shifts, apart = _geometry(call)
     copy, places = geometry[2], geometry[1]
     taps = math.prod(int(n) for n in weight.shape[2:])
-    text, panel, tile, itemsize = _program(
-        device, call, rows, "BIAS_ROW" if bias is not None else "", int(weight.shape[-1])
+    text, panel, itemsize = _program(
+        device, call, tile, "BIAS_ROW" if bias is not None else "", int(weight.shape[-1])
     )
     results = ((places[0] - 1) * copy[1] + places[1] - 1) * copy[2] + places[2]
     panels = -(-results // panel) if call.output.size else 0
@@ -202,20 +232,39 @@ def _geometry(call: Call) -> tuple[list[tuple[int, ...]], list[int], int]:
     return geometry, [int(shift) for shift in lines @ np.array(strides, np.int64)], dilations[-1]
 
 
+def _height(device: OpenCLDevice, rows: int) -> int:
+    """Rows of a tile: of high ones, unless there are many rows and the last tile would mostly stand out beyond them."""
+    high, low = (-(-rows // n) * n for n in _HEIGHTS[device.quirks.vector_bytes])
+    tall = _HEIGHTS[device.quirks.vector_bytes][0]
+    return _low(device) if rows >= 4 * tall and low < high > 1.07 * rows else tall
+
+
+def _low(device: OpenCLDevice) -> int:
+    return _HEIGHTS[device.quirks.vector_bytes][1]
+
+
+def _tiled_rows(call: Call) -> int:
+    """The rows that tiles are laid over: results of a product, or output channels of a group."""
+    left, right = call.inputs[0], call.inputs[1]
+    assert left is not None and right is not None
+    if call.op.name == "conv":
+        return int(right.shape[0]) // int(call.attrs["groups"])
+    sizes = sizes_of(left)
+    return math.prod(sizes[:-1]) if right.ndim == 2 else sizes[-2] if len(sizes) > 1 else 1
+
+
 def _program(
-    device: OpenCLDevice, call: Call, rows: int, bias: str, line: int | None = None
-) -> tuple[str, int, int, int]:
-    """The program, the columns of a panel, the rows of a tile, and the bytes of an element; of a product or, with
-    the taps of a line of its kernel, of a convolution.
+    device: OpenCLDevice, call: Call, tile: int, bias: str, line: int | None = None
+) -> tuple[str, int, int]:
+    """The program, the columns of a panel, and the bytes of an element; of a product or, with the taps of a line of its
+    kernel, of a convolution.
     """
     compute, itemsize = format_of(call.output).compute, call.output.dtype.itemsize
     lanes = device.quirks.vector_bytes // itemsize
-    # the last tile may stand out beyond the matrix: the height that wastes least
-    tile = min(_ROWS[device.quirks.vector_bytes], key=lambda n: (-(-rows // n) * n > 1.07 * rows, -n))
     macros: dict[str, Any] = {"V": f"{compute}{lanes}", "VLANES": lanes, "ROWS": tile}
     macros |= {
         "DIRECT": int(line is not None),
         "LINE": 3 if line == 3 else "taps_of_line",
         **{name: int(name == bias) for name in ("BIAS_ROW", "BIAS_COLUMN")},
     }
-    return program("tiles", compute, macros), 2 * lanes, tile, itemsize
+    return program("tiles", compute, macros), 2 * lanes, itemsize

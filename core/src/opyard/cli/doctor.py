@@ -10,7 +10,9 @@ import click
 import numpy as np
 
 from .. import __version__, runtime, settings
+from ..kernels import resolve
 from ..placement import exact
+from ..registry import Registry, describe_error
 from .output import json_option, print_json, print_table, print_text, state_text
 
 BROKEN = ("failed", "incompatible", "quarantined")
@@ -46,6 +48,8 @@ def doctor(as_json: bool) -> int:
     for name in registry.backends:
         status = registry.open(name)
         add(f"backend {name}", status.state, status.reason or ", ".join(d.name for d in status.devices))
+        for sentence in _notes(registry, name, status.state):
+            add(f"backend {name}", "note", sentence)
     for kernel, reason in registry.failures.items():
         add(f"kernel {kernel}", "failed", reason)
     for sentence in registry.conflicts:
@@ -65,6 +69,17 @@ def _show(checks: list[dict[str, str]], broken: bool, as_json: bool) -> None:
     print_table(["subject", "state", "detail"], rows)
     bad = ", ".join(dict.fromkeys(c["subject"] for c in checks if c["state"] in BROKEN))
     print_text(f"\nBroken: {bad}." if broken else "\nAll is well.")
+
+
+def _notes(registry: Registry, name: str, state: str) -> list[str]:
+    """What a backend says of drivers and runtimes, by its method ``notes``, which it need not have."""
+    if state == "quarantined":  # its driver has ended a process
+        return []
+    try:
+        backend = resolve(registry.backends[name].load)()
+        return list(backend.notes()) if hasattr(backend, "notes") else []
+    except Exception as error:
+        return [f"its notes cannot be read: {describe_error(error)}"]
 
 
 def _exact_state() -> tuple[str, str]:
