@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -16,8 +17,9 @@ from opyard.kernels import resolve
 from opyard.operation import Op
 from opyard.ops import STANDARD
 from opyard.registry import Registry
-from opyard_cuda import array_module
+from opyard_cuda import array_module, nvrtc, sources
 from opyard_cuda.backend import CUDABackend
+from opyard_cuda.emulation import Library, compiler
 from opyard_cuda.plugin import opyard_register
 from opyard_cuda.probe import probe
 
@@ -59,6 +61,7 @@ def numpy_for_cupy(monkeypatch: pytest.MonkeyPatch) -> HostDevice:
     """NumPy in the place of CuPy: the logic of array kernels is the same, their speed and streams are not."""
     monkeypatch.setattr(array_module, "MODULE", "numpy")
     monkeypatch.setattr(array_module, "device_of", lambda arrays: nullcontext())
+    monkeypatch.setattr(array_module, "address", lambda array: array.ctypes.data)
     monkeypatch.setattr(array_module, "_resolved", lambda target: resolve(target.replace("cupy:", "numpy:")))
     return HostDevice()
 
@@ -73,6 +76,28 @@ def cuda_devices() -> tuple[Any, ...]:
         return tuple(CUDABackend().devices())
     except DeviceUnavailable as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """Where CUDA C++ is compiled for the CPU, once for all tests; skips, with the reason, without a compiler."""
+    try:
+        compiler()
+    except DeviceUnavailable as error:
+        pytest.skip(str(error))
+    return Library(tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture(scope="module")
+def emulation(emulated_library: Library) -> Iterator[tuple[Library, HostDevice]]:
+    """NumPy with RawModule in the place of CuPy: kernels in CUDA C++ run as fibres on the CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(array_module, "MODULE", "numpy")
+        patch.setattr(array_module, "address", lambda array: array.ctypes.data)
+        patch.setattr(np, "RawModule", emulated_library.raw_module, raising=False)
+        sources.module.cache_clear()
+        yield emulated_library, HostDevice()
+        sources.module.cache_clear()
 
 
 class FakeArray(np.ndarray[Any, Any]):
@@ -194,3 +219,13 @@ def fake_cupy() -> Iterator[Any]:
         get_default_memory_pool=FakePool,
     )
     assert FakeDevice.current == [0]
+
+
+@pytest.fixture(scope="session")
+def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for CUDA's headers; skips, with the reason, where NVRTC is not installed."""
+    try:
+        nvrtc.library()
+    except DeviceUnavailable as error:
+        pytest.skip(str(error))
+    return tmp_path_factory.mktemp("headers")

@@ -12,7 +12,7 @@ from opyard.ops import STANDARD
 from opyard.registry import Registry
 from opyard.spec import TensorSpec
 from opyard.testing import violation
-from opyard_cuda import elementwise, plugin
+from opyard_cuda import elementwise, plugin, sources
 from opyard_cuda.array_module import OnDevice
 
 
@@ -24,6 +24,44 @@ def test_every_name_of_cupy_exists(registry: Registry) -> None:
     assert not [name for name in ufuncs if not isinstance(getattr(cupy, name, None), cupy.ufunc)]
     names = {f"{base.__module__}:{base.__qualname__}" for base in cupy.ndarray.__mro__}
     assert names & set(plugin.ARRAYS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cuda.alloc",
+        "cuda.alloc_pinned_memory",
+        "cuda.get_allocator",
+        "cuda.set_allocator",
+        "cuda.set_pinned_memory_allocator",
+        "cuda.using_allocator",
+        "cuda.MemoryAsyncPool.free_bytes",
+        "cuda.MemoryPool.malloc",
+        "cuda.PinnedMemoryPool.malloc",
+        "cuda.Stream.begin_capture",
+        "cuda.Stream.end_capture",
+        "cuda.Graph.launch",
+        "get_default_pinned_memory_pool",
+        "ndarray.get",
+        "may_share_memory",
+        "RawModule.get_function",
+    ],
+)
+def test_what_the_backend_uses_of_cupy_exists(name: str) -> None:
+    found = pytest.importorskip("cupy")
+    for part in name.split("."):
+        found = getattr(found, part)
+
+
+def test_the_allocator_of_cupy_tells_its_pool() -> None:
+    cupy = pytest.importorskip("cupy")
+    assert cupy.cuda.get_allocator().__self__ is cupy.get_default_memory_pool()
+
+
+def test_sources_become_modules_of_cupy() -> None:
+    pytest.importorskip("cupy")
+    for source in sources.all_sources():
+        assert sources.module(source).name_expressions == source.entries
 
 
 def test_cupy_takes_every_generated_kernel(ops: dict[str, Op]) -> None:

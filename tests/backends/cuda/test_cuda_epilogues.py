@@ -240,6 +240,29 @@ def test_gelu_by_the_error_function_is_no_epilogue(registry: Registry) -> None:
     assert matches(lambda x, w, b: oy.gelu(x @ w + b)) == 0
 
 
+def test_numbers_are_those_of_the_library() -> None:
+    numbers = pytest.importorskip("nvmath.bindings.cublasLt")
+    assert (numbers.Epilogue.DEFAULT, numbers.Epilogue.RELU, numbers.Epilogue.GELU) == (
+        cublaslt.DEFAULT,
+        cublaslt.RELU,
+        cublaslt.GELU,
+    )
+    for name in ("BIAS", "RELU_BIAS", "GELU_BIAS"):
+        epilogue = getattr(cublaslt, name.removesuffix("_BIAS"), 0) if "_" in name else 0
+        assert numbers.Epilogue[name] == epilogue | cublaslt.BIAS
+    attributes = numbers.MatmulDescAttribute
+    assert [attributes.TRANSA, attributes.TRANSB, attributes.EPILOGUE, attributes.BIAS_POINTER] == [
+        3,
+        4,
+        7,
+        8,
+    ]
+    preferences = numbers.MatmulPreferenceAttribute
+    assert preferences.MAX_WORKSPACE_BYTES == 1
+    assert [preferences[f"MIN_ALIGNMENT_{letter}_BYTES"] for letter in "ABCD"] == [5, 6, 7, 8]
+    assert numbers.matmul_heuristic_result_dtype.itemsize == ctypes.sizeof(cublaslt._Heuristic)
+
+
 def test_a_status_of_the_library_is_an_error(library: Any) -> None:
     with pytest.raises(
         KernelError,

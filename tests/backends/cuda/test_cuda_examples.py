@@ -23,10 +23,6 @@ from opyard.spec import TensorSpec
 from opyard_cuda.nvrtc import ARCHITECTURES, compile_source
 from opyard_cuda.sources import CudaSource
 
-from .test_cuda_compiling import headers
-
-__all__ = ["headers"]
-
 PAGE = Path(__file__).parents[3] / "docs" / "cuda.md"
 EXAMPLES = dict(
     re.findall(r"^```python\n# not run: ([\w ]+)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)

@@ -80,7 +80,7 @@ def test_array_kernels_agree_with_the_reference(
 def test_special_values_stand_where_the_reference_has_them(
     name: str, numpy_for_cupy: Any, ops: dict[str, Op]
 ) -> None:
-    (kernel,) = (kernel for kernel in KERNELS if kernel.op == name)
+    (kernel,) = (kernel for kernel in ON_ARRAYS if kernel.op == name)
     values = np.array(
         [[1, np.nan, 3, np.nan], [np.inf, 1, np.inf, 2], [-np.inf] * 4, [-np.inf, 2, 0, -0.0]], np.float32
     )
@@ -100,7 +100,7 @@ def test_strided_inputs_are_read_in_order(numpy_for_cupy: Any, ops: dict[str, Op
     for name, attributes in cases.items():
         weights = (np.ones((1, 2, 2, 2), np.float32),) if name == "conv" else ()
         call = ops[name].call(TensorSpec.of(values), *(TensorSpec.of(w) for w in weights), **attributes)
-        (kernel,) = (kernel for kernel in KERNELS if kernel.op == name)
+        (kernel,) = (kernel for kernel in ON_ARRAYS if kernel.op == name)
         found = kernel.bind(call, numpy_for_cupy)(values, *weights, *(() if name != "conv" else (None,)))
         assert violation(call, [values, *weights], [found]) is None
 
@@ -139,12 +139,19 @@ def test_slices_are_clamped_to_the_axis(
 ) -> None:
     values = np.arange(7)
     call = ops["slice"].call(TensorSpec.of(values), starts=(start,), stops=(stop,), steps=(step,))
-    (kernel,) = (kernel for kernel in KERNELS if kernel.op == "slice")
+    (kernel,) = (kernel for kernel in ON_ARRAYS if kernel.op == "slice")
+    np.testing.assert_array_equal(kernel.bind(call, numpy_for_cupy)(values), call.reference(values)[0])
+
+
+def test_one_shift_in_a_tuple_rolls_all_elements(numpy_for_cupy: Any, ops: dict[str, Op]) -> None:
+    values = np.arange(6).reshape(2, 3)
+    call = ops["roll"].call(TensorSpec.of(values), shift=(2,), axis=None)
+    (kernel,) = (kernel for kernel in ON_ARRAYS if kernel.op == "roll")
     np.testing.assert_array_equal(kernel.bind(call, numpy_for_cupy)(values), call.reference(values)[0])
 
 
 def test_created_arrays_are_new_each_time(numpy_for_cupy: Any, ops: dict[str, Op]) -> None:
-    (kernel,) = (kernel for kernel in KERNELS if kernel.op == "zeros")
+    (kernel,) = (kernel for kernel in ON_ARRAYS if kernel.op == "zeros")
     run = kernel.bind(ops["zeros"].call(shape=(3,)), numpy_for_cupy)
     run()[:] = 1
     np.testing.assert_array_equal(run(), [0, 0, 0])

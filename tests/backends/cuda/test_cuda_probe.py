@@ -296,7 +296,7 @@ def test_registering_and_probing_import_no_cupy() -> None:
     program = """
 import sys
 from opyard.registry import Registry
-from opyard_cuda import plugin, probe, backend
+from opyard_cuda import plugin, probe, backend, compiling
 registry = Registry()
 plugin.opyard_register(registry)
 before = set(sys.modules)

@@ -215,7 +215,6 @@ def opyard_register(registry: Any) -> None:
             registry.kernel(
                 op, backend="cuda", name="cupy", load=OnDevice(f"opyard_cuda.kernels.{module}:{op}"), **facts
             )
-    _register_cublaslt(registry)
     for op in CREATED:
         creation = "opyard_cuda.kernels.creation"
         registry.kernel(
@@ -236,6 +235,7 @@ def opyard_register(registry: Any) -> None:
             out=True,
         )
     native.register(registry)
+    _register_cublaslt(registry)
     _register_fused(registry)
 
 

@@ -39,6 +39,7 @@ class CudaSource:
 
 PROVIDERS: tuple[str, ...] = (
     "opyard_cuda.elementwise_sources:sources",
+    "opyard_cuda.fused_sources:sources",
     "opyard_cuda.native.rows:sources",
     "opyard_cuda.native.reduce:sources",
     "opyard_cuda.native.move:sources",

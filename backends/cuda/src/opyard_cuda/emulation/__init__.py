@@ -28,7 +28,7 @@ warp, and in it one lane, as far as it can go."""
 
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-shared", "-fPIC", "-w", "-ffp-contract=off", "-fno-strict-aliasing")
-_CHECKED = ("-O1", "-fsanitize=thread,bounds", "-c")
+_CHECKED = ("-O1", "-fsanitize=thread,bounds-strict,alignment,integer-divide-by-zero", "-c")
 _EDGES = ("__ehdr_start", "_end", "__bss_start")
 """What the linker calls the begin and the end of a library, and the begin of what is static and not initialized."""
 
@@ -186,7 +186,7 @@ class _Buffers:
             scalar = np.asarray(argument)
             if scalar.itemsize != size or (pointer and scalar != 0):
                 raise KernelError(
-                    f"CUDA kernel {entry!r} has {size} bytes for argument {number}, which is {scalar.dtype.name} {argument!r}."
+                    f"CUDA kernel {entry!r} has {size} bytes for argument {number}, which is {scalar.dtype.name} {scalar}."
                 )
             return (ctypes.c_char * size).from_buffer_copy(scalar.tobytes())
         if not pointer or not argument.flags.c_contiguous:
@@ -202,7 +202,7 @@ class _Buffers:
     def described(self) -> tuple[Any, int]:
         """The buffers as the runtime takes them."""
         rows = [
-            (copied.ctypes.data, copied.nbytes, self._writable[key])
+            _Buffer(copied.ctypes.data, copied.nbytes, self._writable[key])
             for key, (_, copied) in self._copies.items()
         ]
         return (_Buffer * len(rows))(*rows), len(rows)

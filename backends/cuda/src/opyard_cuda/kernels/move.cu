@@ -16,8 +16,8 @@ template <typename T> __global__ void transpose(const T* __restrict__ x, T* __re
     if (left + i < columns && top + threadIdx.x < rows) y[(left + i) * rows + top + threadIdx.x] = tile[threadIdx.x][i];
 }
 
-// x [outer, size, inner] at indices [count] -> [outer, count, inner]; an index below 0 counts from the end, and one that is still
-// out of range wraps around, as CuPy's do. A thread moves one T: an element, or several at once where `inner` allows it.
+// x [outer, size, inner] at indices [count] -> [outer, count, inner]; an index out of range wraps around, as
+// CuPy's do: one below 0 counts from the end. A thread moves one T: an element, or several at once where `inner` allows it.
 template <typename T, typename I>
 __global__ void gather(const T* __restrict__ x, const I* __restrict__ indices, T* __restrict__ y, long long total, long long size,
                        long long count, long long inner) {
@@ -25,7 +25,6 @@ __global__ void gather(const T* __restrict__ x, const I* __restrict__ indices, T
   if (place >= total) return;
   const long long row = place / inner, outer = row / count;
   long long index = (long long)indices[row % count];
-  if (index < 0) index += size;
   if (index < 0 || index >= size) index = (index % size + size) % size;
   y[place] = x[(outer * size + index) * inner + place % inner];
 }

@@ -99,17 +99,23 @@ class _Stage:
             return instance("reduce_rows", way, given, gives, self.width, self.group)
         return instance("reduce_columns", way, given, gives)
 
-    def run(self, way: str, given: str, gives: str, x: Any, y: Any, divisor: float) -> None:
-        """Launches the kernel."""
+    def launcher(self, way: str, given: str, gives: str) -> Callable[[Any, Any, float], None]:
+        """A function that reduces ``x`` into ``y`` and divides the result."""
         outer, reduced, inner = self.extents.outer, self.extents.reduced, self.extents.inner
         kernel = function("reduce", self.entry(way, given, gives))
-        cut = (np.int64(self.piece), np.float64(divisor))
+        grid: tuple[int, ...]
+        block: tuple[int, ...]
         if inner == 1:
-            grid = (blocks(outer, BLOCK // self.group), self.pieces)
-            kernel(grid, (BLOCK,), (x, y, np.int64(outer), np.int64(reduced), *cut))
+            grid, block = (blocks(outer, BLOCK // self.group), self.pieces), (BLOCK,)
+            extents = (np.int64(outer), np.int64(reduced), np.int64(self.piece))
         else:
-            grid = (outer * blocks(inner, 32), self.pieces)
-            kernel(grid, (32, 8), (x, y, np.int64(reduced), np.int64(inner), *cut))
+            grid, block = (outer * blocks(inner, 32), self.pieces), (32, 8)
+            extents = (np.int64(reduced), np.int64(inner), np.int64(self.piece))
+
+        def launch(x: Any, y: Any, divisor: float) -> None:
+            kernel(grid, block, (x, y, *extents, np.float64(divisor)))
+
+        return launch
 
 
 def prepare(call: Call, device: Any) -> Callable[..., Any]:
@@ -120,18 +126,18 @@ def prepare(call: Call, device: Any) -> Callable[..., Any]:
     divisor = float(extents.reduced) if call.op.name == "mean" else 1.0
     stage = _Stage.of(extents, dtype, cut=True)
     if stage.pieces == 1:
-        return runner(
-            call, device, lambda arrays, result: stage.run(way, given, given, arrays[0], result, divisor)
-        )
+        only = stage.launcher(way, given, given)
+        return runner(call, device, lambda arrays, result: only(arrays[0], result, divisor))
     partial = TensorSpec(
         (extents.outer, stage.pieces, extents.inner), "float64" if between == "double" else "float32"
     )
-    last = _Stage.of(Extents(extents.outer, stage.pieces, extents.inner), partial.dtype, cut=False)
+    first = stage.launcher(way, given, between)
+    last = _Stage.of(Extents(*partial.shape), partial.dtype, cut=False).launcher(way, between, given)  # type: ignore[arg-type]
 
     def launch(arrays: Sequence[Any], result: Any) -> None:
         pieces = device.empty(partial)
-        stage.run(way, given, between, arrays[0], pieces, 1.0)
-        last.run(way, between, given, pieces, result, divisor)
+        first(arrays[0], pieces, 1.0)
+        last(pieces, result, divisor)
 
     return runner(call, device, launch)
 

@@ -162,7 +162,8 @@ def prepare_residual(region: Region, device: Any) -> Callable[..., Any]:
         total = device.empty(normalization.output)
 
         def launch(arrays: Sequence[Any], result: Any) -> None:
-            normalize(*arrays, total, result)
+            dense_x, dense_residual, dense_scale, dense_bias = arrays
+            normalize(dense_x, dense_residual, dense_scale, dense_bias, total, result)
 
         result = runner(normalization, device, launch)(x, residual, scale, bias)
         return total, result
