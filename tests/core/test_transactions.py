@@ -65,11 +65,12 @@ def adam_step(device: str, steps: int) -> tuple[Callable[..., Any], list[oy.Vari
 def test_a_training_step_moves_no_variable_and_makes_no_new_array(
     device: str, plans: list[Executable]
 ) -> None:
-    step, variables, losses = adam_step(device, 3)
-    assert losses[-1] < losses[0]
-    assert all(variable.device == device for variable in variables)
-    before = [variable._array for variable in variables]
-    step()
+    with oy.using(block=("opencl/fused",)):  # a kernel of several outputs is not written in place
+        step, variables, losses = adam_step(device, 3)
+        assert losses[-1] < losses[0]
+        assert all(variable.device == device for variable in variables)
+        before = [variable._array for variable in variables]
+        step()
     plan = plans[-1].plan
     assert plan is plans[0].plan
     moved = sorted(str(plan.tensors[s.input].value.spec) for s in plan.steps if type(s).__name__ == "Copy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import shutil
 import subprocess
@@ -115,6 +116,11 @@ def test_signed_and_unsigned_64_bits_are_not_compared() -> None:
     names = {"x": variable("x", np.dtype("int64")), "y": variable("y", np.dtype("uint64"))}
     with pytest.raises(SpecError, match="less of int64, uint64 has no form in C: no type holds"):
         lower(Scalar("x < y", ("x", "y")).tree, names, np.dtype("bool"))
+
+
+def test_only_scalar_expressions_are_lowered() -> None:
+    with pytest.raises(SpecError, match=r"'\[1\]' is no part of a scalar expression"):
+        lower(ast.parse("[1]", mode="eval").body, {}, np.dtype(np.float32))
 
 
 def test_what_a_dialect_lacks_is_told() -> None:

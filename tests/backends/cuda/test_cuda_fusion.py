@@ -218,7 +218,9 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("headers")
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
+@pytest.mark.parametrize(
+    ("kind", "name"), [("fused", "tree"), ("fused_rows", "norm"), ("fused_product", "epilogue")]
+)
 def test_programs_compile_and_spill_nothing(kind: str, name: str, headers: Path) -> None:
     source = source_of(kind, region_of(kind, name))
     usage = nvrtc.compile_source(source, "sm_90", headers).usage[source.entries[0]]

@@ -112,7 +112,8 @@ FUNCTIONS = {
 
 @cache
 def _functions(compute: str) -> str:
-    dtype = next(name for name, found in FORMATS.items() if found.compute == compute and name != "bool")
+    plain = (n for n, found in FORMATS.items() if found.storage == found.compute == compute and n != "bool")
+    dtype = next(plain)
     printer = Printer(OPENCL)
     known = {"least_of", "greatest_of"} if compute not in _FLOATING else set(FUNCTIONS)
     names = {name: printer.call(FUNCTIONS[name], as_dtype(dtype)) for name in sorted(known)}

@@ -177,8 +177,6 @@ class _Planner:
         given = {v for v in node.inputs if v is not None and self.names.terms[v].operation == "variable"}
         short = not given.isdisjoint(self.short)
         if node.op.name in REDUCTIONS:
-            if short:
-                raise SpecError("it reduces what another reduction has made without its axes")
             short = not node.call.attrs["keepdims"]
             self.full |= given
             (self.short if short else self.full).add(made)
@@ -197,8 +195,6 @@ class _Planner:
         own = sizes_of(value.spec)
         if value in self.short:
             return broadcast_strides(self.outer, own), False
-        if not _fits(own, self.outer + self.inner):
-            raise SpecError(f"it reads {value.spec!r}, which does not broadcast to its rows")
         strides = broadcast_strides(self.outer + self.inner, own)
         rank = len(self.outer)
         _, (along,) = collapsed(self.inner, [strides[rank:]])

@@ -12,8 +12,8 @@ Types = Mapping[str, str]
 
 def formats(types: Types, wide_feature: str = "") -> dict[str, Format]:
     """Formats of all dtypes; float16 and bfloat16 are bits in memory, and float32 in calculations."""
-    found = {name: Format(text, text, name[0]) for name, text in types.items()}
-    truth, short = types["bool"], types["uint16"]
+    truth, short, single, wide = (types[name] for name in ("bool", "uint16", "float32", "float64"))
+    found = {name: Format(text, text, name[0]) for name, text in types.items() if "float" not in name}
     found["bool"] = Format(
         "unsigned char" if truth == "bool" else truth,
         truth,
@@ -22,11 +22,10 @@ def formats(types: Types, wide_feature: str = "") -> dict[str, Format]:
         f"((p)[i] = ({truth})((v) != 0))",
     )
     for name, stem in (("float16", "half"), ("bfloat16", "bfloat16")):
-        found[name] = Format(
-            short, types["float32"], "f", f"{stem}_value((p)[i])", f"((p)[i] = {stem}_bits(v))"
-        )
-    wide = types["float64"]
-    return {**found, "float64": Format(wide, wide, "f", feature=wide_feature)}
+        found[name] = Format(short, single, "f", f"{stem}_value((p)[i])", f"((p)[i] = {stem}_bits(v))")
+    found["float32"] = Format(single, single, "f")
+    found["float64"] = Format(wide, wide, "f", feature=wide_feature)
+    return found
 
 
 OPERATIONS: dict[str, Templates] = {
