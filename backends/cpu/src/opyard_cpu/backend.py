@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from opyard.driver import HOST, Capabilities, Device
 from opyard.settings import num_threads
+from opyard_cpu.allocation import keep_freed_memory
 
 _IMPLIED = {"X86_V3": ("AVX", "AVX2", "F16C", "FMA3"), "X86_V4": ("AVX512F", "AVX512_SKX")}
 """Instruction sets that NumPy names as one level of the x86-64 architecture."""
@@ -67,9 +68,13 @@ class CPU(Device):
 
 
 class CPUBackend:
-    """The driver of the processor. Opening it limits the threads of BLAS in the whole process (see limit_blas_threads)."""
+    """The driver of the processor. Opening it limits the threads of BLAS in the whole process (see limit_blas_threads).
+
+    It also lets the C library keep the memory of freed arrays (see keep_freed_memory).
+    """
 
     def __init__(self) -> None:
+        keep_freed_memory()
         self._devices = (CPU(),)
 
     def devices(self) -> tuple[Device, ...]:
