@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import one_line
 import opyard
 from opyard.cli.new_plugin import TEMPLATE, write_template
 
@@ -23,6 +24,8 @@ VERSION = opyard.__version__
 SOURCES = {
     "opyard": ROOT / "core",
     "opyard_cpu": ROOT / "backends" / "cpu",
+    "opyard_codegen": ROOT / "plugins" / "codegen",
+    "opyard_cuda": ROOT / "backends" / "cuda",
     "opyard_opencl": ROOT / "backends" / "opencl",
     "opyard_conformance": ROOT / "plugins" / "conformance",
     "opyard_demo": ROOT / "plugins" / "demo",
@@ -64,8 +67,8 @@ def acme(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory, acme: Path) -> Path:
-    """A folder with the wheels of this repository and of the new plugin."""
-    folder = tmp_path_factory.mktemp("wheels")
+    """A folder with the wheels of this repository, of the new plugin and of an op of one line."""
+    folder, bump = tmp_path_factory.mktemp("wheels"), one_line.write(tmp_path_factory.mktemp("bump"))
     building = [
         subprocess.Popen(
             [str(UV), "build", "--wheel", "--quiet", "--no-config", "--out-dir", str(folder), str(source)],
@@ -73,7 +76,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory, acme: Path) -> Path:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for source in (*SOURCES.values(), acme)
+        for source in (*SOURCES.values(), acme, bump)
     ]
     for process in building:
         output, _ = process.communicate(timeout=300)
@@ -247,3 +250,17 @@ def test_opencl_and_the_demo_join(full: Environment):
     demo = json.loads(full.run("opyard", "demo", "--json"))
     assert demo["accuracy"] >= 0.98
     assert demo["equal_to_reference"] is True
+
+
+def test_an_op_of_one_line_runs_fused_everywhere(full: Environment):
+    full.install(f"opyard-opencl[pocl]=={VERSION}", f"opyard-cuda=={VERSION}", "opyard-bump==0.1.0")
+    full.run(
+        "python", "-W", "error", "-c", one_line.CHECKS.format(devices=["cpu:0", "reference"], kernel=None)
+    )
+    if shutil.which("ld") is not None:  # without it PoCL has no device
+        full.run("python", "-c", one_line.CHECKS.format(devices=["opencl:0"], kernel="opencl/fused"))
+
+
+def test_an_op_of_one_line_compiles_for_cuda(full: Environment):
+    full.install(f"opyard-cuda=={VERSION}", "opyard-bump==0.1.0", "nvidia-cuda-nvrtc==13.5.37")
+    full.run("python", "-W", "error", "-c", one_line.CUDA)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from opyard.kernels import resolve
 from opyard.operation import Op
 from opyard.ops import STANDARD
 from opyard.registry import Registry
-from opyard_cuda import array_module, sources
+from opyard_cuda import array_module, nvrtc, sources
 from opyard_cuda.backend import CUDABackend
 from opyard_cuda.emulation import Library, compiler
 from opyard_cuda.plugin import opyard_register
@@ -218,3 +219,13 @@ def fake_cupy() -> Iterator[Any]:
         get_default_memory_pool=FakePool,
     )
     assert FakeDevice.current == [0]
+
+
+@pytest.fixture(scope="session")
+def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for CUDA's headers; skips, with the reason, where NVRTC is not installed."""
+    try:
+        nvrtc.library()
+    except DeviceUnavailable as error:
+        pytest.skip(str(error))
+    return tmp_path_factory.mktemp("headers")

@@ -39,6 +39,12 @@ def test_the_backend_lists_every_device(monkeypatch: pytest.MonkeyPatch, fake_cu
         ("cuda:1", "gpu", "cuda:1", "cuda"),
     ]
     assert found[0].description == "Fake GPU, 141 GB, CUDA 13.2, CuPy 14.0"
+    monkeypatch.setattr(backend, "library_features", lambda: frozenset())
+    assert (
+        CUDABackend()
+        .devices()[0]
+        .description.endswith("CuPy 14.0; no cuBLAS, so no products: install cupy-cuda13x[ctk]")
+    )
     assert {"sm_90", "fp16", "bf16", "fp64", "cublas"} <= found[0].capabilities.features
 
 

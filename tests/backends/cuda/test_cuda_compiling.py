@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from opyard_cuda.sources import CudaSource
 
 PAGE = Path(__file__).parents[3] / "docs" / "cuda-kernels.md"
 SOURCES = list(sources.all_sources())
+SAMPLES = {source.name.partition("/")[0]: source for source in reversed(SOURCES)}
+"""The first source of each kind: what the ordinary run compiles anew, each for one architecture; the sweep compiles all."""
 
 SMALL = CudaSource(
     "test/small",
@@ -46,46 +49,42 @@ SPILLING = CudaSource(
 )
 
 
-@pytest.fixture(scope="session")
-def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for CUDA's headers; skips, with the reason, where NVRTC is not installed."""
-    try:
-        nvrtc.library()
-    except DeviceUnavailable as error:
-        pytest.skip(str(error))
-    return tmp_path_factory.mktemp("headers")
-
-
-def _kept() -> tuple[str, list[list[str]]]:
-    """The version of NVRTC that the page is of, and the cells of its lines."""
+def _kept() -> tuple[str, list[list[str]], dict[str, str]]:
+    """The version of NVRTC that the page is of, the cells of its lines, and the fingerprints of sources."""
     text = PAGE.read_text(encoding="utf-8")
     version = re.search(r"NVRTC (\S+) makes", text)
     assert version
-    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    return version[1], [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| ") and not line.startswith("| source")
+    ]
+    texts = {name: digits.strip("`") for name, digits in (line for line in lines if len(line) == 2)}
+    return version[1], [line for line in lines if len(line) > 2], texts
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_a_source_compiles_and_takes_what_the_page_says(source: CudaSource, headers: Path) -> None:
-    # one architecture each; the sweep compiles all of them
+def test_the_page_is_of_all_sources_as_they_are_now() -> None:
+    _, lines, texts = _kept()
+    assert texts == {source.name: compiling.fingerprint(source) for source in SOURCES}, _command()
+    assert list(dict.fromkeys(line[0] for line in lines)) == [source.name for source in SOURCES]
+    assert "spilled**" not in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_a_source_compiles_and_takes_what_the_page_says(kind: str, headers: Path) -> None:
+    source = SAMPLES[kind]
     column = sum(source.name.encode()) % len(nvrtc.ARCHITECTURES)
     compiled = nvrtc.compile_source(source, nvrtc.ARCHITECTURES[column], headers)
     assert set(compiled.usage) == set(source.entries)
     assert [entry for entry, usage in compiled.usage.items() if usage.spilled] == []
-    version, lines = _kept()
+    version, lines, _ = _kept()
     if version != nvrtc.version():
         pytest.skip(f"docs/cuda-kernels.md is of NVRTC {version}, installed is {nvrtc.version()}")
     found = [
         [name, f"`{kernel}`", *cells] for name, kernel, cells in compiling.rows(source, [compiled.usage])
     ]
     kept = [[*line[:2], line[2 + column]] for line in lines if line[0] == source.name]
-    assert found == kept, f"write the page anew: {_command()}"
-
-
-def test_the_page_names_all_sources_and_no_other() -> None:
-    _, lines = _kept()
-    assert list(dict.fromkeys(line[0] for line in lines)) == [source.name for source in SOURCES]
-    assert "spilled**" not in PAGE.read_text(encoding="utf-8")
+    assert found == kept, _command()
 
 
 @pytest.mark.sweep
@@ -94,7 +93,7 @@ def test_the_page_is_what_is_compiled(headers: Path) -> None:
 
 
 def _command() -> str:
-    return "uv run python -m opyard_cuda.compiling --write docs/cuda-kernels.md"
+    return "write the page anew: uv run python -m opyard_cuda.compiling --write docs/cuda-kernels.md"
 
 
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
@@ -135,6 +134,17 @@ def test_without_nvrtc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         nvrtc.library_file()
 
 
+def test_a_fingerprint_is_of_all_that_is_compiled() -> None:
+    changed = [
+        SMALL,
+        replace(SMALL, text=SMALL.text + " "),
+        replace(SMALL, entries=SMALL.entries[:1]),
+        replace(SMALL, options=("--fmad=false",)),
+    ]
+    assert len({compiling.fingerprint(source) for source in changed}) == 4
+    assert compiling.fingerprint(replace(SMALL)) == compiling.fingerprint(SMALL)
+
+
 def test_two_sources_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PROVIDERS", sources.PROVIDERS * 2)
     with pytest.raises(
@@ -144,8 +154,8 @@ def test_two_sources_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         list(sources.all_sources())
 
 
-def test_generated_kernels_of_many_lines_have_ranges() -> None:
-    many = CudaSource("many", "", tuple(map(str, range(compiling.MOST_LINES + 1))))
+def test_generated_kernels_have_one_line_with_ranges() -> None:
+    many = CudaSource("many", "", tuple(map(str, range(11))), summed=True)
     usage = {entry: Usage(10 + int(entry), 0, 0, 8) for entry in many.entries}
     assert list(compiling.rows(many, [usage])) == [("many", "11 kernels", ("10-20 / 0 / 8",))]
 

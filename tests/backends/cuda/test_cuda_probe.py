@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from opyard import runtime
+from opyard.cli.doctor import doctor
 from opyard.errors import DeviceUnavailable
 from opyard_cuda import backend, probe
 from opyard_cuda.probe import Probe
@@ -44,7 +49,7 @@ def _missing(name: str) -> Any:
 def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Decides which packages seem to be installed."""
 
-    def choose(*distributions: str) -> None:
+    def choose(*distributions: str, version: str = "14.2.0") -> None:
         find = importlib.util.find_spec
         monkeypatch.setattr(
             importlib.util,
@@ -53,7 +58,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 (object() if distributions else None) if name == "cupy" else find(name, *rest)
             ),
         )
-        monkeypatch.setattr(probe, "_is_installed", lambda name: name in distributions)
+        monkeypatch.setattr(
+            probe, "_installed_version", lambda name: version if name in distributions else None
+        )
 
     return choose
 
@@ -149,17 +156,85 @@ def test_a_cupy_that_is_newer_than_the_driver(installed: Callable[..., None]) ->
     assert "`pip install --find-links dist 'opyard-cuda[cu12]'`" in reason
 
 
-@pytest.mark.parametrize("distributions", [("cupy-cuda12x",), ("cupy-cuda12x", "cupy-cuda13x"), ("cupy",)])
-def test_a_cupy_that_may_serve_an_older_driver(
-    installed: Callable[..., None], distributions: tuple[str, ...]
-) -> None:
-    installed(*distributions)
-    assert probe.cupy_reason(12040) == ""
+@pytest.mark.parametrize(
+    ("driver", "distribution"),
+    [
+        (12040, "cupy-cuda12x"),
+        (12040, "cupy"),  # built from source, for what is here
+        (13000, "cupy-cuda12x"),  # drivers serve older toolkits
+        (13020, "cupy-cuda13x"),
+        (14000, "cupy-cuda13x"),
+    ],
+)
+def test_a_cupy_that_fits_the_driver(installed: Callable[..., None], driver: int, distribution: str) -> None:
+    installed(distribution)
+    assert probe.cupy_reason(driver) == ""
 
 
 def test_installed_distributions_are_found() -> None:
-    assert probe._is_installed("numpy")
-    assert not probe._is_installed("opyard-no-such-distribution")
+    assert probe._installed_version("numpy")
+    assert probe._installed_version("opyard-no-such-distribution") is None
+
+
+CU12 = "`pip install --find-links dist 'opyard-cuda[cu12]'`"
+CU13 = "`pip install --find-links dist 'opyard-cuda[cu13]'`"
+MISMATCHES = [
+    (
+        12080,
+        ("cupy-cuda13x",),
+        "14.2.0",
+        "the CuPy installed (cupy-cuda13x) is made for CUDA 13, the driver supports CUDA 12.8; update the driver, or "
+        f"`pip uninstall cupy-cuda13x`, then {CU12}",
+    ),
+    (
+        12080,
+        ("cupy-cuda12x", "cupy-cuda13x"),
+        "14.2.0",
+        "several distributions of CuPy are installed, which overwrite each other (cupy-cuda12x cupy-cuda13x); the driver supports "
+        f"CUDA 12.8: `pip uninstall cupy-cuda12x cupy-cuda13x`, then {CU12}",
+    ),
+    (
+        13000,
+        ("cupy-cuda12x", "cupy-cuda13x"),
+        "14.2.0",
+        f"the driver supports CUDA 13.0: `pip uninstall cupy-cuda12x cupy-cuda13x`, then {CU13}",
+    ),
+    (
+        13000,
+        ("cupy-cuda11x",),
+        "13.6.0",
+        f"the CuPy installed (cupy-cuda11x) is made for CUDA 11, which is too old; `pip uninstall cupy-cuda11x`, then {CU13}",
+    ),
+    (
+        12040,
+        ("cupy-cuda12x",),
+        "13.6.0",
+        "CuPy 13.6.0 is installed, which is too old: opyard-cuda needs 14 or later; `pip install --upgrade cupy-cuda12x`.",
+    ),
+    (12040, (), "", f"CuPy is not installed; the driver supports CUDA 12.4, so {CU12}"),
+    (13020, (), "", f"CuPy is not installed; the driver supports CUDA 13.2, so {CU13}"),
+]
+
+
+@pytest.mark.parametrize(("driver", "distributions", "version", "sentence"), MISMATCHES)
+def test_doctor_explains_what_does_not_fit_together(
+    driver: int,
+    distributions: tuple[str, ...],
+    version: str,
+    sentence: str,
+    installed: Callable[..., None],
+    registry: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed(*distributions, version=version)
+    monkeypatch.setattr(backend, "probe", lambda: probe.probe(lambda name: Driver(version=driver)))
+    monkeypatch.setattr(runtime, "inspect_plugins", lambda: SimpleNamespace(registry=registry, report=list))
+    monkeypatch.setattr(runtime, "problems", list)
+    shown = CliRunner().invoke(doctor, ["--json"], standalone_mode=False)
+    assert shown.exception is None, shown.exception
+    (check,) = (c for c in json.loads(shown.output)["checks"] if c["subject"] == "backend cuda")
+    assert check["state"] == "inactive"
+    assert sentence in check["detail"]
 
 
 def test_the_backend_is_inactive_with_the_reason(monkeypatch: pytest.MonkeyPatch, registry: Any) -> None:
@@ -185,8 +260,6 @@ def test_a_cupy_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_cupy_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import ModuleType, SimpleNamespace
-
     def fail() -> None:
         raise RuntimeError('Failure finding "libnvrtc.so.13"\nsecond line')
 
@@ -205,18 +278,30 @@ def test_a_cupy_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         match=r"CuPy finds no CUDA compiler \(Failure finding .libnvrtc.so.13.\); .* `pip install 'cupy-cuda13x\[ctk\]'`",
     ):
         backend.import_cupy()
+    monkeypatch.setattr(
+        probe, "_installed_version", lambda name: "12.9" if name == "nvidia-cuda-nvrtc-cu12" else None
+    )
+    with pytest.raises(
+        DeviceUnavailable,
+        match=r"libnvrtc.so.13.\); nvidia-cuda-nvrtc-cu12 is installed, which is that of CUDA 12; install the parts of the toolkit that it needs: `pip install 'cupy-cuda13x\[ctk\]'`",
+    ):
+        backend.import_cupy()
     assert backend.library_features() == frozenset()
     libraries.cublas = object()  # type: ignore[attr-defined]
     assert backend.library_features() == {"cublas"}
 
 
 def test_registering_and_probing_import_no_cupy() -> None:
+    # the probe asks the driver by ctypes alone, so it takes as long as loading that library does: no module is imported by it
     program = """
 import sys
 from opyard.registry import Registry
 from opyard_cuda import plugin, probe, backend
 registry = Registry()
 plugin.opyard_register(registry)
+before = set(sys.modules)
+probe.probe_driver()
+assert set(sys.modules) == before, set(sys.modules) - before
 probe.probe()
 assert not [name for name in sys.modules if name.startswith("cupy")], "CuPy was imported"
 """

@@ -25,7 +25,7 @@ from opyard_opencl import plugin
 _REGISTRY = Registry()
 _REGISTRY.ops_from(STANDARD)
 plugin.opyard_register(_REGISTRY)
-KERNELS = tuple(_REGISTRY.all_kernels())
+KERNELS = tuple(kernel for kernel in _REGISTRY.all_kernels() if kernel.op)
 
 
 def _cases(kernel: Kernel, device: Any) -> Iterator[tuple[Case, Call]]:

@@ -12,8 +12,9 @@ from opyard.driver import Device
 from opyard.errors import DeviceError, DeviceUnavailable
 from opyard.spec import TensorSpec
 
+from . import cublaslt
 from .capabilities import estimate
-from .probe import probe, version_text
+from .probe import compiler_reason, probe, version_text
 
 _DLPACK_CUDA = (2, 13)
 """Device types of DLPack whose memory a CUDA device can read: CUDA, and memory that CUDA manages."""
@@ -24,23 +25,28 @@ _LEAST_PINNED, _MOST_PINNED = 1 << 16, 1 << 28
 
 
 class CUDADevice(Device):
-    """One GPU. Work goes to CuPy's current stream of the device; ``cupy`` is the module."""
+    """One GPU. Work goes to CuPy's current stream of the device; ``cupy`` is the module, ``number`` CUDA's of the GPU."""
 
     def __init__(
         self, number: int, cupy: Any, driver_version: int = 0, libraries: frozenset[str] = frozenset()
     ) -> None:
         self.cupy = cupy
-        self._number = number
+        self.number = number
         attributes: Mapping[str, int] = self.handle.attributes
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         name = properties["name"].decode() if isinstance(properties["name"], bytes) else properties["name"]
         memory = properties["totalGlobalMem"] / 1e9
+        lacks = (
+            ""
+            if "cublas" in libraries
+            else f"; no cuBLAS, so no products: install cupy-cuda{driver_version // 1000}x[ctk]"
+        )
         super().__init__(
             f"cuda:{number}",
             kind="gpu",
             memory=f"cuda:{number}",
             array_type=cupy.ndarray,
-            description=f"{name}, {memory:.0f} GB, CUDA {version_text(driver_version)}, CuPy {cupy.__version__}",
+            description=f"{name}, {memory:.0f} GB, CUDA {version_text(driver_version)}, CuPy {cupy.__version__}{lacks}",
             capabilities=estimate(self.handle.compute_capability, attributes, libraries),
         )
 
@@ -48,7 +54,7 @@ class CUDADevice(Device):
     def handle(self) -> Any:
         """A new ``cupy.cuda.Device``: inside ``with`` it is the current one."""
         # not kept: such an object remembers the device to go back to, and threads would share that
-        return self.cupy.cuda.Device(self._number)
+        return self.cupy.cuda.Device(self.number)
 
     def upload(self, array: np.ndarray[Any, Any]) -> Any:
         """A CuPy array with the contents of a NumPy array, staged through pinned memory; it does not wait for the copy.
@@ -80,7 +86,7 @@ class CUDADevice(Device):
 
     def owns(self, array: Any) -> bool:
         """Whether ``array`` is a CuPy array in this GPU's memory."""
-        return isinstance(array, self.array_type) and bool(array.device.id == self._number)  # type: ignore[attr-defined]
+        return isinstance(array, self.array_type) and bool(array.device.id == self.number)  # type: ignore[attr-defined]
 
     def empty(self, spec: TensorSpec) -> Any:
         """A CuPy array of unspecified contents."""
@@ -215,18 +221,22 @@ def import_cupy() -> Any:
     except Exception as error:
         major = cupy.cuda.runtime.runtimeGetVersion() // 1000
         raise DeviceUnavailable(
-            f"CuPy finds no CUDA compiler ({_first_line(error)}); install the parts of the toolkit that it needs: `pip install 'cupy-cuda{major}x[ctk]'`."
+            f"CuPy finds no CUDA compiler ({_first_line(error)});{compiler_reason(major)} install the parts of the toolkit that it needs: `pip install 'cupy-cuda{major}x[ctk]'`."
         ) from error
     return cupy
 
 
 def library_features() -> frozenset[str]:
-    """Features for the CUDA libraries that can be loaded here: "cublas"."""
+    """Features for the CUDA libraries that can be loaded here: "cublas" and "cublaslt"."""
     try:
         from cupy_backends.cuda.libs import cublas  # noqa: F401
     except ImportError:
         return frozenset()
-    return frozenset({"cublas"})
+    try:
+        cublaslt.library()
+    except OSError:
+        return frozenset({"cublas"})
+    return frozenset({"cublas", "cublaslt"})
 
 
 def _dlpack_type(array: Any) -> int | None:

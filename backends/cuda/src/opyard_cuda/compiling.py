@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import unified_diff
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 
@@ -21,9 +22,6 @@ from opyard.settings import cache_dir, num_threads
 from . import nvrtc
 from .sources import CudaSource, all_sources
 
-MOST_LINES = 10
-"""A source with more kernels than this, which are generated, has one line in the table, with ranges."""
-
 HEAD = """# CUDA kernels: registers and memory
 
 What NVRTC {version} makes of every CUDA source of opyard-cuda: registers of a thread / bytes of shared memory of a block that are fixed
@@ -34,10 +32,19 @@ took part. The page is written by
 $ uv run python -m opyard_cuda.compiling --write docs/cuda-kernels.md
 ```
 
-and the tests compare it with what they compile.
+and the tests compare it with what they compile, and the texts with those that it was written for.
 
 | source | kernel | {architectures} |
 |---|---|{rules}|
+"""
+
+TEXTS = """
+## Texts
+
+Fingerprints of what was compiled: a source that was changed since has another.
+
+| source | fingerprint |
+|---|---|
 """
 
 Row = tuple[str, str, tuple[str, ...]]
@@ -52,7 +59,7 @@ def compile_all(work: Sequence[tuple[CudaSource, str]], headers: Path) -> list[d
 
 def rows(source: CudaSource, usages: Sequence[dict[str, nvrtc.Usage]]) -> Iterator[Row]:
     """The lines of a source, from what its kernels take on each architecture."""
-    if len(source.entries) > MOST_LINES:
+    if source.summed:
         cells = tuple(_cell(usage.values()) for usage in usages)
         yield source.name, f"{len(source.entries)} kernels", cells
         return
@@ -60,14 +67,26 @@ def rows(source: CudaSource, usages: Sequence[dict[str, nvrtc.Usage]]) -> Iterat
         yield source.name, entry, tuple(_cell([usage[entry]]) for usage in usages)
 
 
-def page(table: Iterable[Row], architectures: Sequence[str] = nvrtc.ARCHITECTURES) -> str:
-    """The page with these lines."""
+def fingerprint(source: CudaSource) -> str:
+    """What tells whether a source is the one that was compiled: digits of a hash of all that the compiler is given."""
+    given = repr((source.text, source.entries, source.options)).encode()
+    return sha256(given).hexdigest()[:12]
+
+
+def page(
+    table: Iterable[Row],
+    sources: Iterable[CudaSource],
+    architectures: Sequence[str] = nvrtc.ARCHITECTURES,
+) -> str:
+    """The page with these lines, and the fingerprints of the sources."""
     head = HEAD.format(
         version=nvrtc.version(),
         architectures=" | ".join(architectures),
         rules="|".join("---" for _ in architectures),
     )
-    return head + "".join(f"| {name} | `{kernel}` | {' | '.join(cells)} |\n" for name, kernel, cells in table)
+    lines = (f"| {name} | `{kernel}` | {' | '.join(cells)} |\n" for name, kernel, cells in table)
+    texts = (f"| {source.name} | `{fingerprint(source)}` |\n" for source in sources)
+    return "".join([head, *lines, TEXTS, *texts])
 
 
 def whole_page(headers: Path) -> str:
@@ -75,11 +94,12 @@ def whole_page(headers: Path) -> str:
     sources = list(all_sources())
     usages = compile_all(list(product(sources, nvrtc.ARCHITECTURES)), headers)
     size = len(nvrtc.ARCHITECTURES)
-    return page(
+    table = (
         row
         for number, source in enumerate(sources)
         for row in rows(source, usages[number * size : (number + 1) * size])
     )
+    return page(table, sources)
 
 
 def _cell(usages: Iterable[nvrtc.Usage]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,10 +12,17 @@ import numpy as np
 from opyard.driver import Device
 from opyard.errors import SpecError
 from opyard.operation import Call
-from opyard.scalar import Scalar
+from opyard_codegen import CUDA, Printer, type_of, variable
+from opyard_codegen.elementwise import variables
+from opyard_codegen.expressions import inputs_of, lower_with, used
+from opyard_codegen.kernels import HAND_WRITTEN, defines
+from opyard_codegen.printing import variable_text
+from opyard_codegen.terms import Kind
 
 from . import array_module
-from .codegen import C_TYPES, Code, Kind, Term, c_type, generate
+
+C_TYPES = {name: found.compute for name, found in CUDA.formats.items() if name != "bfloat16"}
+"""The C++ type that each dtype is computed in. CuPy's own kernels do not take bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +32,17 @@ class Source:
     inputs: str
     output: str
     operation: str
-    preamble: str
+    functions: tuple[str, ...]
     attributes: tuple[str, ...]
+
+    @property
+    def preamble(self) -> str:
+        """The functions that the operation calls, and what they are written with; nothing where there are none."""
+        return "\n".join((MACROS, *self.functions)) if self.functions else ""
+
+
+MACROS = defines({name: CUDA.macros[name] for name in HAND_WRITTEN})
+"""What the functions of operations are written with."""
 
 
 def accepts(call: Call, device: Device) -> str | None:
@@ -59,58 +74,28 @@ def source(call: Call) -> Source:
     foreign = [spec.dtype.name for spec in specs if spec.dtype.name not in C_TYPES]
     if foreign:
         raise SpecError(f"takes {', '.join(C_TYPES)}, not {foreign[0]}")
-    scalar = expression(call)
-    # an expression begins its names with those of its inputs
-    inputs = tuple(zip(scalar.names, (spec.dtype for spec in call.inputs if spec is not None), strict=False))
-    attributes = tuple((name, type(value)) for name, value in call.attributes)
-    return _source(scalar, inputs, attributes, call.output.dtype)
-
-
-def expression(call: Call) -> Scalar:
-    """The scalar expression of a call: its op's, or one of COMPOSITES. Raises SpecError if there is none."""
-    if call.op.scalar is not None:
-        return call.op.scalar
-    variant = call.op.name, call.attrs.get("approximate"), tuple(spec is not None for spec in call.inputs)
-    if variant not in COMPOSITES:
-        raise SpecError(f"{call.op.name} has no scalar expression to generate a kernel from")
-    return COMPOSITES[variant]
-
-
-COMPOSITES: dict[tuple[str, str | None, tuple[bool, ...]], Scalar] = {
-    ("gelu", "none", (True,)): Scalar("0.5 * x * (1 + erf(x * 0.7071067811865476))", ("x",)),
-    ("gelu", "tanh", (True,)): Scalar(
-        "0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))", ("x",)
-    ),
-    ("clip", None, (True, True, True)): Scalar("min(max(x, low), high)", ("x", "low", "high")),
-    ("clip", None, (True, True, False)): Scalar("max(x, low)", ("x", "low")),
-    ("clip", None, (True, False, True)): Scalar("min(x, high)", ("x", "high")),
-    ("clip", None, (True, False, False)): Scalar("+x", ("x",)),
-}
-"""Elementwise composite ops as one expression: by name, attribute ``approximate``, and which inputs are given."""
-
-
-@lru_cache(maxsize=1024)
-def _source(
-    scalar: Scalar,
-    inputs: tuple[tuple[str, np.dtype[Any]], ...],
-    attributes: tuple[tuple[str, type], ...],
-    output: np.dtype[Any],
-) -> Source:
-    used = {node.id for node in ast.walk(scalar.tree) if isinstance(node, ast.Name)}
-    parameters: dict[str, tuple[str, Kind]] = {name: (dtype.name, dtype) for name, dtype in inputs}
-    numbers = {name: found for name, found in attributes if name in used}
+    numbers = {name: type(call.attrs[name]) for name in used(call)}
     for name, found in numbers.items():
         if found not in _NUMBERS:
             raise SpecError(f"takes numbers as attributes; {name} is of type {found.__name__}")
-        parameters[name] = _NUMBERS[found]
-    code = generate(
-        scalar.tree, {name: Term(f"v_{name}", kind) for name, (_, kind) in parameters.items()}, output
-    )
+    inputs = {name: spec.dtype for name, spec in inputs_of(call)}
+    kinds: dict[str, Kind] = {**inputs, **{name: _NUMBERS[found][1] for name, found in numbers.items()}}
+    names = {name: variable(name, kind) for name, kind in kinds.items()}
+    term, printer = lower_with(call, names), Printer(CUDA)
+    text = printer.text(term)
+    dtypes = {name: dtype.name for name, dtype in inputs.items()}
+    dtypes |= {name: _NUMBERS[found][0] for name, found in numbers.items()}
+    read = set(variables(term))
+    loads = [
+        f"const {type_of(found.dtype, CUDA)} {variable_text(name)} = in_{name};"
+        for name, found in names.items()
+        if name in read
+    ]
     return Source(
-        inputs=", ".join(f"{type_name} in_{name}" for name, (type_name, _) in parameters.items()),
-        output=f"{output.name} result",
-        operation=_operation({name: kind for name, (_, kind) in parameters.items() if name in used}, code),
-        preamble=code.preamble,
+        inputs=", ".join(f"{dtype} in_{name}" for name, dtype in dtypes.items()),
+        output=f"{call.output.dtype.name} result",
+        operation="\n".join([*loads, f"result = {text};"]),
+        functions=tuple(printer.functions.values()),
         attributes=tuple(numbers),
     )
 
@@ -121,11 +106,6 @@ _NUMBERS: dict[type, tuple[str, Kind]] = {
     float: ("float64", float),
 }
 """How an attribute is handed to a kernel, and how it is typed in the expression, by its Python type."""
-
-
-def _operation(names: dict[str, Kind], code: Code) -> str:
-    loads = [f"const {c_type(kind)} v_{name} = in_{name};" for name, kind in names.items()]
-    return "\n".join([*loads, f"result = {code.text};"])
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from opyard.ops import STANDARD
 from opyard.spec import TensorSpec
 
 from . import elementwise
-from .codegen import C_TYPES, FUNCTION_TEXTS
+from .elementwise import C_TYPES, MACROS
 from .kernels import random
 from .plugin import GENERATED, RANDOM
 from .sources import CudaSource
@@ -32,9 +32,13 @@ class _Program:
     """Kernels that share a text."""
 
     entries: dict[str, str] = field(default_factory=dict)
+    functions: dict[str, None] = field(default_factory=dict)
 
-    def add(self, entry: str, inputs: str, output: str, operation: str) -> None:
-        """Another kernel; one that is there already is left out."""
+    def add(
+        self, entry: str, inputs: str, output: str, operation: str, functions: tuple[str, ...] = ()
+    ) -> None:
+        """Another kernel, and the functions that it calls; what is there already is left out."""
+        self.functions.update(dict.fromkeys(functions))
         self.entries.setdefault(entry, _kernel(entry, inputs, output, operation))
 
 
@@ -45,8 +49,9 @@ def sources() -> Iterator[CudaSource]:
         for op in _elementwise_ops():
             for number, call in enumerate(_calls(op, dtype)):
                 text = elementwise.source(call)
-                program.add(f"{op.name}_{number}", text.inputs, text.output.split()[0], text.operation)
-        yield _source(f"elementwise/{dtype}", program, "\n".join(FUNCTION_TEXTS.values()))
+                dtype_out = text.output.split()[0]
+                program.add(f"{op.name}_{number}", text.inputs, dtype_out, text.operation, text.functions)
+        yield _source(f"elementwise/{dtype}", program, "\n".join((MACROS, *program.functions)))
     program = _Program()
     for name in RANDOM:
         for case in STANDARD[name].op.cases():
@@ -96,4 +101,4 @@ def _kernel(entry: str, inputs: str, output: str, operation: str) -> str:
 
 def _source(name: str, program: _Program, preamble: str) -> CudaSource:
     text = "\n".join(["#include <cuda_fp16.h>", preamble, *program.entries.values()])
-    return CudaSource(name, text, tuple(program.entries))
+    return CudaSource(name, text, tuple(program.entries), summed=True)

@@ -9,6 +9,7 @@ from opyard.registry import EVERY_SCALAR
 
 from . import native
 from .array_module import OnDevice
+from .patterns import PATTERNS
 
 OPYARD_API = (1, 1)
 
@@ -234,3 +235,39 @@ def opyard_register(registry: Any) -> None:
             out=True,
         )
     native.register(registry)
+    _register_cublaslt(registry)
+    _register_fused(registry)
+
+
+def _register_cublaslt(registry: Any) -> None:
+    epilogues = "opyard_cuda.kernels.epilogues"
+    facts: dict[str, Any] = {
+        "backend": "cuda",
+        "prepare": f"{epilogues}:prepare",
+        "accepts": f"{epilogues}:accepts",
+        "dtypes": ("float16", "bfloat16", "float32"),
+        "requires": ("cublaslt",),
+        "out": True,
+        "efficiency": 0.85,
+    }
+    for op in ("matmul", "linear"):
+        registry.kernel(op, name="cublaslt", **facts)
+    for pattern in PATTERNS:
+        registry.pattern(pattern, name=f"cublaslt_{pattern.__name__}", **facts)
+
+
+def _register_fused(registry: Any) -> None:
+    fusion = "opyard_cuda.fusion"
+    for name, part, facts in (
+        ("fused", "", {"efficiency": 0.8}),
+        ("fused_rows", "_rows", {"cost": f"{fusion}:cost_rows"}),
+    ):
+        registry.region_compiler(
+            backend="cuda",
+            name=name,
+            claims=f"{fusion}:claims{part}",
+            accepts=f"{fusion}:accepts{part}",
+            prepare=f"{fusion}:prepare{part}",
+            out=True,
+            **facts,
+        )

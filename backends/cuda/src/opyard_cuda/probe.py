@@ -19,6 +19,15 @@ from opyard.errors import installing
 OLDEST_DRIVER = 12000
 """The least version of CUDA (1000 * major + 10 * minor) that the driver must support: wheels of CuPy begin with CUDA 12."""
 
+OLDEST_CUPY = 14
+"""The least major version of CuPy: the first with bfloat16, and with cuda-pathfinder to find CUDA's libraries in wheels."""
+
+WHEELS = {"cupy-cuda11x": 11000, "cupy-cuda12x": 12000, "cupy-cuda13x": 13000}
+"""Distributions of CuPy with the version of CUDA that each is made for. One that was built from source, "cupy", fits its machine."""
+
+NVRTC_WHEELS = {"nvidia-cuda-nvrtc-cu12": 12, "nvidia-cuda-nvrtc": 13}
+"""Distributions of CUDA's compiler with the CUDA that each is of."""
+
 _SUCCESS = 0
 _NO_DEVICE = 100
 _CAUSES = {
@@ -86,14 +95,38 @@ def cupy_reason(driver_version: int) -> str:
     """What is wrong with the installed CuPy for a driver of this version, as a sentence; empty if nothing is."""
     supported = version_text(driver_version)
     extra = "cu13" if driver_version >= 13000 else "cu12"
+    then = f"then {installing(f'opyard-cuda[{extra}]')}."
     if importlib.util.find_spec("cupy") is None:
-        return f"CuPy is not installed; the driver supports CUDA {supported}, so {installing(f'opyard-cuda[{extra}]')}."
-    if driver_version < 13000 and _is_installed("cupy-cuda13x") and not _is_installed("cupy-cuda12x"):
-        return (
-            f"the CuPy installed (cupy-cuda13x) is made for CUDA 13, the driver supports CUDA {supported}; update the driver, or "
-            f"`pip uninstall cupy-cuda13x`, then {installing('opyard-cuda[cu12]')}."
-        )
+        return f"CuPy is not installed; the driver supports CUDA {supported}, so {then.removeprefix('then ')}"
+    wheels = {name: version for name in WHEELS if (version := _installed_version(name)) is not None}
+    names = " ".join(wheels)
+    if len(wheels) > 1:
+        return f"several distributions of CuPy are installed, which overwrite each other ({names}); the driver supports CUDA {supported}: `pip uninstall {names}`, {then}"
+    for name, version in wheels.items():
+        made_for = WHEELS[name]
+        if made_for > driver_version:
+            return (
+                f"the CuPy installed ({name}) is made for CUDA {made_for // 1000}, the driver supports CUDA {supported}; update the driver, or "
+                f"`pip uninstall {name}`, {then}"
+            )
+        if made_for < OLDEST_DRIVER:
+            return f"the CuPy installed ({name}) is made for CUDA {made_for // 1000}, which is too old; `pip uninstall {name}`, {then}"
+        if _major(version) < OLDEST_CUPY:
+            return f"CuPy {version} is installed, which is too old: opyard-cuda needs {OLDEST_CUPY} or later; `pip install --upgrade {name}`."
     return ""
+
+
+def compiler_reason(major: int) -> str:
+    """What to say of the wheels of NVRTC to a CuPy for CUDA ``major`` that finds none: those of another CUDA do not serve."""
+    found = [
+        name for name, of in NVRTC_WHEELS.items() if of != major and _installed_version(name) is not None
+    ]
+    return f" {found[0]} is installed, which is that of CUDA {NVRTC_WHEELS[found[0]]};" if found else ""
+
+
+def _major(version: str) -> int:
+    head = version.partition(".")[0]
+    return int(head) if head.isdigit() else OLDEST_CUPY
 
 
 def version_text(version: int) -> str:
@@ -115,9 +148,8 @@ def _integer(function: Any) -> int:
     return value.value if int(function(ctypes.byref(value))) == _SUCCESS else 0
 
 
-def _is_installed(distribution: str) -> bool:
+def _installed_version(distribution: str) -> str | None:
     try:
-        importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None

@@ -27,16 +27,19 @@ class CudaSource:
     text     what NVRTC compiles; it includes headers of CUDA alone, such as cuda_fp16.h
     entries  the kernels: functions declared ``extern "C"``, and instances of templates such as "softmax<float, 4>"
     options  further options of NVRTC
+    summed   whether its kernels have one line in the table, with ranges: those of generated texts, which are many
     """
 
     name: str
     text: str
     entries: tuple[str, ...]
     options: tuple[str, ...] = ()
+    summed: bool = False
 
 
 PROVIDERS: tuple[str, ...] = (
     "opyard_cuda.elementwise_sources:sources",
+    "opyard_cuda.fused_sources:sources",
     "opyard_cuda.native.rows:sources",
     "opyard_cuda.native.reduce:sources",
     "opyard_cuda.native.move:sources",

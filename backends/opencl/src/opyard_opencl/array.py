@@ -18,7 +18,7 @@ class Array:
     array over the same memory, else None: its contents are settled once the device has been synchronized.
     """
 
-    __slots__ = ("__weakref__", "buffer", "device", "dtype", "host", "shape")
+    __slots__ = ("__weakref__", "buffer", "device", "dtype", "host", "nbytes", "shape")
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class Array:
         self.shape = shape
         self.dtype = dtype
         self.host = host
+        self.nbytes = math.prod(shape) * dtype.itemsize  # stored: every launch asks for it
 
     def __repr__(self) -> str:
         return f"<Array {self.dtype.name}[{', '.join(map(str, self.shape))}] on {self.device.name}>"
@@ -46,11 +47,6 @@ class Array:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the elements."""
-        return self.size * self.dtype.itemsize
 
     def view(self, shape: tuple[int, ...]) -> Array:
         """The same elements in the same order under another shape, without a copy. The sizes must agree."""

@@ -19,6 +19,7 @@ from .quirks import Quirks
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 _IN_FLIGHT_LIMIT = 1 << 28  # bytes of host memory that may wait for the queue before it is drained
+_IN_FLIGHT_LAUNCHES = 1024  # that may wait, too
 
 
 class OpenCLDevice(Device):
@@ -32,8 +33,8 @@ class OpenCLDevice(Device):
     def __init__(self, name: str, device: Any, quirks: Quirks) -> None:
         self.cl_device = device
         self.quirks = quirks
-        self.shares_memory = bool(device.type & cl.device_type.CPU)
-        kind = "cpu" if self.shares_memory else "gpu" if device.type & cl.device_type.GPU else "accelerator"
+        kind = _kind(device.type)
+        self.shares_memory = kind == "cpu"
         super().__init__(
             name,
             kind=kind,
@@ -50,7 +51,7 @@ class OpenCLDevice(Device):
         self.workers = int(device.max_compute_units)
         self._build_lock = threading.Lock()
         self._programs: dict[str, Any] = {}
-        self._in_flight: list[Array] = []
+        self._in_flight: list[tuple[object, tuple[Array, ...]]] = []
         self._in_flight_bytes = 0
         self._local = threading.local()
         self._nothing = self._buffer(cl.mem_flags.READ_WRITE, size=_ALIGNMENT)  # stands for every empty array
@@ -150,17 +151,22 @@ class OpenCLDevice(Device):
                 program = self._programs.get(key)
                 if program is None:
                     with _failures(f"{self.name}: building a program"):
-                        program = cl.Program(self.context, source).build(options=["-w", *options])
+                        flags = ["-w", *self.quirks.options, *options]
+                        program = cl.Program(self.context, source).build(options=flags)
                     self._programs[key] = program
         return program
 
-    def started(self, arrays: tuple[Array, ...]) -> None:
-        """Keeps the arrays of a kernel that was started alive until it is done: their memory may be NumPy's."""
+    def started(self, arrays: tuple[Array, ...], launch: object) -> None:
+        """Keeps the arrays of a launch, and it itself, alive until it is done: their memory may be NumPy's."""
         if not self.shares_memory:
             return  # the driver owns the memory, and keeps it for what is in its queue
-        self._in_flight.extend(arrays)  # read after the start, see synchronize
-        self._in_flight_bytes += sum(array.nbytes for array in arrays)
-        if self._in_flight_bytes > _IN_FLIGHT_LIMIT or len(self._in_flight) > 4096:
+        in_flight = self._in_flight  # read after the start, see synchronize
+        in_flight.append((launch, arrays))
+        total = self._in_flight_bytes
+        for array in arrays:
+            total += array.nbytes
+        self._in_flight_bytes = total
+        if total > _IN_FLIGHT_LIMIT or len(in_flight) > _IN_FLIGHT_LAUNCHES:
             self.synchronize()
 
     def synchronize(self) -> None:
@@ -219,6 +225,13 @@ def failure(what: str, error: Exception) -> OpyardError:
     return DeviceError(
         f"{what}: the OpenCL driver reports {text}. `opyard doctor` shows platform and driver."
     )
+
+
+def _kind(bits: int) -> str:
+    """The kind of device; a simulator may say that it is all of them."""
+    if bits & cl.device_type.CPU:
+        return "cpu"
+    return "gpu" if bits & cl.device_type.GPU else "accelerator"
 
 
 def _bytes(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -1,57 +1,22 @@
-"""How each dtype is stored in a buffer and computed with in OpenCL C, as one table."""
+"""What stands before the kernels that are written by hand: types, how elements are read and written, functions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
-import numpy as np
-
 from opyard.driver import Device
 from opyard.operation import Call
-from opyard.spec import TensorSpec
+from opyard.spec import TensorSpec, as_dtype
+from opyard_codegen import OPENCL, Printer
+from opyard_codegen import Format as Format
+from opyard_codegen.kernels import HAND_WRITTEN, defines
+from opyard_codegen.kernels import ports as port_macros
+from opyard_codegen.kernels import prelude as dialect_prelude
 
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """A dtype in OpenCL C.
-
-    storage  type of the elements in a buffer
-    compute  type to calculate with
-    kind     "f" floating, "i" signed, "u" unsigned, "b" boolean
-    load     expression that reads element ``i`` of ``p``
-    store    statement that writes ``v`` to element ``i`` of ``p``
-    feature  what the device must have, or ""
-    """
-
-    storage: str
-    compute: str
-    kind: str
-    load: str = "((p)[i])"
-    store: str = "((p)[i] = (v))"
-    feature: str = ""
-
-
-FORMATS: dict[str, Format] = {
-    "bool": Format("uchar", "uchar", "b", "((uchar)((p)[i] != 0))", "((p)[i] = (uchar)((v) != 0))"),
-    "int8": Format("char", "char", "i"),
-    "int16": Format("short", "short", "i"),
-    "int32": Format("int", "int", "i"),
-    "int64": Format("long", "long", "i"),
-    "uint8": Format("uchar", "uchar", "u"),
-    "uint16": Format("ushort", "ushort", "u"),
-    "uint32": Format("uint", "uint", "u"),
-    "uint64": Format("ulong", "ulong", "u"),
-    # converted by own functions, for half itself is an extension that devices may lack
-    "float16": Format("ushort", "float", "f", "half_value((p)[i])", "((p)[i] = half_bits(v))"),
-    "bfloat16": Format("ushort", "float", "f", "as_float((uint)(p)[i] << 16)", "((p)[i] = bfloat16_bits(v))"),
-    "float32": Format("float", "float", "f"),
-    "float64": Format("double", "double", "f", feature="fp64"),
-}
+FORMATS = OPENCL.formats
 
 LIMITS = {
     "char": ("CHAR_MIN", "CHAR_MAX"),
@@ -97,7 +62,7 @@ def program(name: str, compute: str, constants: dict[str, Any] | None = None, **
     ``compute`` is the type called T there; ``ports`` are formats by name: ``X=...`` defines the storage type X and the
     macros LOAD_X(p, i) and STORE_X(p, i, v). ``constants`` are further macros.
     """
-    return "".join((prelude(compute, constants, **ports), _text("functions"), _text(name)))
+    return "".join((prelude(compute, constants, **ports), _text(name)))
 
 
 def program_of_parts(name: str, compute: str, parts: Mapping[str, Mapping[str, Any]], **ports: Format) -> str:
@@ -105,59 +70,55 @@ def program_of_parts(name: str, compute: str, parts: Mapping[str, Mapping[str, A
 
     Whatever the text declares is named through the macro NAME.
     """
-    texts = [prelude(compute, None, **ports), _text("functions")]
+    texts = [prelude(compute, None, **ports)]
     for part, constants in parts.items():
         macros = {"NAME(f)": f"f##_{part}", **constants}
-        texts += (f"#define {macro} {value}\n" for macro, value in macros.items())
-        texts.append(_text(name))
+        texts += (defines(macros), _text(name))
         texts += (f"#undef {macro.partition('(')[0]}\n" for macro in macros)
     return "".join(texts)
 
 
 def prelude(compute: str, constants: dict[str, Any] | None = None, **ports: Format) -> str:
-    """The macros that ``program`` puts before a text."""
+    """What ``program`` puts before a text: macros for the types, and the functions of FUNCTIONS."""
     least, greatest = LIMITS[compute]
-    floating = compute in ("float", "double")
-    lines = (
-        ["#pragma OPENCL EXTENSION cl_khr_fp64 : enable"]
-        if "double" in (compute, *(p.compute for p in ports.values()))
-        else []
-    )
-    macros: dict[str, Any] = {"T": compute, "T_FLOATING": int(floating), "T_DOUBLE": int(compute == "double")}
-    macros |= {"T_SIGNED": int(not compute.startswith("u")), "T_LEAST": least, "T_GREATEST": greatest}
-    for port, found in ports.items():
-        macros |= {
-            port: found.storage,
-            f"LOAD_{port}(p, i)": found.load,
-            f"STORE_{port}(p, i, v)": found.store,
-        }
-    macros |= constants or {}
-    lines += [f"#define {macro} {value}" for macro, value in macros.items()]
-    return "\n".join(lines) + "\n"
+    macros: dict[str, Any] = {
+        "T": compute,
+        "T_FLOATING": int(compute in _FLOATING),
+        "T_DOUBLE": int(compute == "double"),
+        "T_SIGNED": int(not compute.startswith("u")),
+        "T_LEAST": least,
+        "T_GREATEST": greatest,
+    }
+    wide = "double" in (compute, *(port.compute for port in ports.values()))
+    head = enabled(wide) + dialect_prelude(OPENCL, HAND_WRITTEN) + _functions(compute)
+    return head + defines(macros) + port_macros(ports) + defines(constants or {})
 
 
-def functions() -> str:
-    """The functions that scalar expressions use, for the types of a prelude."""
-    return _text("functions")
+def enabled(wide: bool) -> str:
+    """The line that allows float64, if there is any."""
+    return "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if wide else ""
+
+
+_FLOATING = {"float": "float32", "double": "float64"}
+
+FUNCTIONS = {
+    "least_of": "minimum",
+    "greatest_of": "maximum",
+    "exponential": "exp",
+    "logarithm": "log",
+}
+"""Functions of kernels that are written by hand, for arguments of type T, and the operations that they are."""
+
+
+@cache
+def _functions(compute: str) -> str:
+    dtype = next(name for name, found in FORMATS.items() if found.compute == compute and name != "bool")
+    printer = Printer(OPENCL)
+    known = {"least_of", "greatest_of"} if compute not in _FLOATING else set(FUNCTIONS)
+    names = {name: printer.call(FUNCTIONS[name], as_dtype(dtype)) for name in sorted(known)}
+    return f"{printer.definitions()}\n{defines(names)}"
 
 
 @cache
 def _text(name: str) -> str:
     return (resources.files("opyard_opencl") / "kernels" / f"{name}.cl").read_text()
-
-
-def literal(value: float | int | bool, compute: str) -> str:
-    """A number as a constant of the type ``compute``."""
-    if compute in ("float", "double"):
-        number = float(value)
-        if math.isnan(number):
-            return f"(({compute})NAN)"
-        if math.isinf(number):
-            return f"({compute})({'-' if number < 0 else ''}INFINITY)"
-        text = repr(number if compute == "double" else float(np.float64(number)))
-        return f"({text}{'' if compute == 'double' else 'f'})"
-    number = int(value)
-    if number == -(2**63):
-        return "LONG_MIN"
-    suffix = "UL" if number > 2**63 - 1 else "L" if abs(number) > 2**31 - 1 else ""
-    return f"(({compute})({number}{suffix}))"

@@ -17,8 +17,9 @@ from opyard.spec import TensorSpec
 from .array import Array
 from .device import OpenCLDevice, failure
 
-Prepare = Callable[[Call, OpenCLDevice], Callable[..., Any]]
+Prepare = Callable[[Any, OpenCLDevice], Callable[..., Any]]
 
+_enqueue = cl.enqueue_nd_range_kernel
 _GROUP = 64  # work items of a group on devices other than CPUs
 
 
@@ -43,7 +44,7 @@ class Launch:
         self.name = name
         self.program = device.build(source, options)
         self.bound = tuple(value.buffer if isinstance(value, Array) else value for value in bound)
-        self._tables = tuple(value for value in bound if isinstance(value, Array))
+        self._tables = tuple(value for value in bound if isinstance(value, Array))  # keeps their memory
         # A group of one: CPU implementations compile a kernel anew for every size of group
         self.local = (1,) if device.shares_memory else (_GROUP,)
         self.size = (items if device.shares_memory else -(-items // _GROUP) * _GROUP,)
@@ -51,16 +52,22 @@ class Launch:
 
     def __call__(self, *arrays: Array, scratch: Any = None) -> None:
         """Starts the kernel on the buffers of ``arrays``, then ``scratch`` if there is one."""
-        kernel = getattr(self._local, "kernel", None) or self._kernel(len(arrays) + (scratch is not None))
         try:
-            for position, array in enumerate(arrays):
+            kernel = self._local.kernel
+        except AttributeError:
+            kernel = self._kernel(len(arrays) + (scratch is not None))
+        device = self.device
+        try:
+            position = 0
+            for array in arrays:
                 kernel.set_arg(position, array.buffer)
+                position += 1
             if scratch is not None:
-                kernel.set_arg(len(arrays), scratch)
-            cl.enqueue_nd_range_kernel(self.device.queue, kernel, self.size, self.local)
+                kernel.set_arg(position, scratch)
+            _enqueue(device.queue, kernel, self.size, self.local)
         except cl.Error as error:
-            raise failure(f"{self.device.name}: starting kernel {self.name!r}", error) from error
-        self.device.started(arrays + self._tables)
+            raise failure(f"{device.name}: starting kernel {self.name!r}", error) from error
+        device.started(arrays, self)
 
     def _kernel(self, first: int) -> Any:
         # One for each thread: clSetKernelArg is the one call of OpenCL that threads may not share
@@ -113,7 +120,7 @@ def partition(device: OpenCLDevice, count: int, grain: int) -> tuple[int, int]:
 
     ``grain`` is the least number of steps that is worth an item on a CPU.
     """
-    if not device.shares_memory:
+    if not device.shares_memory or device.quirks.single_steps:
         return count, 1
     step = max(grain, -(-count // (8 * device.workers)))
     return -(-count // step), step

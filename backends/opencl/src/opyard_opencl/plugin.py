@@ -19,6 +19,8 @@ KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
         ("sum", "mean", "prod", "max", "min", "any", "all", "global_average_pool", "global_max_pool"),
     ),
     ("reduction:prepare_position", "formats:refusal", 0.1, ("argmax", "argmin")),
+    ("tiles:prepare_matmul", "tiles:accepts", 0.8, ("matmul", "linear")),
+    ("tiles:prepare_conv", "tiles:conv_accepts", 0.7, ("conv",)),
     ("product:prepare_matmul", "product:accepts", 0.5, ("matmul", "linear")),
     ("product:prepare_conv", "product:conv_accepts", 0.4, ("conv",)),
     ("transposed:prepare", "product:conv_accepts", 0.3, ("conv_transpose",)),
@@ -71,6 +73,9 @@ KERNELS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     ("sorting:prepare", "sorting:accepts", 0.02, ("sort", "argsort", "top_k")),
 )
 
+FLOATING = {"tiles": ("float32", "float64")}
+"""Kernels that take certain dtypes alone."""
+
 WITHOUT_OUT = frozenset(
     {
         *(f"movement:prepare_{name}" for name in ("view", "tile", "repeat", "blocks")),
@@ -106,5 +111,16 @@ def opyard_register(registry: Any) -> None:
                 prepare=f"opyard_opencl.{prepare}",
                 accepts=f"opyard_opencl.{accepts}",
                 efficiency=efficiency,
+                dtypes=FLOATING.get(prepare.partition(":")[0]),
                 out=prepare not in WITHOUT_OUT,
             )
+    for name, module in (("fused", "opyard_opencl.fusion"), ("fused_rows", "opyard_opencl.row_fusion")):
+        registry.region_compiler(
+            backend="opencl",
+            name=name,
+            claims=f"{module}:claims",
+            prepare=f"{module}:prepare",
+            accepts=f"{module}:accepts",
+            cost=f"{module}:cost",
+            out=True,
+        )

@@ -57,7 +57,7 @@ def prepare_matmul(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     b = (*b, 1) if len(b) == 1 else b
     rows, depth, width = a[-2], a[-1], b[-1]
     batches = math.prod(np.broadcast_shapes(a[:-2], b[:-2]))
-    offsets = np.stack([_offsets(a, b), _offsets(b, a)], axis=-1)
+    offsets = matrix_offsets(a, b)
     if len(b) == 2 and len(a) > 2:  # one matrix on the right serves all batches: they are rows
         rows, batches, offsets = rows * math.prod(a[:-2]), 1, np.zeros((1, 2), np.int64)
     text, panel, compute = _program(device, call, left, right, bias, convolution=False)
@@ -144,7 +144,7 @@ def panel_macros(device: OpenCLDevice, compute: str) -> tuple[dict[str, Any], in
 
 def slots(device: OpenCLDevice, units: int, slot: int) -> tuple[int, int, int]:
     """Work items, units of each, and bytes of scratch memory: one slot of ``slot`` bytes for each item."""
-    most = 4 * device.workers if device.shares_memory else 1024
+    most = 4 * device.workers if device.shares_memory and not device.quirks.single_steps else 1024
     items = max(1, min(units, most, _SCRATCH_LIMIT // max(1, slot)))
     step = -(-units // items)
     items = -(-units // step) if units else 1
@@ -155,6 +155,11 @@ def _chunks(device: OpenCLDevice, units: int, rows: int) -> int:
     """Parts to cut the rows into so that all workers have work."""
     wanted = -(-4 * device.workers // max(1, units)) if units < 4 * device.workers else 1
     return max(1, min(wanted, rows // _ROW_GRAIN))
+
+
+def matrix_offsets(a: tuple[int, ...], b: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Where the matrices of each batch begin in both operands, in elements: ``[batches, 2]``."""
+    return np.stack([_offsets(a, b), _offsets(b, a)], axis=-1)
 
 
 def _offsets(own: tuple[int, ...], other: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -2,7 +2,8 @@
 
 Some rules hold for all kernels here, because of the oldest implementation in use: no built-in function of a 16-wide vector
 (vload16, exp(float16), ...), for PoCL 3.0 crashes on them or leaves a program without kernels in its cache on disk; no
-vload_half; ``a * b + c`` and never ``fma()``, which is a library call there and 16 times slower.
+vload_half; ``a * b + c`` and never ``fma()``, which is a library call there and 16 times slower. docs/opencl.md has the table
+in words.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ class Quirks:
     needs_canary   its compiler may crash the process: try it in another process before the first use
     compiles_late  it compiles a kernel when that is first started, so that many kernels in a program cost little
     vector_bytes   size of the vectors that products compute with
+    single_steps   each step gets a work item of its own on CPU devices, too
+    options        options of its compiler for every program
     launch_seconds host time of one launch
     wait_seconds   time from the end of a kernel to the host's return from waiting for it
     """
@@ -27,6 +30,8 @@ class Quirks:
     needs_canary: bool = False
     compiles_late: bool = False
     vector_bytes: int = 32
+    single_steps: bool = False
+    options: tuple[str, ...] = ()
     launch_seconds: float = 5e-6
     wait_seconds: float = 1e-5
 
@@ -38,7 +43,9 @@ _TABLE: tuple[tuple[str, str, Quirks], ...] = (
     # the linker and the compiler moved into the process, and lost these habits, after 7.1
     (_POCL, r"PoCL ([1-6]\.|7\.[01])", replace(_POCL_NOW, needs_linker=True)),
     (_POCL, r"", _POCL_NOW),
-    (r"Oclgrind", r"", Quirks(launch_seconds=1e-3)),
+    (r"Intel\(R\) OpenCL$", r"", Quirks(vector_bytes=64)),
+    # a simulator: races show between items alone, and it does not know what optimisation makes
+    (r"Oclgrind", r"", Quirks(single_steps=True, options=("-cl-opt-disable",), launch_seconds=1e-3)),
 )
 
 

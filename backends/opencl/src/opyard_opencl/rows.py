@@ -13,7 +13,7 @@ from opyard.operation import Call
 
 from .array import Array
 from .device import OpenCLDevice
-from .formats import format_of, program, refusal, wider
+from .formats import Format, format_of, program, refusal, wider
 from .launch import Launch, exact, partition
 from .layout import sizes_of
 
@@ -43,7 +43,8 @@ def prepare_softmax(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     sizes, axis = sizes_of(x), call.attrs["axis"] % max(1, x.ndim)
     outer, length, width = math.prod(sizes[:axis]), sizes[axis], math.prod(sizes[axis + 1 :])
     macros = {**_OFF, "SOFTMAX": 1, "LOGARITHM": int(call.op.name == "log_softmax")}
-    text = program("rows", format_of(x).compute, macros, X=format_of(x), OUT=format_of(call.output))
+    ports = {"X": format_of(x), "OUT": format_of(call.output)}
+    text = _program(device, format_of(x).compute, macros, ports, dense=width == 1)
     units = outer if width == 1 else outer * -(-width // _COLUMNS)
     items, step = partition(device, units, max(1, _GRAIN // max(1, length * min(width, _COLUMNS))))
     bound = tuple(map(_LONGS, (units, length, width, step)))
@@ -95,10 +96,23 @@ def _normalization(
     macros |= {"HAS_SCALE": int("SCALE" in ports), "HAS_BIAS": int("BIAS" in ports)}
     macros["CENTERED"] = int(call.op.name != "rms_normalization")
     compute = wider(*ports.values())
-    text = program("rows", compute, macros, **ports, OUT=format_of(call.output))
+    ports["OUT"] = format_of(call.output)
+    text = _program(device, compute, macros, ports, dense=area == 1 and groups == 1)
     items, step = partition(device, units, max(1, _GRAIN // max(1, length)))
     bound = (*map(_LONGS, (units, length, groups, area, step)), _SCALARS[compute](call.attrs["epsilon"]))
     return _runner(call, device, lambda: Launch(device, text, "normalize_rows", items, bound))
+
+
+def _program(
+    device: OpenCLDevice, compute: str, macros: dict[str, Any], ports: dict[str, Format], dense: bool
+) -> str:
+    """The program for rows; in vectors where all elements are float32 and lie one behind the other."""
+    plain = all(port.storage == "float" for port in ports.values())
+    if not (dense and plain and compute == "float" and device.shares_memory):
+        return program("rows", compute, macros, **ports)
+    lanes = device.quirks.vector_bytes // 4
+    vectors = {"V": f"float{lanes}", "INTEGERS": f"int{lanes}", "VLANES": lanes}
+    return program("row_vectors", compute, {**macros, **vectors}, **ports)
 
 
 def _runner(call: Call, device: OpenCLDevice, make: Callable[[], Launch]) -> Callable[..., Array]:

@@ -10,7 +10,7 @@ import numpy as np
 from opyard.driver import Device
 from opyard.operation import Call
 
-from ..codegen import C_TYPES
+from ..elementwise import C_TYPES
 
 
 def accepts_dtypes(call: Call, device: Device) -> str | None:

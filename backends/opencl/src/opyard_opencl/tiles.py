@@ -1,0 +1,221 @@
+"""Products and convolutions of one floating type on CPU devices, by the register tiles of kernels/tiles.cl."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from opyard.driver import Device
+from opyard.operation import Call
+from opyard.ops import windows
+
+from .array import Array
+from .device import OpenCLDevice
+from .formats import format_of, program, refusal
+from .launch import Launch, exact, partition, table
+from .layout import sizes_of
+from .product import COMPILER_OPTIONS, matrix_offsets, slots
+
+_RUN = 256  # products, as in kernels/tiles.cl
+_BLOCK = 1024  # columns of the right operand that are packed at a time
+_LEAST_BLOCK, _LEAST_CHUNK = 128, 96  # columns and rows that are worth packing anew
+_LONGS = np.int64
+_ROWS = {32: (6,), 64: (12, 8)}
+"""Rows of a tile by the bytes of a vector: two vectors for each, and three beside them, fit into the registers."""
+
+
+def accepts(call: Call, device: Device) -> str | None:
+    """Why a product cannot be computed by tiles, or None."""
+    reason = refusal(call, device)
+    if reason is not None:
+        return reason
+    dtypes = {spec.dtype.name for spec in (*call.inputs, call.output) if spec is not None}
+    if len(dtypes) > 1:
+        return f"takes operands of one dtype, not {', '.join(sorted(dtypes))}"
+    if isinstance(device, OpenCLDevice) and not device.shares_memory:
+        return f"keeps operands in the caches of a few processors; {device.name} has many"
+    return None
+
+
+def conv_accepts(call: Call, device: Device) -> str | None:
+    """Why a convolution cannot be computed by tiles, or None."""
+    x = call.inputs[0]
+    assert x is not None
+    strides = windows.per_axis(call.attrs["strides"], x.ndim - 2, "strides")
+    if any(stride != 1 for stride in strides):
+        return f"takes strides of 1, not {strides}"
+    return accepts(call, device)
+
+
+@exact
+def prepare_matmul(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
+    """A function that runs matmul or linear: ``[..., m, k], [..., k, n] (, [n]) -> [..., m, n]``."""
+    left, right = call.inputs[0], call.inputs[1]
+    assert left is not None and right is not None
+    a, b = sizes_of(left), sizes_of(right)
+    a = (1, *a) if len(a) == 1 else a
+    b = (*b, 1) if len(b) == 1 else b
+    rows, depth, width = a[-2], a[-1], b[-1]
+    batches = math.prod(np.broadcast_shapes(a[:-2], b[:-2]))
+    offsets = matrix_offsets(a, b)
+    if len(b) == 2 and len(a) > 2:  # one matrix on the right serves all batches: they are rows
+        rows, batches, offsets = rows * math.prod(a[:-2]), 1, np.zeros((1, 2), np.int64)
+    bias = "BIAS_COLUMN" if len(call.inputs) > 2 and call.inputs[2] is not None else ""
+    return _product(device, call, (batches, rows, depth, width), offsets, bias)
+
+
+@exact
+def prepare_conv(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
+    """A function that runs conv with strides 1: a product where the kernel has one element, else directly."""
+    x, weight, bias = call.inputs
+    assert x is not None and weight is not None
+    sizes, shape, results = sizes_of(x), sizes_of(weight), sizes_of(call.output)
+    pointwise = math.prod(shape[2:]) == 1 and call.attrs["groups"] == 1 and sizes[2:] == results[2:]
+    if not pointwise:
+        return _direct(call, device)
+    places = math.prod(sizes[2:])
+    offsets = np.stack([np.zeros(sizes[0], np.int64), np.arange(sizes[0]) * shape[1] * places], axis=-1)
+    run = _product(
+        device,
+        call,
+        (sizes[0], shape[0], shape[1], places),
+        offsets,
+        "BIAS_ROW" if bias is not None else "",
+    )
+    return lambda x, weight, *rest, out=None: run(weight, x, *rest, out=out)
+
+
+def _product(
+    device: OpenCLDevice,
+    call: Call,
+    sizes: tuple[int, int, int, int],
+    offsets: np.ndarray[Any, Any],
+    bias: str,
+) -> Callable[..., Array]:
+    """Runs ``batches`` products ``[rows, depth], [depth, width]``, the sizes in this order."""
+    batches, rows, depth, width = sizes
+    text, panel, tile, itemsize = _program(device, call, rows, bias)
+    block, chunk = _division(device, batches, rows, width, panel, tile)
+    blocks, chunks = -(-width // block), -(-rows // chunk) if rows else 0
+    units = batches * blocks * chunks
+    deep = min(_RUN, depth)
+    slot = -(-deep * (-(-block // panel) * panel + tile) // panel) * panel
+    items, step, scratch = slots(device, units, slot * itemsize)
+    numbers = map(_LONGS, (units, rows, depth, width, blocks, block, chunks, chunk, slot, step))
+    bound = (*numbers, table(device, offsets))
+    launch = Launch(device, text, "blocked_product", items, bound, COMPILER_OPTIONS) if units else None
+
+    def run(*arrays: Array | None, out: Array | None = None) -> Array:
+        result = device.empty(call.output) if out is None else out
+        if launch is not None:
+            operands = [array for array in arrays if array is not None]
+            launch(*operands, result, scratch=device.scratch(scratch))
+        return result
+
+    return run
+
+
+def _division(
+    device: OpenCLDevice, batches: int, rows: int, width: int, panel: int, tile: int
+) -> tuple[int, int]:
+    """Columns of a block and rows of a chunk: as large as the cache allows, and small enough that all workers have some."""
+    wanted = 1 if device.workers == 1 else 4 * device.workers
+    block = min(_BLOCK, -(-width // panel) * panel) or panel
+    chunk = max(1, rows)
+
+    def enough() -> bool:
+        return batches * -(-width // block) * -(-rows // chunk) >= wanted
+
+    while not enough() and chunk > _LEAST_CHUNK:
+        chunk = -(-chunk // 2 // tile) * tile
+    while not enough() and block > _LEAST_BLOCK:
+        block = -(-block // 2 // panel) * panel
+    return block, chunk
+
+
+def _direct(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
+    x, weight, bias = call.inputs
+    assert x is not None and weight is not None
+    groups, batch = call.attrs["groups"], int(x.shape[0])
+    rows, channels = int(weight.shape[0]) // groups, int(weight.shape[1])
+    geometry, shifts, apart = _geometry(call)
+    copy, places = geometry[2], geometry[1]
+    taps = math.prod(int(n) for n in weight.shape[2:])
+    text, panel, tile, itemsize = _program(
+        device, call, rows, "BIAS_ROW" if bias is not None else "", int(weight.shape[-1])
+    )
+    results = ((places[0] - 1) * copy[1] + places[1] - 1) * copy[2] + places[2]
+    panels = -(-results // panel) if call.output.size else 0
+    units, planes = batch * groups * panels, batch * groups * channels
+    # the last panel reads beyond the last image
+    behind = -(-(planes * math.prod(copy) + 2 * panel + math.prod(copy[1:])) // panel) * panel
+    depth, blocks = channels * taps, -(-rows // tile) if rows else 0
+    room = (behind + groups * blocks * tile * depth + panel) * itemsize
+    g, offsets = table(device, geometry), table(device, shifts)
+    items, step = partition(device, units, 1)
+    lines, line = len(shifts), taps // max(1, len(shifts))
+    facts = map(_LONGS, (units, groups, panels, rows, channels, lines, line, apart, behind, step))
+    image_rows, weights = planes * copy[0] * copy[1], groups * blocks
+    pad_items, pad_step = partition(device, image_rows, 64)
+    pack_items, pack_step = partition(device, weights, 1)
+    if units:
+        order = (*map(_LONGS, (weights, rows, depth, behind, pack_step)),)
+        pack = Launch(device, text, "pack_weights", pack_items, order, COMPILER_OPTIONS)
+        pad = Launch(
+            device, text, "pad_image", pad_items, (_LONGS(image_rows), _LONGS(pad_step), g), COMPILER_OPTIONS
+        )
+        convolve = Launch(device, text, "direct_convolution", items, (*facts, g, offsets), COMPILER_OPTIONS)
+
+    def run(x: Array, weight: Array, bias: Array | None = None, *, out: Array | None = None) -> Array:
+        result = device.empty(call.output) if out is None else out
+        if units:
+            scratch = device.scratch(room)
+            if depth:
+                pad(x, scratch=scratch)
+                pack(weight, scratch=scratch)
+            convolve(*(() if bias is None else (bias,)), result, scratch=scratch)
+        return result
+
+    return run
+
+
+def _geometry(call: Call) -> tuple[list[tuple[int, ...]], list[int], int]:
+    """Sizes of x, of the output and of the padded copy, and padding before, for three axes each; the shift of the first tap
+    of each line of the kernel; and the distance of the taps of a line.
+    """
+    x, weight = call.inputs[0], call.inputs[1]
+    assert x is not None and weight is not None
+    sizes, kernel, places = (sizes_of(spec)[2:] for spec in (x, weight, call.output))
+    rank, attributes = len(sizes), call.attrs
+    dilations = windows.per_axis(attributes["dilations"], rank, "dilations")
+    ones = (1,) * rank
+    pairs = windows.padding_pairs(attributes["padding"], sizes, kernel, ones, dilations)
+    reach = tuple((n - 1) * dilation for n, dilation in zip(kernel, dilations, strict=True))
+    copy = tuple(n + far for n, far in zip(places, reach, strict=True))
+    rows = ((sizes, 1), (places, 1), (copy, 1), (tuple(pair[0] for pair in pairs), 0))
+    geometry = [(value,) * (3 - rank) + tuple(map(int, own)) for own, value in rows]
+    strides = (copy[-2] * copy[-1] if rank > 1 else 0, copy[-1], 1)[-rank:]
+    lines = np.indices((*kernel[:-1], min(1, kernel[-1]))).reshape(rank, -1).T * np.array(dilations, np.int64)
+    return geometry, [int(shift) for shift in lines @ np.array(strides, np.int64)], dilations[-1]
+
+
+def _program(
+    device: OpenCLDevice, call: Call, rows: int, bias: str, line: int | None = None
+) -> tuple[str, int, int, int]:
+    """The program, the columns of a panel, the rows of a tile, and the bytes of an element; of a product or, with
+    the taps of a line of its kernel, of a convolution.
+    """
+    compute, itemsize = format_of(call.output).compute, call.output.dtype.itemsize
+    lanes = device.quirks.vector_bytes // itemsize
+    # the last tile may stand out beyond the matrix: the height that wastes least
+    tile = min(_ROWS[device.quirks.vector_bytes], key=lambda n: (-(-rows // n) * n > 1.07 * rows, -n))
+    macros: dict[str, Any] = {"V": f"{compute}{lanes}", "VLANES": lanes, "ROWS": tile}
+    macros |= {
+        "DIRECT": int(line is not None),
+        "LINE": 3 if line == 3 else "taps_of_line",
+        **{name: int(name == bias) for name in ("BIAS_ROW", "BIAS_COLUMN")},
+    }
+    return program("tiles", compute, macros), 2 * lanes, tile, itemsize

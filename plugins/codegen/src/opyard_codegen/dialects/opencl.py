@@ -1,0 +1,56 @@
+"""OpenCL C 1.2."""
+
+from __future__ import annotations
+
+from ..dialect import Dialect
+from ..helpers import ARITHMETIC, POLYNOMIALS, ROUNDING, STORAGE
+from . import family
+
+TYPES = {
+    "bool": "uchar",
+    "int8": "char",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long",
+    "uint8": "uchar",
+    "uint16": "ushort",
+    "uint32": "uint",
+    "uint64": "ulong",
+    "float32": "float",
+    "float64": "double",
+}
+
+OPENCL = Dialect(
+    name="OpenCL C",
+    formats=family.formats(TYPES, wide_feature="fp64"),
+    operations=family.operations(family.POLYNOMIAL_OPERATIONS),
+    literals={"float32": "{0}f", "int64": "{0}L", "uint64": "{0}UL", "uint32": "{0}u"},
+    special={
+        **{f"nan {name}": f"(({TYPES[name]})NAN)" for name in ("float32", "float64")},
+        **{f"inf {name}": f"(({TYPES[name]})INFINITY)" for name in ("float32", "float64")},
+        **{f"-inf {name}": f"(-({TYPES[name]})INFINITY)" for name in ("float32", "float64")},
+        f"{-(2**63)} int64": "LONG_MIN",
+        f"{-(2**31)} int32": "INT_MIN",
+    },
+    helpers={**ARITHMETIC, **ROUNDING, **POLYNOMIALS},
+    macros={
+        "KERNEL": "kernel void",
+        "FUNCTION": "static inline",
+        "GLOBAL": "global",
+        "LOCAL": "local",
+        "RESTRICT": "restrict",
+        "INDEX": "long",
+        "ITEM": "((long)get_global_id(0))",
+        "ITEMS": "((long)get_global_size(0))",
+        "GROUP": "((long)get_group_id(0))",
+        "GROUPS": "((long)get_num_groups(0))",
+        "GROUP_ITEM": "((int)get_local_id(0))",
+        "GROUP_ITEMS": "((int)get_local_size(0))",
+        "BARRIER": "barrier(CLK_LOCAL_MEM_FENCE)",
+        "WORK_ITEM": "",
+        "AS_INT(x)": "as_int(x)",
+        "AS_UINT(x)": "as_uint(x)",
+        "AS_FLOAT(x)": "as_float(x)",
+    },
+    prelude="#pragma OPENCL FP_CONTRACT ON\n" + STORAGE,
+)

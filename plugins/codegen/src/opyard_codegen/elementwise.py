@@ -1,0 +1,184 @@
+"""Kernels that compute each element of their outputs from elements of their inputs, in any dialect with macros for kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from opyard.operation import Call
+
+from .dialect import Dialect
+from .expressions import inputs_of, lowered
+from .kernels import ports, prelude
+from .printing import Printer, type_of, variable_text
+from .terms import Term, computing
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is computed for one element.
+
+    inputs   name and dtype of each array that is read
+    steps    values in order: the name of each, and the expression over inputs and earlier steps
+    outputs  name of the value that each array is given, and the array's dtype
+    """
+
+    inputs: tuple[tuple[str, str], ...]
+    steps: tuple[tuple[str, Term], ...]
+    outputs: tuple[tuple[str, str], ...]
+
+    @property
+    def dtypes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The dtypes of the arrays: those read, and those written."""
+        return tuple(dtype for _, dtype in self.inputs), tuple(dtype for _, dtype in self.outputs)
+
+    def moving(self, strides: tuple[int, ...]) -> set[str]:
+        """Names of the values that change along a row in which the inputs have these strides."""
+        pairs = zip(self.inputs, strides, strict=True)
+        found = {name for (name, _), stride in pairs if stride}
+        for name, term in self.steps:
+            if not found.isdisjoint(variables(term)):
+                found.add(name)
+        return found
+
+
+def variables(term: Term) -> Iterable[str]:
+    """Names of the variables of a term."""
+    if term.operation == "variable":
+        yield term.value
+    for argument in term.arguments:
+        yield from variables(argument)
+
+
+RESULT = "0"
+"""The name of the one value of a single call: no input can have it."""
+
+
+def body_of(call: Call) -> Body:
+    """The body of a single call. Raises SpecError for what has no expression."""
+    inputs = tuple((name, spec.dtype.name) for name, spec in inputs_of(call))
+    return Body(inputs, ((RESULT, lowered(call)),), ((RESULT, call.output.dtype.name),))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One kernel of a program.
+
+    strides  those of the inputs along a row, 0 or 1: known to the compiler, it can use vectors
+    flat     whether there is one row alone
+    grid     whether neighbouring items compute neighbouring elements, as GPUs like it; else each has a range of its own
+    """
+
+    name: str
+    body: Body
+    strides: tuple[int, ...]
+    flat: bool
+    grid: bool = False
+
+
+def program(dialect: Dialect, entries: Iterable[Entry]) -> str:
+    """The text of a program with these kernels, whose arrays have the same dtypes in all.
+
+    Parameters of a kernel behind its arrays, inputs first: ``count, step`` if it is flat, else ``rows, width, step, rank, table``:
+    the table has the sizes of the ``rank`` axes of rows, then the strides of each input. In a grid they are ``count`` and
+    ``count, rank, table`` with all axes. ``step`` is the number of elements, or rows, of an item.
+    """
+    printer = Printer(dialect)
+    chosen = list(entries)
+    texts = [_text(printer, entry) for entry in chosen]
+    inputs, outputs = chosen[0].body.dtypes
+    formats = {f"P{number}": dialect.formats[dtype] for number, dtype in enumerate(inputs)}
+    formats |= {f"R{number}": dialect.formats[dtype] for number, dtype in enumerate(outputs)}
+    return "\n".join((prelude(dialect), ports(formats), printer.definitions(), *texts))
+
+
+def _text(printer: Printer, entry: Entry) -> str:
+    body, moving = entry.body, entry.body.moving(entry.strides)
+    parameters = [f"GLOBAL const P{i} *RESTRICT p{i}" for i in range(len(body.inputs))]
+    parameters += [f"GLOBAL R{i} *RESTRICT r{i}" for i in range(len(body.outputs))]
+    fixed: list[str] = []
+    changing: list[str] = []
+    for i, ((name, dtype), stride) in enumerate(zip(body.inputs, entry.strides, strict=True)):
+        place = f"o{i}" if entry.grid and not entry.flat else f"o{i} + i" if stride else f"o{i}"
+        compute = printer.dialect.formats[dtype].compute
+        (changing if stride else fixed).append(
+            f"const {compute} {variable_text(name)} = LOAD_P{i}(p{i}, {place});"
+        )
+    for name, term in body.steps:
+        line = f"const {type_of(computing(term.dtype), printer.dialect)} {variable_text(name)} = {printer.text(term)};"
+        (changing if name in moving else fixed).append(line)
+    changing += [
+        f"STORE_R{i}(r{i}, o + i, {variable_text(name)});" for i, (name, _) in enumerate(body.outputs)
+    ]
+    if entry.grid and not entry.flat:
+        fixed, changing = [], [*fixed, *changing]
+    template = (_GRID_FLAT if entry.flat else _GRID) if entry.grid else (_FLAT if entry.flat else _ROWS)
+    return template.format(
+        name=entry.name,
+        parameters=", ".join(parameters),
+        starts="".join(f", o{i} = 0" for i in range(len(body.inputs))),
+        advance="\n            ".join(
+            f"o{i} += index * table[{i + 1} * rank + axis];" for i in range(len(body.inputs))
+        ),
+        fixed="\n        ".join(fixed),
+        changing="\n            ".join(changing),
+    )
+
+
+_FLAT = """
+KERNEL {name}({parameters}, INDEX count, INDEX step WORK_ITEM) {{
+    const INDEX first = ITEM * step, last = first + step < count ? first + step : count, o = 0{starts};
+    if (first < count) {{
+        {fixed}
+        for (INDEX i = first; i < last; i++) {{
+            {changing}
+        }}
+    }}
+}}
+"""
+
+_ROWS = """
+KERNEL {name}({parameters}, INDEX rows, INDEX width, INDEX step, int rank, GLOBAL const INDEX *RESTRICT table WORK_ITEM) {{
+    const INDEX first = ITEM * step, last = first + step < rows ? first + step : rows;
+    for (INDEX r = first; r < last; r++) {{
+        INDEX rest = r, o = r * width{starts};
+        for (int axis = rank - 1; axis >= 0; axis--) {{
+            const INDEX index = rest % table[axis];
+            rest /= table[axis];
+            {advance}
+        }}
+        {fixed}
+        for (INDEX i = 0; i < width; i++) {{
+            {changing}
+        }}
+    }}
+}}
+"""
+
+_GRID_FLAT = """
+KERNEL {name}({parameters}, INDEX count WORK_ITEM) {{
+    const INDEX o = 0{starts};
+    if (ITEM < count) {{
+        {fixed}
+        for (INDEX i = ITEM; i < count; i += ITEMS) {{
+            {changing}
+        }}
+    }}
+}}
+"""
+
+_GRID = """
+KERNEL {name}({parameters}, INDEX count, int rank, GLOBAL const INDEX *RESTRICT table WORK_ITEM) {{
+    const INDEX o = 0;
+    for (INDEX i = ITEM; i < count; i += ITEMS) {{
+        INDEX rest = i{starts};
+        for (int axis = rank - 1; axis >= 0; axis--) {{
+            const INDEX index = rest % table[axis];
+            rest /= table[axis];
+            {advance}
+        }}
+        {fixed}
+            {changing}
+    }}
+}}
+"""
