@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +255,15 @@ def test_the_program_holds_each_source_in_a_namespace() -> None:
     assert text.count("namespace source_") == 2
     assert "#include <cuda_fp16.h>" not in text
     assert "float* const kept = (float*)emulation::dynamic_shared();" in text
+
+
+def test_the_example_of_the_page_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, emulated_library: Library
+) -> None:
+    page = Path(__file__).parents[3] / "docs" / "cuda.md"
+    (example,) = re.findall(
+        r"^# not run here: emulation\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "build").mkdir()
+    exec(example, {})

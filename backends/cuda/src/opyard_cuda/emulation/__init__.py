@@ -13,7 +13,9 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -118,7 +120,7 @@ class Library:
         sizes = [*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block))]
         message = ctypes.create_string_buffer(1200)
         with _lock:
-            failed = self._runtime.opyard_launch(
+            failed = _runtime().opyard_launch(
                 ctypes.byref(found),
                 ctypes.byref(image),
                 pointers,
@@ -138,9 +140,7 @@ class Library:
 
     def _build(self) -> None:
         sources, self._pending = list(self._pending), {}
-        if not self._builds:
-            _run([compiler(), "-O2", *_FLAGS, str(_FOLDER / "runtime.cpp"), "-o", "runtime.so"], self.folder)
-            self._runtime = ctypes.CDLL(str(self.folder / "runtime.so"), mode=ctypes.RTLD_GLOBAL)
+        _runtime()
         self._builds += 1
         name = f"kernels{self._builds}"
         (self.folder / f"{name}.cpp").write_text(program(sources))
@@ -258,6 +258,14 @@ def program(sources: Sequence[CudaSource]) -> str:
 
 def _copied(space: str, source: CudaSource) -> str:
     return ", ".join(f"{space}::entries[{position}]" for position in range(len(source.entries)))
+
+
+@lru_cache(maxsize=1)
+def _runtime() -> ctypes.CDLL:
+    """What runs the fibres, compiled and loaded: all libraries of a process share it, as their kernels look for it by name."""
+    with TemporaryDirectory() as folder:
+        _run([compiler(), "-O2", *_FLAGS, str(_FOLDER / "runtime.cpp"), "-o", "runtime.so"], Path(folder))
+        return ctypes.CDLL(str(Path(folder, "runtime.so")), mode=ctypes.RTLD_GLOBAL)
 
 
 def _run(command: Sequence[str], folder: Path) -> None:
