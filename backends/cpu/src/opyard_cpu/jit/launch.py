@@ -113,6 +113,8 @@ def _entry() -> tuple[_Definition, Module, Any] | None:
         return None
     module = compiler().function(_SOURCE)
     definition = _Definition(b"compiled", module.address, _FAST | _KEYWORDS, None)
+    # functions read both as long as one of them lives, also while it is collected: they stay for good
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, module)))
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
     return definition, module, new
