@@ -207,3 +207,25 @@ def test_a_forked_process_begins_with_new_threads(monkeypatch: pytest.MonkeyPatc
         threads.in_parts(lambda first, last: None, 10, threads.LEAST_WORK)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_what_is_spread_over_arrays_of_several_shapes_is_in_no_chain_with_them() -> None:
+    """A single number that two arrays of other shapes are multiplied by: one loop cannot be over both."""
+
+    def scaled(x: Any, y: Any, n: Any) -> Any:
+        factor = oy.sqrt(n)
+        return x * factor, y * factor
+
+    specs = (SPEC, TensorSpec((3, 5)), TensorSpec((1,)))
+    graph = oy.trace(scaled, *specs)
+    matches, reasons = find_regions(COMPILER, graph, DEVICE)
+    assert list(reasons.values()) == ["a single number is no array"]
+    assert matches
+    assert all(len({value.shape for value in match.work.graph.outputs.values()}) == 1 for match in matches)
+    feeds = {
+        key: np.random.default_rng(0).random(spec.shape, np.float32)
+        for key, spec in zip("xyn", specs, strict=True)
+    }
+    found = oy.Session(graph, devices=["cpu:0"]).run(tuple(graph.outputs), feeds)
+    for array, key in zip(found, "xy", strict=True):
+        np.testing.assert_array_equal(array, feeds[key] * np.sqrt(feeds["n"]))

@@ -42,7 +42,7 @@ def claims(call: Call, device: Device) -> str | None:
     name, output = call.op.name, call.output
     if name not in UFUNCS and name not in ELEMENTWISE and name not in ("relu", "where"):
         return f"{name} is not among the elementwise ops that are fused here"
-    if output.ndim == 0:
+    if int(output.size) == 1:  # nor may it be broadcast to what else is in its region
         return "a single number is no array"
     specs = [spec for spec in call.inputs if spec is not None]
     if any(spec.shape != output.shape and int(spec.size) != 1 for spec in specs):
