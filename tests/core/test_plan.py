@@ -186,8 +186,10 @@ def test_whichever_kernels_fail_results_are_right_and_nothing_is_computed_twice(
         how == "raise"
     ):  # what is wrong may be met late, after others computed with it, and be right the next time
         assert any(call is None for call in calls) == bool(session.registry.failures)
-        nodes = [node.call for node in graph.nodes]
-        assert all(calls.count(call) <= nodes.count(call) for call in calls if call is not None)
+        # passes may make one call of two
+        nodes, fewer = ([node.call for node in g.nodes] for g in (graph, oy.simplify(graph)))
+        allowed = {call: max(nodes.count(call), fewer.count(call)) for call in (*nodes, *fewer)}
+        assert all(calls.count(call) <= allowed[call] for call in calls if call is not None)
 
 
 @settings(max_examples=40, deadline=None)

@@ -805,7 +805,7 @@ def test_tuning_measures_regions(tmp_path: Path) -> None:
         made.kernel(op, backend="host", name="numpy", load=_slowed(ufunc), dtypes=("float32",))
     report, session = tuned(made, heavy, oy.TensorSpec((64, 64)), tmp_path)
     assert report.stable and not report.wrong and not report.failed
-    assert "host/fused" not in kernels(report.before) and kernels(report.after) == ["host/fused"]
+    assert "host/fused" not in kernels(report.before) and set(kernels(report.after)) == {"host/fused"}
     assert "the region of 36 ops: square + multiply + ... + multiply" in {row.work for row in report.measured}
     assert kernels(session.placement(session.graph.result, {"x": oy.TensorSpec((64, 64))})) == ["host/fused"]
 

@@ -119,7 +119,8 @@ def test_a_trace_goes_over_all_stages(opyard: Opyard, tmp_path: Path):
     assert found["traceEvents"][0]["args"] == {"name": "opyard: two.onnx"}
     profile = Model(proto).profile({"x": np.ones(5, "f4")}, runs=2)
     assert sum(row.share for row in (*profile.nodes, *profile.copies)) == pytest.approx(1)
-    assert {row.op for row in profile.nodes} >= {"abs", "greater", "negative"}
+    ops = {op for row in profile.nodes for op in row.op.split(" + ")}
+    assert ops >= {"abs", "greater", "negative"}
 
 
 def test_a_model_in_one_stage_has_a_plain_profile(opyard: Opyard, network: str):

@@ -12,6 +12,7 @@ import pytest
 import opyard as oy
 from opyard.errors import DeviceUnavailable, KernelError
 from opyard.ops import STANDARD
+from opyard.passes import simplify_parts
 from opyard.placement.regions import find_regions
 from opyard.region import Region
 from opyard.registry import Registry
@@ -88,7 +89,7 @@ CASES = (
 def region_of(kind: str, name: str, device: Any = None) -> Region:
     """The region of a whole function."""
     function, specs = FUNCTIONS[kind][name]
-    graph = oy.simplify(oy.trace(function, *specs))
+    graph = simplify_parts(oy.trace(function, *specs))
     matches, reasons = find_regions(COMPILERS[kind], graph, device)
     assert not reasons
     largest = max(matches, key=lambda match: len(match.nodes))

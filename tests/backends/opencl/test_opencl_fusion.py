@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import opyard as oy
 from opyard.errors import KernelError, SpecError
 from opyard.ops import STANDARD
+from opyard.passes import simplify_parts
 from opyard.placement.regions import find_regions
 from opyard.region import Region
 from opyard.registry import Registry
@@ -47,7 +48,7 @@ STEPS: tuple[Callable[[Any, Any], Any], ...] = (
 
 def largest(kernel: Any, device: Any, function: Callable[..., Any], *specs: oy.TensorSpec) -> Region:
     """The largest region of a function that a compiler takes."""
-    matches, _ = find_regions(kernel, oy.simplify(oy.trace(function, *specs)), device)
+    matches, _ = find_regions(kernel, simplify_parts(oy.trace(function, *specs)), device)
     taken = [match for match in matches if kernel.refusal(match.work, device) is None]
     return max(taken, key=lambda match: len(match.nodes)).work
 

@@ -18,7 +18,7 @@ from opyard_opencl import tiles
 
 
 def _kernel(registry: Registry, op: str, name: str) -> Kernel:
-    (found,) = [kernel for kernel in registry.kernels(op) if kernel.name == name]
+    (found,) = [kernel for kernel in registry.kernels(op) if kernel.id == f"opencl/{name}"]
     return found
 
 
