@@ -239,3 +239,17 @@ def test_one_long_row_of_several_passes() -> None:
     work = region_of(lambda v: oy.log_softmax(v), TensorSpec.of(x))
     assert len(steps.steps_of(work)) == 3
     check(work, [x])
+
+
+def test_quotients_by_extremes_are_those_of_the_reference_to_the_bit() -> None:
+    """What follows may round them to integers, as quantization does; sums are rounded themselves."""
+
+    def quotients(x: Any) -> Any:
+        return x / ((oy.max(x, axis=-1, keepdims=True) - oy.min(x, axis=-1, keepdims=True)) / 255.0)
+
+    x = np.random.default_rng(0).standard_normal((50, 97)).astype(np.float32)
+    graph = oy.trace(quotients, oy.TensorSpec.of(x))
+    with oy.using(prefer=("cpu/jit",)):
+        found = oy.Session(graph, devices=["cpu:0"]).run(next(iter(graph.outputs)), {"x": x})
+    span = (x.max(axis=-1, keepdims=True) - x.min(axis=-1, keepdims=True)) / np.float32(255)
+    np.testing.assert_array_equal(found, x / span)

@@ -255,13 +255,23 @@ class Pass:
         return after
 
     def _divides_by_number(self, node: Node) -> bool:
-        """Whether a row is divided by one number: a division takes as long as many multiplications."""
+        """Whether a row is divided by one number that is made of a sum: a division takes as long as many multiplications.
+
+        The sum is rounded more often than the reciprocal. Quotients by other numbers are exact, as those of the reference: what
+        follows may round them to integers, and one unit decides which.
+        """
         if node.op.name != "divide" or node.outputs[0].dtype.name not in ("float32", "float64"):
             return False
         (x, y), space = node.inputs, self.nest.space
         assert x is not None and y is not None
-        alike = x.dtype == y.dtype and y not in self.nest.graph.constants
-        return alike and space.is_wide(x) and not space.is_wide(y)
+        return x.dtype == y.dtype and space.is_wide(x) and not space.is_wide(y) and self._has_sum(y)
+
+    def _has_sum(self, value: Value) -> bool:
+        """Whether a sum or a mean of the region is in a number."""
+        node = self.nest.maker.get(value)
+        if node is None:
+            return False
+        return node.op.name in ("sum", "mean") or any(self._has_sum(v) for v in node.inputs if v is not None)
 
     def _pointer(self, value: Value) -> str:
         nest = self.nest

@@ -118,6 +118,11 @@ def prepare_packed(call: Call, device: Device) -> Run:
     return lambda x: Packed(dense(x))
 
 
+def prepare_unpacked(call: Call, device: Device) -> Run:
+    """The array that was kept."""
+    return lambda x: x.array
+
+
 def conversion_seconds(call: Call, device: Device) -> float:
     """Estimated seconds of a reorder: each byte is read and written once."""
     return call.cost.bytes / device.capabilities.bandwidth + SECONDS

@@ -40,6 +40,7 @@ def _conversions(registry: Registry) -> None:
         ("to_nhwc", "prepare_to_channels_last", "accepts_images", {"output": NHWC}),
         ("from_nhwc", "prepare_from_channels_last", "accepts_images", {"x": NHWC}),
         ("to_packed", "prepare_packed", "accepts_weights", {"output": PACKED}),
+        ("from_packed", "prepare_unpacked", "accepts_weights", {"x": PACKED}),
     ):
         registry.kernel(
             "identity",
