@@ -152,7 +152,10 @@ def test_an_engine_that_is_not_installed_says_what_to_type(registry: oy.Registry
     )
 
 
-def test_tuning_measures_engines_beside_kernels(engine: Kernel, tmp_path: Path) -> None:
+def test_tuning_measures_engines_beside_kernels(
+    engine: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions, "EFFICIENCY", 100.0)  # so that the estimate tempts
     costs = MeasuredCosts(CostStore(tmp_path / "costs.sqlite"))
     model = build("mlp", 64, "tiny")
     session = oy.Session(model.graph, devices="cpu:0", registry=made_registry(), costs=costs)

@@ -63,11 +63,11 @@ def accepts(region: Region, device: oy.Device) -> str | None:
 
 
 def cost(region: Region, device: oy.Device) -> float:
-    """The roofline at one efficiency, and what entering the engine and each node take."""
+    """The roofline of each node at one efficiency, for few of them are fused, and what entering the engine and each node take."""
     can = device.capabilities
-    work = region.cost
-    seconds = max(work.flops / can.flops, work.bytes / can.bandwidth) / EFFICIENCY
-    return seconds + CALL_SECONDS + NODE_SECONDS * len(region.graph.nodes)
+    works = [node.call.cost for node in region.graph.nodes]
+    seconds = sum(max(work.flops / can.flops, work.bytes / can.bandwidth) for work in works) / EFFICIENCY
+    return seconds + CALL_SECONDS + NODE_SECONDS * len(works)
 
 
 def with_constants(region: Region, constants: Sequence[Array | None]) -> tuple[oy.Graph, list[int]]:
