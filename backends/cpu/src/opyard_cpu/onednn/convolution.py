@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +16,8 @@ from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
 from .addresses import Array, address
-from .chains import SECONDS, Chain, Operand, Run, Step, chain_of, extra_seconds, guarded
+from .chains import SECONDS, Chain, Operand, Run, Step, chain_of
+from .checks import extra_seconds, prepared
 from .execution import Execution
 from .layouts import Packed, concrete, dense, from_channels_last, to_channels_last
 from .library import missing
@@ -165,10 +165,7 @@ def _described(call: Call, steps: tuple[Step, ...]) -> Primitive | str:
 
 def prepare(work: Work, device: Device) -> Run:
     """``run(x, weight, bias, *operands)`` on channels-last images and packed weights."""
-    chain = chain_of(work)
-    if chain.is_guarded:
-        return guarded(_compute(chain), lambda: _compute(replace(chain, steps=chain.steps[:-1])))
-    return _compute(chain)
+    return prepared(chain_of(work), _compute)
 
 
 def _compute(chain: Chain) -> Run:
