@@ -105,7 +105,7 @@ def test_ordinary_numbers_need_one_primitive(case: str) -> None:
     for _ in range(2):
         np.testing.assert_allclose(computed(run, arrays), expected(case, arrays), rtol=1e-4, atol=1e-5)
     (used,) = made
-    assert (used.steps == chain(case).steps) == (case == "fewer results, relu6")
+    assert used.steps != chain(case).steps
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38])

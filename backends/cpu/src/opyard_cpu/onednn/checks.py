@@ -51,8 +51,8 @@ def quick_before(chain: Chain) -> Chain | None:
 
 
 def quick_after(chain: Chain) -> Chain | None:
-    """The chain with hard swish in place of relu; None where it does not end in relu."""
-    if chain.steps[-1:] != RELU:
+    """The chain with hard swish in place of relu; None where it does not end in relu or relu6."""
+    if not any(chain.steps[-len(exact) :] == exact for exact in (RELU6, RELU)):
         return None
     return replace(chain, steps=tuple(STEEP if step == RELU[0] else step for step in chain.steps))
 
