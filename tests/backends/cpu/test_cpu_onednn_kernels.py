@@ -35,9 +35,9 @@ def call_of(op: Any, *arrays: Array | None, **attributes: Any) -> Call:
     return op.op.call(*(None if a is None else TensorSpec.of(a) for a in arrays), **attributes)
 
 
-def kernels_of(function: Callable[..., Any], *arrays: Array) -> list[str]:
+def kernels_of(function: Callable[..., Any], *arrays: Array, block: tuple[str, ...] = ()) -> list[str]:
     """The kernels that a placement on the processor chooses, where the older ones are blocked."""
-    with oy.using(block=("cpu/im2col", "cpu/blas", "opencl")):
+    with oy.using(block=("cpu/im2col", "cpu/blas", "opencl", *block)):
         graph = oy.trace(function, *map(TensorSpec.of, arrays))
         registry = oy.default_registry()
         placement = oy.place(graph, [registry.device("cpu:0")], registry, oy.costs.Roofline())
@@ -119,6 +119,24 @@ def test_batch_normalization_is_a_part_of_the_convolution_before_it() -> None:
     np.testing.assert_allclose(compiled(network, x), network_reference(network, x), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_convolutions_of_single_pixels_are_products(rank: int) -> None:
+    w, b, ones = drawn(24, 16, *(1,) * rank) / 4, drawn(24), (1,) * rank
+    factor, offset, residual = drawn(24, *ones), drawn(24, *ones), drawn(2, 24, *(6,) * rank)
+
+    def network(x: Any) -> Any:
+        return oy.relu(oy.conv(x, w, b) * factor + offset + residual)
+
+    x = drawn(2, 16, *(6,) * rank)
+    assert kernels_of(network, x) == ["cpu/onednn_conv_scale_add_relu"]
+    np.testing.assert_allclose(compiled(network, x), network_reference(network, x), rtol=1e-4, atol=1e-4)
+    call = call_of(oy.conv, x, w, b)
+    found = convolution._described(call, ())
+    assert not isinstance(found, str) and found.kind == "matmul"
+    strided = convolution._described(call_of(oy.conv, x, w, b, strides=2), ())
+    assert not isinstance(strided, str) and strided.kind == "convolution_forward"
+
+
 @pytest.mark.parametrize("activation", registration.IMAGE)
 def test_each_activation_behind_a_convolution(activation: str) -> None:
     w, b = drawn(8, 8, 3, 3), drawn(8)
@@ -128,7 +146,7 @@ def test_each_activation_behind_a_convolution(activation: str) -> None:
         return function(oy.conv(x, w, b, padding=1))
 
     x = drawn(1, 8, 16, 16)
-    assert kernels_of(network, x) == [f"cpu/onednn_conv_{activation}"]
+    assert kernels_of(network, x, block=("cpu/jit",)) == [f"cpu/onednn_conv_{activation}"]
     np.testing.assert_allclose(compiled(network, x), network_reference(network, x), rtol=1e-4, atol=1e-4)
 
 

@@ -9,10 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from opyard import gelu
-from opyard.driver import Device
 from opyard.graph import Node, Value
 from opyard.kernels import Work
 from opyard.operation import Call
@@ -44,26 +40,27 @@ class Chain:
     base: Call
     steps: tuple[Step, ...]
 
-    @property
-    def is_guarded(self) -> bool:
-        """Whether the last step gives NaN for numbers that are infinite or nearly so, where it should not: see ``guarded``."""
-        return bool(self.steps) and self.steps[-1] == Eltwise("gelu_erf")
-
 
 def _gelu(call: Call) -> tuple[Eltwise, ...]:
     return (Eltwise("gelu_tanh" if call.attrs["approximate"] == "tanh" else "gelu_erf"),)
 
 
-_RELU = Eltwise("elu", 0.0)
+RELU = (Eltwise("elu", 0.0),)
 """oneDNN's own relu makes zeros of NaN; with a slope below zero of nothing the other function is the same, and keeps them."""
 
 _SIX_LESS = Eltwise("linear", -1.0, 6.0)
 
+RELU6 = (*RELU, _SIX_LESS, *RELU, _SIX_LESS)
+"""The smaller of x and 6 is 6 - relu(6 - x), which keeps NaN as well."""
+
+STEEP = Eltwise("hardswish", 3e38, 1.0)
+"""x times what 3e38 x + 1 is within [0, 1]: relu, up to numbers next to nothing, but NaN for minus infinity."""
+
 ACTIVATIONS: dict[str, Callable[[Call], tuple[Eltwise, ...]]] = {
-    "relu": lambda call: (_RELU,),
-    # the smaller of x and 6 is 6 - relu(6 - x), which keeps NaN as well
-    "relu6": lambda call: (_RELU, _SIX_LESS, _RELU, _SIX_LESS),
-    "leaky_relu": lambda call: (Eltwise("relu", call.attrs["alpha"]),),
+    "relu": lambda call: RELU,
+    "relu6": lambda call: RELU6,
+    # without a slope oneDNN makes zeros of NaN; hard swish does not, and makes NaN of minus infinity as well, as zero times it is
+    "leaky_relu": lambda call: (Eltwise("relu", alpha) if (alpha := call.attrs["alpha"]) else STEEP,),
     "elu": lambda call: (Eltwise("elu", call.attrs["alpha"]),),
     "sigmoid": lambda call: (Eltwise("logistic"),),
     "silu": lambda call: (Eltwise("swish", 1.0),),
@@ -74,12 +71,6 @@ ACTIVATIONS: dict[str, Callable[[Call], tuple[Eltwise, ...]]] = {
     "hard_swish": lambda call: (Eltwise("hardswish", 1.0 / 6.0, 0.5),),
 }
 """Post-ops of oneDNN that are these ops."""
-
-CHEAP = ("relu", "linear", "hardswish")
-"""Post-ops that take next to nothing; the others have an exponential in them."""
-
-STEP_FLOPS = 50.0
-"""What a post-op with an exponential takes for each element, in operations of a product that would take as long."""
 
 SECONDS = 3e-6
 """What a call of a kernel takes beside its work, Python included."""
@@ -113,27 +104,7 @@ def _steps(
     return (Operand(OPERATIONS[name], position, names[position], operand.spec),)
 
 
-def extra_seconds(chain: Chain, device: Device) -> float:
-    """Estimated seconds of the steps, and of the call itself."""
-    dear = sum(isinstance(step, Eltwise) and step.algorithm not in CHEAP for step in chain.steps)
-    return dear * STEP_FLOPS * int(chain.base.output.size) / device.capabilities.flops + SECONDS
-
-
-def guarded(run: Run, without_last: Callable[[], Run]) -> Run:
-    """A function that computes gelu as oneDNN does, and anew where that gave numbers that are not finite.
-
-    oneDNN makes NaN of infinity, and infinity of the largest numbers. One sum over the result, which is in the cache, tells:
-    a twentieth of what a further pass with the function would take. ``without_last`` gives the kernel without gelu.
-    """
-    others: list[Run] = []
-
-    def checked(*inputs: Any, **keywords: Any) -> Any:
-        result = run(*inputs, **keywords)
-        if np.isfinite(np.add.reduce(result, axis=None)):
-            return result
-        if not others:
-            others.append(without_last())
-        result[...] = gelu.op.reference(others[0](*inputs))
-        return result
-
-    return checked
+def elements_in(chain: Chain) -> int:
+    """How many elements the activations have that go into a chain, so without weights."""
+    given = [chain.base.inputs[0], *(step.spec for step in chain.steps if isinstance(step, Operand))]
+    return sum(int(spec.size) for spec in given if spec is not None)

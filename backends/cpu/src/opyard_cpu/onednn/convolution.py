@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -16,13 +16,14 @@ from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
 from .addresses import Array, address
-from .chains import SECONDS, Chain, Operand, Run, Step, chain_of, extra_seconds, guarded
+from .chains import SECONDS, Chain, Operand, Run, Step, chain_of
+from .checks import extra_seconds, prepared
 from .execution import Execution
 from .layouts import Packed, concrete, dense, from_channels_last, to_channels_last
 from .library import missing
 from .memory import Descriptor, any_layout, channels_last, strided
 from .neighbourhoods import Windows, convolution
-from .primitives import Binary, PostOp, Primitive
+from .primitives import Binary, PostOp, Primitive, matmul
 
 PEAK = 1.0
 """Fraction of the device's peak that dense convolutions reach; the peak is that of the nominal clock."""
@@ -68,6 +69,8 @@ def result_shape(g: Geometry) -> tuple[int, ...]:
 def _primitive(g: Geometry, bias: bool, steps: tuple[Step, ...], threads: int) -> Primitive | str:
     """The primitive of a chain, or why there is none. It is asked for twice: whether it exists, and to run it."""
     try:
+        if is_product(g):
+            return _product(g, bias, steps)
         return convolution(
             *(images(source_shape(g)), any_layout(weights_shape(g)), images(result_shape(g)), windows_of(g)),
             bias=strided((g.outputs,)) if bias else None,
@@ -75,6 +78,37 @@ def _primitive(g: Geometry, bias: bool, steps: tuple[Step, ...], threads: int) -
         )
     except KernelError as error:
         return str(error)
+
+
+def is_product(g: Geometry) -> bool:
+    """Whether each result is of one pixel: then channels-last images are the rows of a matrix, and weights are another.
+
+    oneDNN's product of them is up to seven times as quick as its 1x1 convolution (128 to 512 channels, 28x28: 0.56 ms and
+    4.0 ms of one core with AVX-512), and nowhere slower by more than the noise.
+    """
+    return g.is_pointwise and g.groups == 1 and set(g.strides) == {1}
+
+
+def _product(g: Geometry, bias: bool, steps: tuple[Step, ...]) -> Primitive:
+    rows = g.batch * math.prod(g.counts)
+    return matmul(
+        *(strided((rows, g.channels)), any_layout((g.channels, g.outputs)), strided((rows, g.outputs))),
+        bias=strided((1, g.outputs)) if bias else None,
+        post_ops=[_row_post_op(step, rows, g.outputs) for step in steps],
+    )
+
+
+def _row_post_op(step: Step, rows: int, columns: int) -> PostOp:
+    if not isinstance(step, Operand):
+        return step
+    return Binary(step.algorithm, strided((rows if step.name in IMAGES else 1, columns)))
+
+
+def plain_weights(g: Geometry) -> Descriptor:
+    """The weights as they are given, with the axes that the primitive takes."""
+    if is_product(g):
+        return strided((g.channels, g.outputs), (1, g.channels))
+    return strided(weights_shape(g))
 
 
 def _post_op(step: Step, result: tuple[int, ...]) -> PostOp:
@@ -131,10 +165,7 @@ def _described(call: Call, steps: tuple[Step, ...]) -> Primitive | str:
 
 def prepare(work: Work, device: Device) -> Run:
     """``run(x, weight, bias, *operands)`` on channels-last images and packed weights."""
-    chain = chain_of(work)
-    if chain.is_guarded:
-        return guarded(_compute(chain), lambda: _compute(replace(chain, steps=chain.steps[:-1])))
-    return _compute(chain)
+    return prepared(chain_of(work), _compute)
 
 
 def _compute(chain: Chain) -> Run:
@@ -147,7 +178,7 @@ def _compute(chain: Chain) -> Run:
     has_bias = chain.base.inputs[2] is not None
     roles = ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"]
     execution = Execution(primitive, roles)
-    plain, wanted = strided(weights_shape(g)), primitive.memories["weights"]
+    plain, wanted = plain_weights(g), primitive.memories["weights"]
     number, shape = wanted.number, (g.batch, *g.counts, g.outputs)
     used = [2] * has_bias + operands
 

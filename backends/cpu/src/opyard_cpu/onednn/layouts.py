@@ -35,6 +35,14 @@ class Packed:
 
     array: Array
     forms: dict[int, Array] = field(default_factory=dict)
+    _square: float | None = None
+
+    @property
+    def square(self) -> float:
+        """The sum of the squares of the elements, computed once."""
+        if self._square is None:
+            self._square = float(np.vdot(self.array, self.array))
+        return self._square
 
     def form(self, source: Descriptor, target: Descriptor) -> Array:
         """The array, which lies as ``source`` says, in the layout ``target``."""

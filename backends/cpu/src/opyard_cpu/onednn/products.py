@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +15,8 @@ from opyard.operation import Call
 from opyard.settings import num_threads
 
 from .addresses import Array, address
-from .chains import SECONDS, Chain, Operand, Run, Step, chain_of, extra_seconds, guarded
+from .chains import SECONDS, Chain, Operand, Run, Step, chain_of
+from .checks import extra_seconds, prepared
 from .execution import Execution
 from .layouts import concrete, dense
 from .library import missing
@@ -102,10 +102,7 @@ def accepts_packed(work: Work, device: Device) -> str | None:
 
 def prepare_packed(work: Work, device: Device) -> Run:
     """``run(x, weight, bias, *operands)`` with packed weights."""
-    chain = chain_of(work)
-    if chain.is_guarded:
-        return guarded(_compute(chain), lambda: _compute(replace(chain, steps=chain.steps[:-1])))
-    return _compute(chain)
+    return prepared(chain_of(work), _compute)
 
 
 def _compute(chain: Chain) -> Run:

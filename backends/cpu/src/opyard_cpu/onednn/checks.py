@@ -1,0 +1,148 @@
+"""Post-ops that are quick but wrong for NaN or infinity, and checks in each call that tell whether there could be any.
+
+oneDNN's own relu and clip make zeros of NaN. What keeps NaN has an exponential in it: a third more for a depthwise convolution,
+and 2.5 times the time with relu6. So a chain that ends so runs in one of two ways (measured with oneDNN 3.2):
+
+* It is checked before: where the norms of all that goes in are small, no sum can overflow, and oneDNN's own function is right.
+* It is checked after, where the result has fewer elements than what goes in: hard swish with a very steep slope is relu, and
+  keeps NaN, but makes NaN of minus infinity as well. Where the result is finite there was neither.
+
+Where a check fails, the call is made with the exact functions, which are prepared when that first happens. One pass over an array
+that was just written, or is about to be read, takes a tenth of what the exponentials take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from opyard import gelu
+from opyard.driver import Device
+
+from .addresses import Array
+from .chains import RELU, RELU6, SECONDS, STEEP, Chain, Operand, Run, elements_in
+from .primitives import Eltwise
+
+LIMIT = 1e74
+"""What the square of a number before the activation may be at most: float32 ends at the square root of 1e77."""
+
+CHEAP = ("relu", "clip_v2", "linear", "hardswish")
+"""Post-ops that take next to nothing; the others have an exponential in them."""
+
+STEP_FLOPS = 50.0
+"""What a post-op with an exponential takes for each element, in operations of a product that would take as long."""
+
+CACHED = 3.0
+"""How much quicker than memory what was just written is read."""
+
+
+def quick_before(chain: Chain) -> Chain | None:
+    """The chain with oneDNN's own relu or clip, where what goes in is worth checking; None where it ends otherwise."""
+    if elements_in(chain) > 2 * int(chain.base.output.size):
+        return None
+    for exact, quick in ((RELU6, Eltwise("clip_v2", 0.0, 6.0)), (RELU, Eltwise("relu"))):
+        if chain.steps[-len(exact) :] == exact:
+            return replace(chain, steps=(*chain.steps[: -len(exact)], quick))
+    return None
+
+
+def quick_after(chain: Chain) -> Chain | None:
+    """The chain with hard swish in place of relu; None where it does not end in relu or relu6."""
+    if not any(chain.steps[-len(exact) :] == exact for exact in (RELU6, RELU)):
+        return None
+    return replace(chain, steps=tuple(STEEP if step == RELU[0] else step for step in chain.steps))
+
+
+def prepared(chain: Chain, compute: Callable[[Chain], Run]) -> Run:
+    """The function of a chain in its quickest way. ``compute`` makes that of a chain as it is."""
+    if chain.steps[-1:] == (Eltwise("gelu_erf"),):
+        return _with_exact_gelu(compute(chain), lambda: compute(replace(chain, steps=chain.steps[:-1])))
+    if quick := quick_before(chain):
+        return _checked_before(compute(quick), lambda: compute(chain), chain)
+    if quick := quick_after(chain):
+        return _checked_after(compute(quick), lambda: compute(chain))
+    return compute(chain)
+
+
+def _square(array: Array) -> float:
+    """The sum of the squares: infinite or NaN where an element is, or is next to it."""
+    return float(np.vdot(array, array))
+
+
+def _checked_before(quick: Run, make_exact: Callable[[], Run], chain: Chain) -> Run:
+    """Uses ``quick`` where no number before the activation can be NaN or infinite.
+
+    By Cauchy and Schwarz each sum of products of elements of x and w is at most ``|x| |w|``, partial sums included. An operand
+    adds or multiplies at most its own norm. All are squared here, where ``(a + b)^2`` is at most ``2 (a^2 + b^2)``.
+    """
+    others: list[Run] = []
+    added = [(2, False)] if len(chain.base.inputs) > 2 and chain.base.inputs[2] is not None else []
+    operands = [
+        *added,
+        *((step.position, step.algorithm == "mul") for step in chain.steps if isinstance(step, Operand)),
+    ]
+
+    def run(*inputs: Any, **keywords: Any) -> Any:
+        bound = _square(inputs[0]) * inputs[1].square
+        for position, multiplies in operands:
+            if not bound < LIMIT:
+                break
+            square = _square(inputs[position])
+            bound = bound * square if multiplies else 2.0 * (bound + square)
+        if bound < LIMIT:
+            return quick(*inputs, **keywords)
+        if not others:
+            others.append(make_exact())
+        return others[0](*inputs, **keywords)
+
+    return run
+
+
+def _checked_after(quick: Run, make_exact: Callable[[], Run]) -> Run:
+    """Uses ``quick``, and computes anew where it gave a number that is not finite or nearly not."""
+    others: list[Run] = []
+
+    def run(*inputs: Any, **keywords: Any) -> Any:
+        result = quick(*inputs, **keywords)
+        if math.isfinite(_square(result)):
+            return result
+        if not others:
+            others.append(make_exact())
+        return others[0](*inputs, **keywords)
+
+    return run
+
+
+def _with_exact_gelu(run: Run, without_last: Callable[[], Run]) -> Run:
+    """A function that computes gelu as oneDNN does, and anew where that gave numbers that are not finite.
+
+    oneDNN makes NaN of infinity, and infinity of the largest numbers. One sum over the result, which is in the cache, tells:
+    a twentieth of what a further pass with the function would take. ``without_last`` gives the kernel without gelu.
+    """
+    others: list[Run] = []
+
+    def checked(*inputs: Any, **keywords: Any) -> Any:
+        result = run(*inputs, **keywords)
+        if np.isfinite(np.add.reduce(result, axis=None)):
+            return result
+        if not others:
+            others.append(without_last())
+        result[...] = gelu.op.reference(others[0](*inputs))
+        return result
+
+    return checked
+
+
+def extra_seconds(chain: Chain, device: Device) -> float:
+    """Estimated seconds of the steps, of a check, and of the call itself."""
+    results, abilities = int(chain.base.output.size), device.capabilities
+    before, after = quick_before(chain), quick_after(chain)
+    checked = elements_in(chain) if before else results if after else 0
+    steps = (before or after or chain).steps
+    dear = sum(isinstance(step, Eltwise) and step.algorithm not in CHEAP for step in steps)
+    flops, nbytes = dear * STEP_FLOPS * results, 4 * checked
+    return flops / abilities.flops + nbytes / (CACHED * abilities.bandwidth) + SECONDS
