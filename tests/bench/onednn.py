@@ -30,6 +30,7 @@ NAMES = {
     "onednn": "oneDNN, plain",
     "onednn_nhwc": "oneDNN",
     "onednn_packed": "oneDNN",
+    "winograd": "Winograd",
 }
 """What the table calls kernels."""
 
