@@ -223,6 +223,25 @@ def test_without_the_setting_it_is_refused_with_the_way_to_allow_it() -> None:
     call = oy.conv.op.call(TensorSpec((1, 16, 9, 9)), TensorSpec((16, 16, 3, 3)), None)
     assert convolution.FEATURE not in device().capabilities.features
     assert "set OPYARD_WINOGRAD=1" in str(convolution.accepts(call, device()))
+    weight = oy.identity.op.call(TensorSpec((16, 16, 3, 3)))
+    assert "set OPYARD_WINOGRAD=1" in str(convolution.accepts_weights(weight, device()))
+
+
+def test_weights_of_other_kernels_are_refused(allowed: None) -> None:
+    call = oy.identity.op.call(TensorSpec((16, 16, 5, 5)))
+    assert (
+        convolution.accepts_weights(call, device()) == "transforms weights [o, c, 3, 3], not [16, 16, 5, 5]"
+    )
+
+
+def test_products_are_made_for_one_thread() -> None:
+    found = library.library()
+    most = found._openmp.omp_get_max_threads
+    found.use_threads()
+    with found.on_one_thread():
+        found.use_threads()
+        assert most() == 1
+    assert most() == opyard_settings.num_threads()
 
 
 def test_the_setting_is_a_feature_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

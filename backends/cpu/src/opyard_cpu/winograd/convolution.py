@@ -129,10 +129,20 @@ def refusal(call: Call) -> str | None:
     return None
 
 
+def not_allowed(device: Device) -> str | None:
+    """What to set where the user did not allow these kernels, or None."""
+    if FEATURE in device.capabilities.features:
+        return None
+    return (
+        "its errors are beyond the tolerance where a tile has large numbers beside small ones; "
+        "to use it all the same, set OPYARD_WINOGRAD=1"
+    )
+
+
 def accepts(work: Work, device: Device) -> str | None:
     """Why this convolution with the steps behind it is not computed so, or None."""
-    if FEATURE not in device.capabilities.features:
-        return "its errors are beyond the tolerance where a tile has large numbers beside small ones; to use it all the same, set OPYARD_WINOGRAD=1"
+    if reason := not_allowed(device):
+        return reason
     return refusal(chain_of(work).base) or direct.accepts(work, device)
 
 
@@ -140,10 +150,11 @@ def accepts_weights(call: Call, device: Device) -> str | None:
     """Why a tensor is not transformed, or None."""
     spec = call.inputs[0]
     assert spec is not None
-    if reason := no_products():
+    if reason := not_allowed(device) or no_products() or machine.missing():
         return reason
     shape = concrete(spec.shape)
-    return None if len(shape) == 4 and shape[2:] == (3, 3) and spec.size else "weights are [o, c, 3, 3]"
+    fits = len(shape) == 4 and shape[2:] == (3, 3) and spec.size
+    return None if fits else f"transforms weights [o, c, 3, 3], not {list(shape)}"
 
 
 def prepare_weights(call: Call, device: Device) -> Run:
