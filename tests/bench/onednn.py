@@ -30,6 +30,7 @@ NAMES = {
     "onednn": "oneDNN, plain",
     "onednn_nhwc": "oneDNN",
     "onednn_packed": "oneDNN",
+    "winograd": "Winograd",
 }
 """What the table calls kernels."""
 
@@ -62,7 +63,9 @@ def kernels(op: str, *arrays: Array, **attributes: Any) -> tuple[Ways, float]:
 
     call = getattr(oy, op).op.call(*map(oy.TensorSpec.of, arrays), **attributes)
     found = {kernel.name: kernel for kernel in oy.default_registry().kernels(op) if kernel.backend == "cpu"}
-    ways = {NAMES[name]: started(found[name], call, *arrays) for name in NAMES if name in found}
+    device = oy.default_registry().device("cpu:0")
+    names = [name for name in NAMES if name in found and found[name].refusal(call, device) is None]
+    ways = {NAMES[name]: started(found[name], call, *arrays) for name in names}
     return ways, call.cost.flops
 
 
@@ -125,6 +128,10 @@ def torch_module() -> Any:
 WORKS: dict[str, Callable[[], tuple[Ways, float]]] = {
     "conv 3x3, 64 to 64, 56x56": lambda: conv((1, 64, 56, 56), (64, 64, 3, 3), padding=1),
     "the same, batch 16": lambda: conv((16, 64, 56, 56), (64, 64, 3, 3), padding=1),
+    "conv 3x3, 128 to 128, 28x28": lambda: conv((1, 128, 28, 28), (128, 128, 3, 3), padding=1),
+    "conv 3x3, 256 to 256, 14x14": lambda: conv((1, 256, 14, 14), (256, 256, 3, 3), padding=1),
+    "conv 3x3, 512 to 512, 7x7": lambda: conv((1, 512, 7, 7), (512, 512, 3, 3), padding=1),
+    "conv 3x3, 512 to 512, 7x7, batch 16": lambda: conv((16, 512, 7, 7), (512, 512, 3, 3), padding=1),
     "conv 1x1, 256 to 64, 56x56": lambda: conv((1, 256, 56, 56), (64, 256, 1, 1)),
     "conv 3x3, depthwise, 144, 56x56": lambda: conv((1, 144, 56, 56), (144, 1, 3, 3), padding=1, groups=144),
     "conv 7x7 by 2, 3 to 64, 224x224": lambda: conv((1, 3, 224, 224), (64, 3, 7, 7), padding=3, strides=2),
@@ -168,6 +175,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     os.environ["OPYARD_NUM_THREADS"] = str(options.threads)
+    os.environ["OPYARD_WINOGRAD"] = "1"
     from opyard_cpu.onednn.library import missing
 
     if reason := missing():

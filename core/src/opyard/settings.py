@@ -18,6 +18,7 @@ VARIABLES = {
     "OPYARD_PIN": "comma-separated op=backend/kernel: only this kernel may run that op",
     "OPYARD_STRICT": "1: a failing plugin or kernel raises instead of being set aside",
     "OPYARD_CACHE_DIR": "folder for caches and plugin records (default: the user's cache folder)",
+    "OPYARD_WINOGRAD": "1: convolutions may be computed by Winograd's method, which is faster and less exact",
     "OPYARD_NUM_THREADS": "number of threads of CPU kernels (default, and most: all processors that the process may use)",
 }
 
@@ -56,9 +57,18 @@ def pins() -> tuple[tuple[str, str], ...]:
 
 def strict() -> bool:
     """OPYARD_STRICT."""
-    value = os.environ.get("OPYARD_STRICT", "0")
+    return _switch("OPYARD_STRICT")
+
+
+def winograd() -> bool:
+    """OPYARD_WINOGRAD."""
+    return _switch("OPYARD_WINOGRAD")
+
+
+def _switch(variable: str) -> bool:
+    value = os.environ.get(variable, "0")
     if value not in ("0", "1", ""):
-        raise SettingsError(f"OPYARD_STRICT is 0 or 1; found {value!r}.")
+        raise SettingsError(f"{variable} is 0 or 1; found {value!r}.")
     return value == "1"
 
 
@@ -77,6 +87,7 @@ def check() -> None:
     """Raises SettingsError for values that cannot be meant: once, before anything uses them."""
     pins()
     strict()
+    winograd()
     num_threads()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from opyard.driver import HOST, Capabilities, Device
-from opyard.settings import num_threads
+from opyard.settings import num_threads, winograd
 from opyard_cpu.allocation import keep_freed_memory
 
 _IMPLIED = {"X86_V3": ("AVX", "AVX2", "F16C", "FMA3"), "X86_V4": ("AVX512F", "AVX512_SKX")}
@@ -44,7 +44,7 @@ class CPU(Device):
             array_type=np.ndarray,
             description=f"{processor_model()}, {threads} thread{'s' if threads > 1 else ''}, {blas}",
             capabilities=Capabilities(
-                features=features,
+                features=features | ({"winograd"} if winograd() else set()),
                 flops=threads * _clock() * _flops_per_cycle(features),
                 bandwidth=min(threads * _THREAD_BANDWIDTH, _MEMORY_BANDWIDTH),
                 launch_seconds=1e-6,

@@ -12,6 +12,7 @@ from opyard import hookimpl
 from opyard.registry import Registry
 
 from .onednn import registration
+from .winograd import registration as winograd
 
 OPYARD_API = (1, 1)
 
@@ -127,6 +128,7 @@ def opyard_register(registry: Registry) -> None:
     _products(registry)
     _neighbourhoods(registry)
     registration.register(registry)
+    winograd.register(registry)
 
 
 def _numpy(registry: Registry, op: str, **facts: Any) -> None:

@@ -41,6 +41,12 @@ NARROW = ("sse41", "avx")
 Function = Callable[..., Any]
 
 
+class _Alone(threading.local):
+    """Whether what the current thread makes is for one thread."""
+
+    is_set = False
+
+
 class Library:
     """oneDNN's functions by their names without "dnnl_", one engine for the processor and one stream.
 
@@ -62,6 +68,7 @@ class Library:
         self.execute: Function = self._released["dnnl_primitive_execute"]
         """``primitive_execute`` without types to convert to, which takes a quarter of the time of a tiny primitive."""
         self._pause = self._openmp.omp_pause_resource_all
+        self._alone = _Alone()
         self.use_threads()
         self.engine = self.make("engine_create", api.CPU, 0)
         self.stream = self.make("stream_create", self.engine, api.IN_ORDER)
@@ -79,7 +86,18 @@ class Library:
 
     def use_threads(self) -> None:
         """Lets oneDNN use as many threads as opyard may, when it is called by the current thread."""
-        self._openmp.omp_set_num_threads(num_threads())
+        self._openmp.omp_set_num_threads(1 if self._alone.is_set else num_threads())
+
+    @contextmanager
+    def on_one_thread(self) -> Iterator[None]:
+        """Within, primitives are made by the current thread for one thread: for kernels that are in several threads themselves."""
+        self._alone.is_set = True
+        self.use_threads()
+        try:
+            yield
+        finally:
+            self._alone.is_set = False
+            self.use_threads()
 
     def make(self, function: str, *arguments: Any) -> c_void_p:
         """The handle that a function makes. Raises KernelError with the reason where it fails."""
