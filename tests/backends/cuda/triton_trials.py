@@ -1,6 +1,6 @@
 """Runs the programs in Triton's language on NumPy arrays, by Triton's interpreter, and compares them with the reference.
 
-The interpreter has to be chosen before Triton is imported: TRITON_INTERPRET=1 python triton_trials.py
+The interpreter has to be chosen before Triton is imported: TRITON_INTERPRET=1 python -m tests.backends.cuda.triton_trials
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by it
 import numpy as np
-from conftest import HostDevice
 
 import opyard as oy
 from opyard.cases import Case, Draw
 from opyard.kernels import Kernel, Work
+from opyard.operation import Op
 from opyard.ops import STANDARD
 from opyard.placement.matching import find_matches
 from opyard.placement.patterns import Pattern
@@ -25,6 +25,9 @@ from opyard.spec import TensorSpec
 from opyard.testing import violation
 from opyard_cuda import array_module, triton_kernels
 from opyard_cuda.triton_kernels.launch import Program
+
+from .conftest import HostDevice
+from .native_trials import SPECIAL
 
 ROWS = ((1,), (3, 1), (5, 33), (2, 3, 256), (2, 4100), (0, 4), (4, 0))
 
@@ -53,7 +56,16 @@ class Tensor:
         return self.array.ctypes.data
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name in ("untyped_storage", "cpu", "new_empty", "set_", "copy_", "storage_offset", "size", "stride"):
+        if name in (
+            "untyped_storage",
+            "cpu",
+            "new_empty",
+            "set_",
+            "copy_",
+            "storage_offset",
+            "size",
+            "stride",
+        ):
             return lambda *_, **__: self
         raise AttributeError(name)
 
@@ -84,6 +96,8 @@ def works(registry: Registry, kernel: Kernel) -> Iterator[tuple[Work, list[Any]]
                 graph = _with_approximation(kernel, specs, approximate)
                 (match,) = find_matches(Pattern.of(kernel), graph)
                 yield match.work, arrays
+    if "softmax" in kernel.op:
+        yield registry.get_op(kernel.op).call(TensorSpec.of(SPECIAL), axis=-1), [SPECIAL]
 
 
 def _with_approximation(kernel: Kernel, specs: list[Any], approximate: str) -> oy.Graph:
@@ -98,19 +112,30 @@ def _with_approximation(kernel: Kernel, specs: list[Any], approximate: str) -> o
 
 
 def _cases(registry: Registry, kernel: Kernel) -> Iterator[Case]:
-    dtypes = triton_kernels.FLOATS if kernel.op and "matmul" not in kernel.op and kernel.op != "linear" else ("float16",)
-    stated = list(registry.get_op(kernel.op).cases()) if kernel.op else []
-    for dtype in dtypes:  # of products float16 alone: the interpreter multiplies the bits of bfloat16
-        for case in stated:
-            yield replace(case, inputs=tuple(draw and replace(draw, dtype=dtype) for draw in case.inputs))
-        if dtypes != ("float16",):
-            for shape in ROWS:
-                count = 1 + kernel.op.endswith("normalization") + kernel.op.startswith("layer")
-                yield Case((Draw(shape, dtype), *(Draw(shape[-1:], "float32") for _ in range(count - 1))), {"axis": -1})
-            continue
-        for m, k, n in PRODUCTS:
-            bias = kernel.op == "linear" or "bias" in kernel.name
-            yield Case((Draw((m, k), dtype), Draw((k, n), dtype), *([Draw((n,), dtype)] if bias else [])))
+    op = registry.get_op(kernel.op) if kernel.op else None
+    if op is None or op.name in ("matmul", "linear"):
+        yield from _products(op, kernel)
+        return
+    given = {"softmax": 1, "log_softmax": 1, "rms_normalization": 2, "layer_normalization": 3}[op.name]
+    for dtype in triton_kernels.FLOATS:
+        yield from (_of(case, dtype) for case in op.cases())
+        for shape in ROWS:
+            parameters = (Draw(shape[-1:], "float32") for _ in range(given - 1))
+            yield Case((Draw(shape, dtype), *parameters), {"axis": -1})
+
+
+def _products(op: Op | None, kernel: Kernel) -> Iterator[Case]:
+    """Of float16 alone: the interpreter multiplies the bits of bfloat16."""
+    if op is not None:
+        yield from (_of(case, "float16") for case in op.cases())
+    with_bias = "linear" in kernel.op or "bias" in kernel.name
+    for m, k, n in PRODUCTS if op is not None else PRODUCTS[1:3]:
+        bias = [Draw((n,), "float16")] if with_bias else []
+        yield Case((Draw((m, k), "float16"), Draw((k, n), "float16"), *bias))
+
+
+def _of(case: Case, dtype: str) -> Case:
+    return replace(case, inputs=tuple(draw and replace(draw, dtype=dtype) for draw in case.inputs))
 
 
 def main() -> None:
