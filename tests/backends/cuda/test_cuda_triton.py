@@ -106,6 +106,29 @@ def test_tiles_are_small_where_large_ones_would_be_few(ops: dict[str, Op]) -> No
     assert multiples == ("m", "n", "k")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "function", "activation"),
+    [
+        ("bias", oy.identity, ""),
+        ("bias_relu", oy.relu, "relu"),
+        ("bias_silu", oy.silu, "silu"),
+        ("bias_gelu", oy.gelu, "gelu"),
+        ("bias_gelu", lambda y: oy.gelu(y, approximate="tanh"), "gelu_tanh"),
+    ],
+)
+def test_the_activation_is_that_of_the_graph(
+    pattern: str, function: Any, activation: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "find_spec", lambda name: object())
+    kernel = next(k for k in registry.patterns if k.name == f"triton_{pattern}")
+    specs = [TensorSpec(shape, "float16") for shape in ((3, 8), (8, 4), (4,))]
+    graph = oy.trace(lambda x, weight, bias: function(oy.matmul(x, weight) + bias), *specs)
+    (match,) = find_matches(Pattern.of(kernel), graph)
+    assert kernel.refusal(match.work, Hopper()) is None
+    made, _ = products.program(match.work)
+    assert dict(made.constants)["ACTIVATION"] == activation
+
+
 def test_scratch_memory_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     def compile_source(source: Any, target: Any, options: Any) -> Any:
         assert (source, target) == (
@@ -186,7 +209,10 @@ def test_programs_compile_for_each_architecture(program: Program, cache: None) -
         assert found.asm["cubin"].startswith(b"\x7fELF")
         # what a block of the smallest of these GPUs, which has compute capability 8.9, can have
         assert found.metadata.shared <= (101376 if architecture == 80 else 232448)
-        assert found.metadata.num_warps == program.warps
+        threads = re.search(r"\.reqntid (\d+)", found.asm["ptx"])
+        assert threads is not None
+        assert int(threads[1]) == 32 * program.warps
+        assert found.metadata.num_ctas == 1  # others would need clusters of blocks
         assert ("mma" in found.asm["ptx"]) is (program.entry == "product")
         assert _spilled(found.asm["cubin"]) == 0
 
