@@ -31,6 +31,8 @@ HEADER = """#include <math.h>
 #define __device__
 #define __int_as_float(bits) __builtin_bit_cast(float, (int)(bits))
 #define __longlong_as_double(bits) __builtin_bit_cast(double, (long long)(bits))
+#define sinpi(x) sin(M_PI * (x))
+#define cospi(x) cos(M_PI * (x))
 typedef float float16;
 """
 

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 import opyard as oy
 import opyard_cpu.plugin
 from opyard.errors import DeviceUnavailable
+from opyard.kernels import Kernel
 from opyard_cuda import graphs
 from opyard_cuda.backend import CUDADevice
 from opyard_cuda.selftest import __main__ as command
@@ -117,10 +118,33 @@ def test_torch_is_compared_where_it_has_cuda(bench: Bench, monkeypatch: pytest.M
     assert speed.against_torch(bench) == pytest.approx(200)
 
 
-def test_every_kernel_is_touched(bench: Bench) -> None:
-    registry = oy.default_registry()
-    kernels = [k for k in registry.all_kernels() if k.backend == "cpu" and k.op]
-    assert 0.8 * len(kernels) < rightness.touch_kernels(bench) <= len(kernels)
+def test_every_kernel_is_touched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, bind = oy.default_registry(), Kernel.bind
+    registry.pattern(
+        lambda x, y: oy.relu(oy.add(x, y)),
+        backend="cpu",
+        name="joined",
+        prepare=lambda region, device: lambda x, y: np.maximum(x + y, 0),
+    )
+    touched: list[Kernel] = []
+
+    def noted(kernel: Kernel, work: Any, device: Any) -> Any:
+        touched.append(kernel)
+        return bind(kernel, work, device)
+
+    monkeypatch.setattr(Kernel, "bind", noted)
+    bare = [k for k in registry.all_kernels() if k.backend == "cpu" and not k.layouts]
+    assert rightness.touch_kernels(bench) == len(touched) == len(set(touched))
+    assert set(touched) <= set(bare)
+    single = [k for k in touched if k.op]
+    assert len(single) > 0.8 * len([k for k in bare if k.op])
+    assert "joined" in {k.name for k in touched if k.pattern}
+    assert any(k.claims for k in touched)
+
+    touched.clear()
+    monkeypatch.setitem(sys.modules, "opyard_conformance", None)  # which has the graphs
+    assert rightness.touch_kernels(bench) == len(single)
+    assert touched == single
 
 
 def test_conformance_counts_failures(

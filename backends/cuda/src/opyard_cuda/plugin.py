@@ -7,7 +7,7 @@ from typing import Any
 from opyard.hookspecs import hookimpl
 from opyard.registry import EVERY_SCALAR
 
-from . import native
+from . import native, triton_kernels
 from .array_module import OnDevice
 from .patterns import PATTERNS
 
@@ -235,6 +235,7 @@ def opyard_register(registry: Any) -> None:
             out=True,
         )
     native.register(registry)
+    triton_kernels.register(registry)
     _register_cublaslt(registry)
     _register_fused(registry)
 

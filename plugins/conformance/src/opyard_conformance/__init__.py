@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from opyard_conformance.families import LEVELS, Trial, trials
 from opyard_conformance.gradients import check_gradient
+from opyard_conformance.regions import region_trials
 from opyard_conformance.report import Outcome, Report
 from opyard_conformance.runner import run_conformance
 from opyard_conformance.suite import conformance_suite
@@ -22,6 +23,7 @@ __all__ = [
     "check_gradient",
     "conformance_suite",
     "matrix",
+    "region_trials",
     "run_conformance",
     "trials",
 ]

@@ -24,7 +24,8 @@ __device__ inline unsigned int opyard_word(unsigned long long number, unsigned i
                             (unsigned int)(first >> 32) ^ c[3] ^ k1, (unsigned int)first};
     for (int j = 0; j < 4; ++j) c[j] = next[j];
   }
-  return c[number % 4];
+  // not c[number % 4]: an index that is not known in advance would put the words into local memory
+  return number & 2 ? (number & 1 ? c[3] : c[2]) : number & 1 ? c[1] : c[0];
 }
 // a number in [0, 1) of 53 bits from two words, or of fewer from one
 __device__ inline double opyard_unit(unsigned long long number, int bits, unsigned int k0, unsigned int k1) {
@@ -34,8 +35,9 @@ __device__ inline double opyard_unit(unsigned long long number, int bits, unsign
 }
 __device__ inline double opyard_normal(unsigned long long number, int bits, unsigned int k0, unsigned int k1) {
   double radius = sqrt(-2.0 * log1p(-opyard_unit(number / 2 * 2, bits, k0, k1)));
-  double angle = 6.283185307179586 * opyard_unit(number / 2 * 2 + 1, bits, k0, k1);
-  return radius * (number % 2 ? sin(angle) : cos(angle));
+  double turns = 2.0 * opyard_unit(number / 2 * 2 + 1, bits, k0, k1);
+  // of half turns: for any angle in radians sin and cos would need local memory
+  return radius * (number % 2 ? sinpi(turns) : cospi(turns));
 }
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from opyard.operation import Call
+from opyard.kernels import Work
 from opyard.spec import TensorSpec
 
 from .. import array_module, sources
@@ -82,9 +82,9 @@ def is_dense(array: Any) -> bool:
     return bool(array.flags.c_contiguous) and array_module.address(array) % 16 == 0
 
 
-def runner(call: Call, device: Any, launch: Callable[[Sequence[Any], Any], None]) -> Callable[..., Any]:
+def runner(work: Work, device: Any, launch: Callable[[Sequence[Any], Any], None]) -> Callable[..., Any]:
     """A function of arrays that gives a new one, or writes into ``out``; ``launch(arrays, result)`` gets dense ones."""
-    output = call.output
+    output = work.outputs[0]
 
     def run(*arrays: Any, out: Any = None) -> Any:
         with device.handle:

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import opyard as oy
+from opyard.driver import Device
+from opyard.kernels import Kernel, Work
 
 from .checks import Bench, Check, NotRun
 
@@ -39,21 +41,41 @@ def conformance(bench: Bench) -> float:
 
 
 def touch_kernels(bench: Bench) -> int:
-    """Runs each kernel of each op once, on the first of the op's cases that it takes; gives the number of kernels that ran."""
-    registry, ran = oy.default_registry(), 0
-    for kernel in registry.all_kernels():
-        if kernel.backend != bench.device.backend or not kernel.op:
+    """Runs each kernel once, on the first work that it takes; gives the number of kernels that ran.
+
+    The work is a case of the kernel's op; for pattern kernels and region compilers a graph of opyard-conformance, without
+    which they are left out. Kernels with layouts of their own are left out, too: plain arrays are nothing to them.
+    """
+    ran = 0
+    for kernel in oy.default_registry().all_kernels():
+        if kernel.backend != bench.device.backend or kernel.layouts:
             continue
-        op = registry.get_op(kernel.op)
-        for case in op.cases():
-            call = op.call(*(getattr(draw, "spec", None) for draw in case.inputs), **case.attributes)
-            if kernel.refusal(call, bench.device) is None:
-                arrays = [None if a is None else bench.device.upload(a) for a in case.arrays()]
-                kernel.bind(call, bench.device)(*arrays)
+        for work, make in _works(kernel, bench.device):
+            if kernel.refusal(work, bench.device) is None:
+                arrays = [None if a is None else bench.device.upload(a) for a in make()]
+                kernel.bind(work, bench.device)(*arrays)
                 ran += 1
                 break
     bench.device.synchronize()
     return ran
+
+
+def _works(kernel: Kernel, device: Device) -> Iterator[tuple[Work, Callable[[], Any]]]:
+    """What a kernel may take, and what makes its arrays."""
+    registry = oy.default_registry()
+    if kernel.op:
+        op = registry.get_op(kernel.op)
+        for case in op.cases():
+            specs = (getattr(draw, "spec", None) for draw in case.inputs)
+            yield op.call(*specs, **case.attributes), case.arrays
+        return
+    try:
+        from opyard_conformance import region_trials
+    except ImportError:
+        return
+    for trial in region_trials(registry, kernel, device, "smoke"):
+        assert trial.region is not None
+        yield trial.region, trial.case.arrays
 
 
 def sanitizer(tool: str) -> Callable[[Bench], float]:
