@@ -31,6 +31,9 @@ NAMES = {
     "onednn_nhwc": "oneDNN",
     "onednn_packed": "oneDNN",
     "winograd": "Winograd",
+    "onednn_bfloat16": "oneDNN, plain",
+    "onednn_bfloat16_nhwc": "oneDNN",
+    "onednn_bfloat16_packed": "oneDNN",
 }
 """What the table calls kernels."""
 
@@ -62,16 +65,21 @@ def kernels(op: str, *arrays: Array, **attributes: Any) -> tuple[Ways, float]:
     import opyard as oy
 
     call = getattr(oy, op).op.call(*map(oy.TensorSpec.of, arrays), **attributes)
-    found = {kernel.name: kernel for kernel in oy.default_registry().kernels(op) if kernel.backend == "cpu"}
-    device = oy.default_registry().device("cpu:0")
-    names = [name for name in NAMES if name in found and found[name].refusal(call, device) is None]
-    ways = {NAMES[name]: started(found[name], call, *arrays) for name in names}
+    registry = oy.default_registry()
+    device = registry.device("cpu:0")
+    all_kernels = (kernel for kernel in registry.kernels(op) if kernel.backend == "cpu")
+    found = {kernel.name: kernel for kernel in all_kernels if kernel.refusal(call, device) is None}
+    ways = {NAMES[name]: started(found[name], call, *arrays) for name in NAMES if name in found}
     return ways, call.cost.flops
 
 
-def conv(x: tuple[int, ...], weight: tuple[int, ...], **attributes: Any) -> tuple[Ways, float]:
+def conv(
+    x: tuple[int, ...], weight: tuple[int, ...], dtype: str = "float32", **attributes: Any
+) -> tuple[Ways, float]:
     """A convolution with a bias."""
     arrays = (drawn(*x), drawn(*weight), drawn(weight[0]))
+    if dtype != "float32":
+        return kernels("conv", *(array.astype(named(dtype)) for array in arrays), **attributes)
     ways, flops = kernels("conv", *arrays, **attributes)
     if torch := torch_module():
         images, *rest = map(torch.from_numpy, arrays)
@@ -82,9 +90,18 @@ def conv(x: tuple[int, ...], weight: tuple[int, ...], **attributes: Any) -> tupl
     return ways, flops
 
 
-def matmul(rows: int, depth: int, columns: int) -> tuple[Ways, float]:
+def named(dtype: str) -> np.dtype[Any]:
+    """A dtype by its name; NumPy knows bfloat16 once opyard is imported."""
+    import opyard as oy
+
+    return oy.TensorSpec((), dtype).dtype
+
+
+def matmul(rows: int, depth: int, columns: int, dtype: str = "float32") -> tuple[Ways, float]:
     """A matrix product."""
     arrays = drawn(rows, depth), drawn(depth, columns)
+    if dtype != "float32":
+        return kernels("matmul", *(array.astype(named(dtype)) for array in arrays))
     ways, flops = kernels("matmul", *arrays)
     if torch := torch_module():
         given = [torch.from_numpy(array) for array in arrays]
@@ -127,6 +144,9 @@ def torch_module() -> Any:
 
 WORKS: dict[str, Callable[[], tuple[Ways, float]]] = {
     "conv 3x3, 64 to 64, 56x56": lambda: conv((1, 64, 56, 56), (64, 64, 3, 3), padding=1),
+    "conv 3x3, 64 to 64, 56x56, bfloat16": lambda: conv(
+        (1, 64, 56, 56), (64, 64, 3, 3), "bfloat16", padding=1
+    ),
     "the same, batch 16": lambda: conv((16, 64, 56, 56), (64, 64, 3, 3), padding=1),
     "conv 3x3, 128 to 128, 28x28": lambda: conv((1, 128, 28, 28), (128, 128, 3, 3), padding=1),
     "conv 3x3, 256 to 256, 14x14": lambda: conv((1, 256, 14, 14), (256, 256, 3, 3), padding=1),
@@ -138,6 +158,9 @@ WORKS: dict[str, Callable[[], tuple[Ways, float]]] = {
     "matmul 256": lambda: matmul(256, 256, 256),
     "matmul 512": lambda: matmul(512, 512, 512),
     "matmul 1024": lambda: matmul(1024, 1024, 1024),
+    "matmul 1024, bfloat16": lambda: matmul(1024, 1024, 1024, "bfloat16"),
+    "matmul 64x1024x1024": lambda: matmul(64, 1024, 1024),
+    "matmul 64x1024x1024, bfloat16": lambda: matmul(64, 1024, 1024, "bfloat16"),
     "matmul 2048": lambda: matmul(2048, 2048, 2048),
     "matmul 1x1024x1024": lambda: matmul(1, 1024, 1024),
     "matmul 16x1024x1024": lambda: matmul(16, 1024, 1024),

@@ -24,6 +24,8 @@ from .primitives import reorder
 NHWC = "nhwc"
 PACKED = "packed"
 
+FLOAT32 = np.dtype(np.float32)
+
 
 @dataclass(eq=False, slots=True)
 class Packed:
@@ -84,17 +86,18 @@ def accepts_weights(call: Call, device: Device) -> str | None:
 
 def prepare_to_channels_last(call: Call, device: Device) -> Run:
     """``[n, c, *spatial]`` to a dense ``[n, *spatial, c]``."""
-    return to_channels_last(concrete(call.output.shape))
+    return to_channels_last(concrete(call.output.shape), call.output.dtype)
 
 
-def to_channels_last(shape: tuple[int, ...]) -> Run:
+def to_channels_last(shape: tuple[int, ...], dtype: Any = FLOAT32) -> Run:
     """A function that makes a dense ``[n, *spatial, c]`` of an array of this shape, ``[n, c, *spatial]``."""
     batch, channels, *spatial = shape
-    execution = Execution(reorder(strided(shape), strided(shape, channels_last(shape))), ("src", "dst"))
+    plain, images = (strided(shape, steps, dtype.name) for steps in (None, channels_last(shape)))
+    execution = Execution(reorder(plain, images), ("src", "dst"))
     moved = (batch, *spatial, channels)
 
     def run(x: Array) -> Array:
-        x, result = dense(x), np.empty(moved, np.float32)
+        x, result = dense(x), np.empty(moved, dtype)
         execution.run(address(x), address(result))
         return result
 
@@ -103,15 +106,16 @@ def to_channels_last(shape: tuple[int, ...]) -> Run:
 
 def prepare_from_channels_last(call: Call, device: Device) -> Run:
     """A dense ``[n, *spatial, c]`` to ``[n, c, *spatial]``."""
-    return from_channels_last(concrete(call.output.shape))
+    return from_channels_last(concrete(call.output.shape), call.output.dtype)
 
 
-def from_channels_last(shape: tuple[int, ...]) -> Run:
+def from_channels_last(shape: tuple[int, ...], dtype: Any = FLOAT32) -> Run:
     """A function that makes an array of this shape, ``[n, c, *spatial]``, of a dense ``[n, *spatial, c]``."""
-    execution = Execution(reorder(strided(shape, channels_last(shape)), strided(shape)), ("src", "dst"))
+    plain, images = (strided(shape, steps, dtype.name) for steps in (None, channels_last(shape)))
+    execution = Execution(reorder(images, plain), ("src", "dst"))
 
     def run(x: Array, out: Array | None = None) -> Array:
-        result = np.empty(shape, np.float32) if out is None or not out.flags.c_contiguous else out
+        result = np.empty(shape, dtype) if out is None or not out.flags.c_contiguous else out
         execution.run(address(x), address(result))
         if out is None or out is result:
             return result

@@ -49,12 +49,13 @@ class Descriptor:
 
     @cached_property
     def key(self) -> tuple[object, ...]:
-        """Equal for descriptors of the same layout."""
+        """Equal for descriptors of the same layout and dtype."""
         rank, blocks = len(self.shape), self._blocks
         kind = self._number(api.QUERY_FORMAT_KIND, c_int)
         if kind != api.FORMAT_BLOCKED:
             return (kind, self.shape, id(self))
         return (
+            self._number(api.QUERY_DATA_TYPE, c_int),
             *(self.shape, self._sizes(api.QUERY_PADDED_DIMS, rank), self._sizes(api.QUERY_STRIDES, rank)),
             *(self._sizes(api.QUERY_BLOCK_SIZES, blocks), self._sizes(api.QUERY_BLOCK_AXES, blocks)),
         )

@@ -57,7 +57,7 @@ class _Port:
 
 
 def on_arrays(primitive: Primitive, roles: Sequence[str], given: Sequence[Descriptor]) -> Callable[..., None]:
-    """``run(*arrays)``: contiguous float32 arrays for the roles, which lie as ``given`` says; the last one is written."""
+    """``run(*arrays)``: contiguous arrays for the roles, which lie as ``given`` says; the last one is written."""
     ports: list[_Port] = []
     total = 0
     for role, descriptor in zip(roles, given, strict=True):
@@ -82,13 +82,13 @@ def on_arrays(primitive: Primitive, roles: Sequence[str], given: Sequence[Descri
     return run
 
 
-def into(run: Callable[..., None], shape: tuple[int, ...]) -> Callable[..., Array]:
+def into(run: Callable[..., None], shape: tuple[int, ...], dtype: Any = np.float32) -> Callable[..., Array]:
     """The kernel ``kernel(*inputs, out=None)`` of a function that writes into its last array."""
 
     def kernel(*arrays: Array, out: Array | None = None) -> Array:
         target: Any = out
         if out is None or not out.flags.c_contiguous:
-            target = np.empty(shape, np.float32)
+            target = np.empty(shape, dtype)
         run(*map(dense, arrays), target)
         if out is None or target is out:
             return target  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ from typing import Any
 
 from opyard.registry import Registry
 
-NHWC, PACKED, DTYPES = "nhwc", "packed", ("float32",)
+NHWC, PACKED, DTYPES, BFLOAT16 = "nhwc", "packed", ("float32",), ("bfloat16",)
 HERE = "opyard_cpu.onednn"
 
 IMAGES = {"x": NHWC, "weight": PACKED, "residual": NHWC, "output": NHWC}
@@ -32,6 +32,34 @@ def register(registry: Registry) -> None:
     _products(registry)
     _images(registry)
     _gradients(registry)
+    _bfloat16(registry)
+
+
+def _bfloat16(registry: Registry) -> None:
+    """Products and convolutions whose inputs are bfloat16; nothing is made bfloat16 for them."""
+    module = f"{HERE}.bfloat16"
+    ports = {"conv": {"x": NHWC, "weight": PACKED, "output": NHWC}, "linear": {"weight": PACKED}}
+    for op in ("matmul", "linear", "conv"):
+        plain, kept = ("conv", "conv") if op == "conv" else ("product", "packed")
+        ready: dict[str, Any] = {"backend": "cpu", "dtypes": BFLOAT16}
+        registry.kernel(
+            op,
+            **ready,
+            name="onednn_bfloat16",
+            accepts=f"{module}:accepts_{plain}",
+            prepare=f"{module}:prepare_plain",
+            cost=f"{module}:plain_cost",
+            out=True,
+        )
+        registry.kernel(
+            op,
+            **ready,
+            name="onednn_bfloat16_nhwc" if op == "conv" else "onednn_bfloat16_packed",
+            accepts=f"{module}:accepts_{kept}",
+            prepare=f"{module}:prepare_ready",
+            cost=f"{module}:cost",
+            layouts=ports.get(op, {"x2": PACKED}),
+        )
 
 
 def _conversions(registry: Registry) -> None:
@@ -49,7 +77,7 @@ def _conversions(registry: Registry) -> None:
             prepare=f"{layouts}:{prepare}",
             accepts=f"{layouts}:{accepts}",
             cost=f"{layouts}:conversion_seconds",
-            dtypes=DTYPES,
+            dtypes=DTYPES + BFLOAT16,
             layouts=ports,
         )
 
