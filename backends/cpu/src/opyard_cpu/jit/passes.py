@@ -222,7 +222,7 @@ class Pass:
         """One vector of each value; the sums with it."""
         code, nest = self.code, self.nest
         code.lanes = nest.lanes
-        if mask is None and self.stage.reductions and self.stage is nest.stages[0]:
+        if mask is None and self.stage is nest.stages[0]:
             self._prefetch(index)
         known: dict[Value, Operand] = {v: self._load(v, index, mask) for v in self.stage.loaded}
         for node in self.stage.nodes:
@@ -280,7 +280,7 @@ class Pass:
         return nest.pointers[value] if value in nest.pointers else nest.written[value]
 
     def _prefetch(self, index: str) -> None:
-        """Asks for what comes later: nothing else is waited for in loops that only read."""
+        """Asks for what comes later: the processor alone looks too few lines ahead to compute and read at once."""
         code, lanes = self.code, self.nest.lanes
         code.declarations["declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"] = None
         for value in self.stage.loaded:
