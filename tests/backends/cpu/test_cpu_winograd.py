@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 import opyard as oy
 from opyard import settings as opyard_settings
 from opyard.errors import SettingsError
+from opyard.placement.matching import find_matches
+from opyard.placement.patterns import Pattern
 from opyard.spec import TensorSpec
 from opyard_cpu.backend import CPU
 from opyard_cpu.jit import machine
 from opyard_cpu.onednn import library
 from opyard_cpu.onednn.layouts import Packed
+from opyard_cpu.onednn.plain import room
 from opyard_cpu.winograd import convolution, transforms
 
 REASON = library.missing() or machine.missing()
@@ -232,6 +236,21 @@ def test_weights_of_other_kernels_are_refused(allowed: None) -> None:
     assert (
         convolution.accepts_weights(call, device()) == "transforms weights [o, c, 3, 3], not [16, 16, 5, 5]"
     )
+
+
+def test_stale_memory_is_not_taken_for_numbers(allowed: None) -> None:
+    x, w, b, r = drawn(1, 16, 6, 6), drawn(16, 16, 3, 3), drawn(16), drawn(1, 16, 6, 6)
+    graph = oy.trace(CHAINS["cpu/winograd_conv_add"], *map(TensorSpec.of, (x, w, b, r)))
+    pattern = next(k for k in oy.default_registry().patterns if k.id == "cpu/winograd_conv_add")
+    (match,) = find_matches(Pattern.of(pattern), graph)
+    kernel = convolution._Convolution(match.work, device())
+    memory = room().of(1 << 22)
+    ctypes.memset(memory, 0xFF, 1 << 22)  # NaN
+    images = [np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, r)]
+    kernel.direct = None  # type: ignore[assignment]
+    found = kernel.run(images[0], convolution.Transformed(Packed(w)), b, images[1])
+    expected = np.asarray(CHAINS["cpu/winograd_conv_add"](x, w, b, r))
+    np.testing.assert_allclose(found.transpose(0, 3, 1, 2), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_products_are_made_for_one_thread() -> None:

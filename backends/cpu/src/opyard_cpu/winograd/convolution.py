@@ -218,7 +218,10 @@ class _Convolution:
         planes = [found.block * channels * 4 for channels in (g.channels, g.outputs)]
         self.sizes_in = np.array([*g.sizes, g.channels, *grid, *before, planes[0]], np.int64)
         self.sizes_out = np.array([*g.counts, g.outputs, *grid, planes[1]], np.int64)
-        self.zeros, self.nbytes = np.zeros(g.channels, np.float32), [POINTS * plane for plane in planes]
+        self.zeros, self.nbytes = (
+            np.zeros(max(g.channels, g.outputs), np.float32),
+            [POINTS * plane for plane in planes],
+        )
         self.spare = 4 * g.outputs
         self.direct = cache(lambda: direct.prepare(work, device))
 
@@ -247,7 +250,8 @@ class _Convolution:
         points, products = (room_for(nbytes) for nbytes in self.nbytes)
         base = room().of(points + products + self.spare)
         data_in = np.array([x, address(self.zeros), base], np.int64)
-        data_out = np.array([base + points, *arrays, base + points + products, address(check)], np.int64)
+        spare = base + points + products
+        data_out = np.array([base + points, *arrays, spare, address(self.zeros), address(check)], np.int64)
         (enter, _), (leave, _) = self.enter, self.leave
         call_in = address(data_in), address(self.sizes_in)
         call_out = address(data_out), address(self.sizes_out)

@@ -216,19 +216,19 @@ def input_source(lanes: int) -> str:
     return tiles.end()
 
 
-OUTPUTS = ("points", "bias", "residual", "output", "spare", "check")
+OUTPUTS = ("points", "bias", "residual", "output", "spare", "zeros", "check")
 OUTPUT_SIZES = ("rows", "columns", "channels", "tile_rows", "tile_columns", "plane")
 
 
 def output_source(lanes: int, *, bias: bool, residual: bool, relu: bool) -> str:
     """``output [n, rows, columns, channels]`` of ``points [36, tiles, channels]``, with bias and what follows.
 
-    ``spare [channels]`` is for the pixels of tiles that are outside. To ``check``, a vector, is added what is zero if all numbers
+    ``spare [channels]`` is for the pixels of tiles that are outside, where ``zeros [channels]`` is the residual. To ``check``, a vector, is added what is zero if all numbers
     are finite before relu, else NaN.
     """
     tiles = _Tiles(lanes, OUTPUTS, OUTPUT_SIZES)
     code, sizes = tiles.code, tiles.sizes
-    others = {"output": "spare", **({"residual": "spare"} if residual else {})}
+    others = {"output": "spare", **({"residual": "zeros"} if residual else {})}
     for name in others:
         code.line(f"%places.{name} = alloca [{TILE * TILE} x ptr], align 64")
     image, row, column, local = tiles.begin_tiles()
