@@ -304,6 +304,8 @@ def test_without_the_wheel_every_kernel_refuses_with_what_to_install(monkeypatch
         found = [k for k in oy.default_registry().kernels(op) if str(k.prepare).startswith(registration.HERE)]
         assert found
         for kernel in found:
+            if kernel.dtypes == ("bfloat16",):
+                continue
             assert (kernel.refusal(call, device()) or "").startswith(
                 "oneDNN is not installed; type: pip install"
             )

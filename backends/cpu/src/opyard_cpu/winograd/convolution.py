@@ -30,7 +30,8 @@ from ..jit import machine
 from ..jit.launch import KERNEL
 from ..onednn import convolution as direct
 from ..onednn.addresses import Array, address
-from ..onednn.chains import SECONDS, Operand, Run, chain_of, extra_seconds
+from ..onednn.chains import SECONDS, Operand, Run, chain_of
+from ..onednn.checks import extra_seconds
 from ..onednn.execution import Execution, reordered
 from ..onednn.layouts import Packed, concrete, dense
 from ..onednn.library import library
