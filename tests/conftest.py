@@ -31,12 +31,11 @@ SET_BY_TESTING = (
 def pytest_configure(config: pytest.Config) -> None:
     """Gives the whole run, and the processes that it starts, a cache folder of its own.
 
-    It holds measured costs, quarantined plugins and trusted devices. Engines, which take whole graphs, are for their own tests.
+    It holds measured costs, quarantined plugins and trusted devices.
     """
     for name in SET_BY_TESTING:
         os.environ.pop(name, None)
     config.stash[FOLDER] = os.environ["OPYARD_CACHE_DIR"] = tempfile.mkdtemp(prefix="opyard-tests-")
-    os.environ["OPYARD_BLOCK"] = "engines"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -33,6 +33,11 @@ def made_registry() -> oy.Registry:
     return registry
 
 
+@pytest.fixture(autouse=True)
+def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPYARD_ENGINES", "1")
+
+
 @pytest.fixture(scope="module")
 def registry() -> oy.Registry:
     return made_registry()
@@ -162,3 +167,13 @@ def test_tuning_measures_engines_beside_kernels(
     report = session.tune("probabilities", model.feeds, budget_seconds=1.0, calibrate=False)
     assert not report.wrong and not report.failed
     assert any(row.kernel == engine.id for row in report.measured)
+
+
+def test_nothing_is_given_to_an_engine_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPYARD_ENGINES", "0")
+    assert regions.claim_refusal(oy.relu.op.call(X), "Some Engine", "numpy") == (
+        "Some Engine does not keep every NaN; OPYARD_ENGINES=1 allows it"
+    )
+    monkeypatch.setenv("OPYARD_ENGINES", "yes")
+    with pytest.raises(oy.OpyardError, match=r"OPYARD_ENGINES is 0 or 1; found 'yes'\."):
+        regions.claim_refusal(oy.relu.op.call(X), "Some Engine", "numpy")

@@ -19,6 +19,7 @@ VARIABLES = {
     "OPYARD_STRICT": "1: a failing plugin or kernel raises instead of being set aside",
     "OPYARD_CACHE_DIR": "folder for caches and plugin records (default: the user's cache folder)",
     "OPYARD_WINOGRAD": "1: convolutions may be computed by Winograd's method, which is faster and less exact",
+    "OPYARD_ENGINES": "1: parts of graphs may run in ONNX Runtime and OpenVINO, which do not keep every NaN",
     "OPYARD_NUM_THREADS": "number of threads of CPU kernels (default, and most: all processors that the process may use)",
 }
 
@@ -65,6 +66,11 @@ def winograd() -> bool:
     return _switch("OPYARD_WINOGRAD")
 
 
+def engines() -> bool:
+    """OPYARD_ENGINES."""
+    return _switch("OPYARD_ENGINES")
+
+
 def _switch(variable: str) -> bool:
     value = os.environ.get(variable, "0")
     if value not in ("0", "1", ""):
@@ -88,6 +94,7 @@ def check() -> None:
     pins()
     strict()
     winograd()
+    engines()
     num_threads()
 
 

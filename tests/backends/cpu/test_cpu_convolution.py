@@ -50,7 +50,11 @@ def geometries(draw: st.DrawFn, strided: bool = True) -> dict[str, Any]:
 def agree(op: Op, *arrays: Any, **attributes: Any) -> None:
     """The kernel of the CPU gives what the reference gives."""
     call = op.call(*(None if a is None else TensorSpec.of(a) for a in arrays), **attributes)
-    (kernel,) = (k for k in REGISTRY.kernels(op.name) if not k.name.startswith(("onednn", "winograd")))
+    (kernel,) = (
+        k
+        for k in REGISTRY.kernels(op.name)
+        if not (k.layouts or k.dtypes == ("bfloat16",) or k.name == "onednn")
+    )
     found = kernel.bind(call, DEVICE)(*arrays)
     assert violation(call, arrays, (found,)) is None
 
