@@ -49,8 +49,7 @@ def kernels_of(function: Callable[..., Any], *arrays: Array) -> list[str]:
 def assert_close(found: Array, expected: Array) -> None:
     """Within one step of bfloat16 of the reference, beside what sums of another order differ by."""
     assert found.dtype == expected.dtype == ml_dtypes.bfloat16
-    wide = [array.astype(np.float32) for array in (found, expected)]
-    np.testing.assert_allclose(*wide, rtol=2**-7, atol=1e-4)
+    np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=2**-7, atol=1e-4)
 
 
 @needs_bfloat16
@@ -184,6 +183,8 @@ def centred(x: Any, zero: Any) -> Any:
 def product(x: Any, weight: Any, zero: Any = None, weight_zero: Any = None) -> Any:
     """MatMulInteger as the import of ONNX writes it; int32 weights are what folding makes of constants."""
     is_folded = weight.dtype == "int32"
+    if x.dtype == "int32":
+        return oy.matmul(x, weight)
     return oy.matmul(centred(x, zero), weight if is_folded else centred(weight, weight_zero))
 
 
@@ -301,6 +302,30 @@ def test_int32_that_are_no_bytes_are_multiplied_by_the_reference() -> None:
 
 
 @needs_int8
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 255), (-128, 127), (-300, -46), (2**31 - 256, 2**31 - 1), (0, 256)]
+)
+def test_int32_that_are_bytes_are_multiplied_as_bytes(low: int, high: int) -> None:
+    x = GENERATOR.integers(low, high + 1, (9, 33)).astype(np.int32)
+    x[0, :2] = low, high
+    assert_same_bits(product, x=x, weight=drawn_bytes("int8", 33, 17).astype(np.int32))
+
+
+@needs_int8
+def test_products_that_share_a_tensor_without_its_zero_point_are_of_bytes() -> None:
+    first, second = (drawn_bytes("int8", 256, 64).astype(np.int32) for _ in range(2))
+
+    def model(x: Any, zero: Any) -> Any:
+        whole = centred(x, zero)
+        return oy.matmul(whole, first), oy.matmul(whole, second)
+
+    x, zero = drawn_bytes("uint8", 64, 256), np.array(7, np.int32)
+    assert kernels_of(model, x, zero)[-2:] == ["cpu/onednn_int8_matmul_shared"] * 2
+    for found, weight in zip(oy.compile(model)(x, zero), (first, second), strict=True):
+        np.testing.assert_array_equal(found, (x.astype(np.int32) - 7) @ weight)
+
+
+@needs_int8
 def test_a_model_of_bytes_goes_to_these_kernels() -> None:
     w1, w2 = drawn_bytes("int8", 32, 32, 3, 3), drawn_bytes("uint8", 32 * 16 * 16, 64)
 
@@ -344,7 +369,7 @@ def test_implementations_that_round_are_refused() -> None:
         implementation = "jit_int8:avx512_core_vnni"
 
     found: Any = Found()
-    assert integers._exact(found, 514) is found
+    assert integers._exact(found, 514) == found
     assert integers._exact(found, 515) == (
         "oneDNN's jit_int8:avx512_core_vnni rounds sums of 515 products of bytes"
     )

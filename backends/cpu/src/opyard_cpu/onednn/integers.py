@@ -8,8 +8,8 @@ themselves are multiplied. With u = x + a in uint8 and v = w - b in int8, a one 
 where the last two terms are sums of rows and columns. All of it is modulo 2^32, as int32 is. oneDNN's products of int8 with
 int8 are not used: some of them round sums beyond 2^24 (measured), and those of uint8 with int8 do not.
 
-Weights are int32 or float64 after constants have been folded. Whether they are bytes is seen when they are known. Those that
-are not are computed by the references of the ops.
+Weights are int32 or float64 after constants have been folded, and a tensor without its zero point that several products share is
+int32. Whether they are bytes is seen when they are known. Those that are not are computed by the references of the ops.
 """
 
 from __future__ import annotations
@@ -177,9 +177,14 @@ def _signed(x: Array) -> Array:
     return x if x.dtype == np.int8 else np.bitwise_xor(x, 128).view(np.int8)
 
 
-def _unsigned(x: Array, zero: int) -> tuple[Array, int]:
-    """uint8 and their zero point; those of int8 are greater by 128."""
-    return (x, zero) if x.dtype == np.uint8 else (np.bitwise_xor(x.view(np.uint8), 128), zero + 128)
+def _unsigned(x: Array, zero: int) -> tuple[Array, int] | None:
+    """uint8 and their zero point: those of int8 are greater by 128, those of int32 by the smallest. None where none fit."""
+    if x.dtype == np.uint8:
+        return x, zero
+    if x.dtype == np.int8:
+        return np.bitwise_xor(x.view(np.uint8), 128), zero + 128
+    low = int(x.min())
+    return None if int(x.max()) - low > 255 else ((x - np.int32(low)).astype(np.uint8), zero - low)
 
 
 def _packed(primitive: Primitive, weights: tuple[Array, Array] | None) -> tuple[Array, ...] | None:
@@ -206,14 +211,17 @@ def _wrapped(number: int) -> Array:
     return np.array([number & 0xFFFFFFFF], np.uint32).view(np.int32)
 
 
-def _multiplied(call: Call, primitive: Primitive) -> Kernel:
+def _multiplied(call: Call, primitive: Primitive) -> Callable[..., Array | None]:
     rows, depth, columns = _sizes(call)
     shape = concrete(call.output.shape)
     plain = strided((rows, depth), dtype="uint8"), strided((rows, columns), dtype="int32")
     multiply = _on_packed(primitive, *plain)
 
-    def compute(x: Array, zero: int, packed: Array, sums: Array, offset: Array) -> Array:
-        bytes_, zero = _unsigned(dense(x).reshape(rows, depth), zero)
+    def compute(x: Array, zero: int, packed: Array, sums: Array, offset: Array) -> Array | None:
+        found = _unsigned(dense(x).reshape(rows, depth), zero)
+        if found is None:
+            return None
+        bytes_, zero = found
         result = np.empty((rows, columns), np.int32)
         multiply(bytes_, packed, result)
         if offset.any():
@@ -233,9 +241,10 @@ def _convolved(call: Call, primitive: Primitive) -> Callable[..., Array | None]:
     per_channel = (g.outputs, *(1,) * len(g.sizes))
 
     def compute(x: Array, zero: int, packed: Array, sums: Array, offset: Array) -> Array | None:
-        images, zero = _unsigned(dense(x), zero)
-        if not 0 <= zero <= 255:
+        found = _unsigned(dense(x), zero)
+        if found is None or not 0 <= found[1] <= 255:
             return None  # padding, which is as the zero point, would be no byte
+        images, zero = found
         if g.is_padded:
             padded = np.full(shape, zero, np.uint8)
             padded[inner] = images
@@ -252,9 +261,10 @@ def _convolved(call: Call, primitive: Primitive) -> Callable[..., Array | None]:
 def cost(region: Region, device: Device) -> float:
     """Estimated seconds: the product, and passes over what goes in and out."""
     abilities, call = device.capabilities, _base(region)
-    x, result = call.inputs[0], call.output
-    assert x is not None
+    result = call.output
     factor = AMX if "amx" in library().instruction_set() else WITHOUT_AMX
-    moved = 3.0 * int(x.size) + 12.0 * int(result.size)
+    given = region.inputs[region.input_names.index("x")]
+    assert given is not None
+    moved = 4.0 * given.nbytes + 12.0 * int(result.size)
     passes = 3 if call.op.name == "conv" else 1
     return call.cost.flops / (abilities.flops * factor) + moved / abilities.bandwidth + passes * 3 * SECONDS

@@ -89,7 +89,7 @@ def _integers(registry: Registry) -> None:
     module = f"{HERE}.integers"
     functions: dict[str, Any] = {fact: f"{module}:{fact}" for fact in ("prepare", "accepts", "cost")}
     for name, pattern, weights in _byte_patterns():
-        dtypes = {"x": BYTES, "weight": weights}
+        dtypes = {"x": ("int32",) if name == "matmul_shared" else BYTES, "weight": weights}
         dtypes.update((zero, ("int32",)) for zero in signature(pattern).parameters if zero not in dtypes)
         registry.pattern(
             pattern, backend="cpu", name=f"onednn_int8_{name}", dtypes=dtypes, constants=True, **functions
@@ -288,6 +288,7 @@ def _byte_patterns() -> Iterator[tuple[str, Pattern, tuple[str, ...]]]:
     folded, bytes_ = ("int32",), BYTES
     yield "conv", lambda x, weight: conv(_centred(x), weight), ("float64",)
     yield "conv_zero", lambda x, zero, weight: conv(_centred(x, zero), weight), ("float64",)
+    yield "matmul_shared", matmul, folded
     yield "matmul", lambda x, weight: matmul(_centred(x), weight), folded
     yield "matmul_zero", lambda x, zero, weight: matmul(_centred(x, zero), weight), folded
     yield "matmul_bytes", lambda x, weight: matmul(_centred(x), _centred(weight)), bytes_
