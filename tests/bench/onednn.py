@@ -109,6 +109,33 @@ def matmul(rows: int, depth: int, columns: int, dtype: str = "float32") -> tuple
     return ways, flops
 
 
+def bytes_(name: str, x: tuple[int, ...], weight: tuple[int, ...], **attributes: Any) -> tuple[Ways, float]:
+    """A product or a convolution of uint8 with int8 that are constant, as MatMulInteger and ConvInteger are imported."""
+    import opyard as oy
+    from opyard.placement.matching import find_matches
+    from opyard.placement.patterns import Pattern
+
+    wide = "float64" if name == "conv" else "int32"
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, x).astype(np.uint8)
+    weights = generator.integers(-128, 128, weight).astype(wide)
+    zero = np.array(3, np.int32)
+
+    def function(x: Any, zero: Any, weight: Any) -> Any:
+        whole = oy.subtract(oy.cast(x, dtype="int32"), zero)
+        if name == "matmul":
+            return oy.matmul(whole, weight)
+        return oy.cast(oy.conv(oy.cast(whole, dtype=wide), weight, **attributes), dtype="int32")
+
+    kernel = next(k for k in oy.default_registry().patterns if k.name == f"onednn_int8_{name}_zero")
+    arrays = (images, zero, weights)
+    graph = oy.trace(function, *map(oy.TensorSpec.of, arrays))
+    (match,) = find_matches(Pattern.of(kernel), graph)
+    run = kernel.bind(match.work, oy.default_registry().device("cpu:0"), (None, None, weights))
+    (base,) = (node.call for node in graph.nodes if node.op.name == name)
+    return {"oneDNN": lambda: run(*arrays)}, base.cost.flops
+
+
 def dense_gelu(rows: int, depth: int, columns: int) -> tuple[Ways, float]:
     """A dense layer with gelu: one kernel, or one after the other."""
     import opyard as oy
@@ -144,6 +171,7 @@ def torch_module() -> Any:
 
 WORKS: dict[str, Callable[[], tuple[Ways, float]]] = {
     "conv 3x3, 64 to 64, 56x56": lambda: conv((1, 64, 56, 56), (64, 64, 3, 3), padding=1),
+    "the same, batch 16": lambda: conv((16, 64, 56, 56), (64, 64, 3, 3), padding=1),
     "conv 3x3, 64 to 64, 56x56, bfloat16": lambda: conv(
         (1, 64, 56, 56), (64, 64, 3, 3), "bfloat16", padding=1
     ),
@@ -152,6 +180,7 @@ WORKS: dict[str, Callable[[], tuple[Ways, float]]] = {
     "conv 3x3, 256 to 256, 14x14": lambda: conv((1, 256, 14, 14), (256, 256, 3, 3), padding=1),
     "conv 3x3, 512 to 512, 7x7": lambda: conv((1, 512, 7, 7), (512, 512, 3, 3), padding=1),
     "conv 3x3, 512 to 512, 7x7, batch 16": lambda: conv((16, 512, 7, 7), (512, 512, 3, 3), padding=1),
+    "conv 3x3, 64 to 64, 56x56, bytes": lambda: bytes_("conv", (1, 64, 56, 56), (64, 64, 3, 3), padding=1),
     "conv 1x1, 256 to 64, 56x56": lambda: conv((1, 256, 56, 56), (64, 256, 1, 1)),
     "conv 3x3, depthwise, 144, 56x56": lambda: conv((1, 144, 56, 56), (144, 1, 3, 3), padding=1, groups=144),
     "conv 7x7 by 2, 3 to 64, 224x224": lambda: conv((1, 3, 224, 224), (64, 3, 7, 7), padding=3, strides=2),
@@ -159,8 +188,10 @@ WORKS: dict[str, Callable[[], tuple[Ways, float]]] = {
     "matmul 512": lambda: matmul(512, 512, 512),
     "matmul 1024": lambda: matmul(1024, 1024, 1024),
     "matmul 1024, bfloat16": lambda: matmul(1024, 1024, 1024, "bfloat16"),
+    "matmul 1024, bytes": lambda: bytes_("matmul", (1024, 1024), (1024, 1024)),
     "matmul 64x1024x1024": lambda: matmul(64, 1024, 1024),
     "matmul 64x1024x1024, bfloat16": lambda: matmul(64, 1024, 1024, "bfloat16"),
+    "matmul 64x1024x1024, bytes": lambda: bytes_("matmul", (64, 1024), (1024, 1024)),
     "matmul 2048": lambda: matmul(2048, 2048, 2048),
     "matmul 1x1024x1024": lambda: matmul(1, 1024, 1024),
     "matmul 16x1024x1024": lambda: matmul(16, 1024, 1024),

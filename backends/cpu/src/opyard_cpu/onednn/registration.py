@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from inspect import signature
 from typing import Any
 
 from opyard.registry import Registry
 
 NHWC, PACKED, DTYPES, BFLOAT16 = "nhwc", "packed", ("float32",), ("bfloat16",)
+BYTES = ("int8", "uint8")
 HERE = "opyard_cpu.onednn"
 
 IMAGES = {"x": NHWC, "weight": PACKED, "residual": NHWC, "output": NHWC}
@@ -33,6 +35,7 @@ def register(registry: Registry) -> None:
     _images(registry)
     _gradients(registry)
     _bfloat16(registry)
+    _integers(registry)
 
 
 def _bfloat16(registry: Registry) -> None:
@@ -79,6 +82,18 @@ def _conversions(registry: Registry) -> None:
             cost=f"{layouts}:conversion_seconds",
             dtypes=DTYPES + BFLOAT16,
             layouts=ports,
+        )
+
+
+def _integers(registry: Registry) -> None:
+    """Sums of products of bytes, as graphs write them: in int32, or for convolutions in float64."""
+    module = f"{HERE}.integers"
+    functions: dict[str, Any] = {fact: f"{module}:{fact}" for fact in ("prepare", "accepts", "cost")}
+    for name, pattern, weights in _byte_patterns():
+        dtypes = {"x": ("int32",) if name == "matmul_shared" else BYTES, "weight": weights}
+        dtypes.update((zero, ("int32",)) for zero in signature(pattern).parameters if zero not in dtypes)
+        registry.pattern(
+            pattern, backend="cpu", name=f"onednn_int8_{name}", dtypes=dtypes, constants=True, **functions
         )
 
 
@@ -249,3 +264,47 @@ def _scaled(activation: str, *, added: bool) -> Pattern:
         return _named(activation)(_named("conv")(x, weight, bias) * factor + offset + residual)
 
     return with_residual if added else alone
+
+
+def _centred(x: Any, zero: Any = None) -> Any:
+    whole = _cast(x, "int32")
+    return whole if zero is None else _named("subtract")(whole, zero)
+
+
+def _cast(x: Any, dtype: str) -> Any:
+    import opyard
+
+    return opyard.cast(x, dtype=dtype)
+
+
+def _byte_patterns() -> Iterator[tuple[str, Pattern, tuple[str, ...]]]:
+    """Names, functions, and dtypes of the weights. Those that are no bytes are what folding makes of constants."""
+
+    def matmul(x: Any, weight: Any) -> Any:
+        return _named("matmul")(x, weight)
+
+    def conv(x: Any, weight: Any) -> Any:
+        return _cast(_named("conv")(_cast(x, "float64"), weight), "int32")
+
+    folded, bytes_ = ("int32",), BYTES
+    yield "conv", lambda x, weight: conv(_centred(x), weight), ("float64",)
+    yield "conv_zero", lambda x, zero, weight: conv(_centred(x, zero), weight), ("float64",)
+    yield "matmul_shared", matmul, folded
+    yield "matmul", lambda x, weight: matmul(_centred(x), weight), folded
+    yield "matmul_zero", lambda x, zero, weight: matmul(_centred(x, zero), weight), folded
+    yield "matmul_bytes", lambda x, weight: matmul(_centred(x), _centred(weight)), bytes_
+    yield (
+        "matmul_zero_bytes",
+        lambda x, zero, weight: matmul(_centred(x, zero), _centred(weight)),
+        bytes_,
+    )
+    yield (
+        "matmul_bytes_zero",
+        lambda x, weight, weight_zero: matmul(_centred(x), _centred(weight, weight_zero)),
+        bytes_,
+    )
+    yield (
+        "matmul_zero_bytes_zero",
+        lambda x, zero, weight, weight_zero: matmul(_centred(x, zero), _centred(weight, weight_zero)),
+        bytes_,
+    )
