@@ -175,7 +175,6 @@ WORKS: dict[str, Callable[[], tuple[Ways, float]]] = {
     "conv 3x3, 64 to 64, 56x56, bfloat16": lambda: conv(
         (1, 64, 56, 56), (64, 64, 3, 3), "bfloat16", padding=1
     ),
-    "the same, batch 16": lambda: conv((16, 64, 56, 56), (64, 64, 3, 3), padding=1),
     "conv 3x3, 128 to 128, 28x28": lambda: conv((1, 128, 28, 28), (128, 128, 3, 3), padding=1),
     "conv 3x3, 256 to 256, 14x14": lambda: conv((1, 256, 14, 14), (256, 256, 3, 3), padding=1),
     "conv 3x3, 512 to 512, 7x7": lambda: conv((1, 512, 7, 7), (512, 512, 3, 3), padding=1),

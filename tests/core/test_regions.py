@@ -84,6 +84,20 @@ def test_borders_are_counted_from_both_ends() -> None:
     assert ["negative", "abs", "add"] in regions, "counted from the outputs"
 
 
+def test_a_number_that_several_need_does_not_always_join_them() -> None:
+    number = oy.TensorSpec((), "float32")
+
+    def function(x: oy.Value, y: oy.Value, n: oy.Value) -> tuple[oy.Value, ...]:
+        rate = oy.exp(n)
+        first, second = oy.multiply(x, rate), oy.matmul(y, y) + rate
+        return first, oy.abs(first), second, oy.negative(second)
+
+    square = oy.TensorSpec((3, 3), "float32")
+    regions = found(function, "matmul", specs=(SPEC, square, number))
+    assert any({"exp", "abs", "negative"} <= set(region) for region in regions)
+    assert ["multiply", "abs"] in regions and ["add", "negative"] in regions
+
+
 def test_a_cone_has_one_output() -> None:
     def function(x: Any) -> Any:
         shared = oy.exp(oy.negative(x))

@@ -19,6 +19,7 @@ from opyard.region import Region
 from opyard.registry import Registry
 from opyard.spec import TensorSpec
 from opyard_cpu import plugin
+from opyard_cpu.backend import CPUBackend
 from opyard_cpu.jit import compiled, launch, machine, region, single, steps
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: opyard-cpu[jit]")
@@ -93,8 +94,10 @@ def test_without_the_compiler_it_is_told_what_to_install(monkeypatch: pytest.Mon
     assert region.claims(call, DEVICE) == single.accepts(call, DEVICE) == sentence
     found = oy.trace(lambda x: oy.tanh(x) * 2.0, TensorSpec((3, 4)))
     assert find_regions(COMPILER, found, DEVICE)[0] == []
+    assert CPUBackend().notes()[1] == sentence
     monkeypatch.undo()
     machine.missing.cache_clear()
+    assert CPUBackend().notes()[1] == f"LLVM compiles loops for {machine.host().name}"
     assert region.claims(call, DEVICE) is None
 
 

@@ -83,10 +83,14 @@ class CPUBackend:
 
     def notes(self) -> tuple[str, ...]:
         """What there is to say of libraries that make kernels faster: where they are found, or how to install them."""
+        from .jit import machine
         from .onednn.library import library, missing
 
         reason = missing()
-        return (reason or f"oneDNN is used, up to {library().instruction_set()}: {library().path}",)
+        return (
+            reason or f"oneDNN is used, up to {library().instruction_set()}: {library().path}",
+            machine.missing() or f"LLVM compiles loops for {machine.host().name}",
+        )
 
 
 def limit_blas_threads(threads: int) -> str:

@@ -214,7 +214,12 @@ def _partitions(units: Units, crossing: set[Node], anywhere: set[Node]) -> Itera
     """The partitions of the claimed units, or of some of them, into convex connected sets."""
     largest = _largest(units, units.claimed)
     yield largest
-    yield _components(units, units.claimed, _borders(units.after, units.claimed, backwards=True))
+    numbers = {node for node in units.nodes if all(value.spec.size == 1 for value in node.outputs)}
+    for claimed in (
+        units.claimed,
+        units.without(numbers),
+    ):  # a number that many need joins what else is apart
+        yield _components(units, claimed, _borders(units.after, claimed, backwards=True))
     heavy = {
         part
         for node, parts in zip(units.nodes, units.parts, strict=True)

@@ -28,8 +28,8 @@ SMALL_SECONDS = 2e-5
 THREAD_SECONDS = 1e-4
 """From here on another thread pays."""
 
-STREAM_BYTES = 1 << 24
-"""Outputs from this size on go past the caches: measured, a copy and one that reads what it wrote gain a quarter."""
+STREAM_BYTES = 1 << 26
+"""Outputs from this size on go past the caches."""
 
 UNIT = 1024
 """Elements that threads do not divide further."""
