@@ -158,6 +158,24 @@ def dense_gelu(rows: int, depth: int, columns: int) -> tuple[Ways, float]:
     return ways, flops
 
 
+def conv_relu6(x: tuple[int, ...], weight: tuple[int, ...], **attributes: Any) -> tuple[Ways, float]:
+    """A convolution by itself, with relu6 as it is, and with the exact relu6 for what may be infinite or NaN."""
+    import opyard as oy
+    from opyard.placement.matching import find_matches
+    from opyard.placement.patterns import Pattern
+    from opyard_cpu.onednn import chains, convolution, layouts
+
+    arrays = (drawn(*x), drawn(*weight), drawn(weight[0]))
+    every, flops = kernels("conv", *arrays, **attributes)
+    fused = next(k for k in oy.default_registry().patterns if k.name == "onednn_conv_relu6")
+    graph = oy.trace(lambda *given: oy.relu6(oy.conv(*given, **attributes)), *map(oy.TensorSpec.of, arrays))
+    (match,) = find_matches(Pattern.of(fused), graph)
+    exact = convolution._compute(chains.chain_of(match.work))
+    images, packed = np.ascontiguousarray(np.moveaxis(arrays[0], 1, -1)), layouts.Packed(arrays[1])
+    ways = {"oneDNN": every["oneDNN"], "relu6": started(fused, match.work, *arrays)}
+    return {**ways, "exact relu6": lambda: exact(images, packed, arrays[2])}, flops
+
+
 def torch_module() -> Any:
     """torch, or None where it is not installed."""
     try:
@@ -183,6 +201,10 @@ WORKS: dict[str, Callable[[], tuple[Ways, float]]] = {
     "conv 1x1, 256 to 64, 56x56": lambda: conv((1, 256, 56, 56), (64, 256, 1, 1)),
     "conv 3x3, depthwise, 144, 56x56": lambda: conv((1, 144, 56, 56), (144, 1, 3, 3), padding=1, groups=144),
     "conv 7x7 by 2, 3 to 64, 224x224": lambda: conv((1, 3, 224, 224), (64, 3, 7, 7), padding=3, strides=2),
+    "relu6: conv 1x1, 16 to 96, 112x112": lambda: conv_relu6((1, 16, 112, 112), (96, 16, 1, 1)),
+    "relu6: conv 3x3, depthwise, 144, 56x56": lambda: conv_relu6(
+        (1, 144, 56, 56), (144, 1, 3, 3), padding=1, groups=144
+    ),
     "matmul 256": lambda: matmul(256, 256, 256),
     "matmul 512": lambda: matmul(512, 512, 512),
     "matmul 1024": lambda: matmul(1024, 1024, 1024),

@@ -11,6 +11,7 @@ import pytest
 
 import opyard as oy
 from hosts import add_host
+from opyard import rehearsal
 from opyard.placement import MeasuredCosts, tune
 from opyard.placement.inplace import Rehearsal, StepTime
 from opyard.plan import Copy, Run, make_plan
@@ -186,6 +187,13 @@ def test_steps_add_up_to_the_whole_and_copies_are_among_them() -> None:
     assert found.rounds >= 7
     names = [step.work.title if step.work else f"{step.source} {step.nbytes}" for step in found.steps]
     assert names[1:3] == ["exp", "abs"] and names[0].endswith(" 16") and names[3].endswith(" 16")
+
+
+def test_runs_that_others_interrupt_do_not_make_steps_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "seconds_of", lambda executable, feeds: 100.0)
+    found = rehearse(small_placement(chain, oy.standard_registry(), SPEC), {"x": X}, 0.0)
+    assert sum(step.seconds for step in found.steps) == pytest.approx(found.seconds)
+    assert 0 < found.seconds < 100.0
 
 
 def test_inputs_that_are_not_given_are_made_up() -> None:

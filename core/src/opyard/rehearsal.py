@@ -2,7 +2,8 @@
 
 In a plan a kernel finds other caches, and other threads at work, than when it is measured by itself; so what all steps
 take together differs from the sum of single measurements. Steps are timed one by one, each device waited for, in turns
-with runs of the whole; their times are then scaled to add up to that of the whole.
+with runs of the whole; their times are then scaled to add up to that of the whole, where it took less. It takes more where
+other programs want the processor: then few runs of the whole are left alone, but most of the steps, which are short.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def rehearse(placement: Placement, arrays: Mapping[str, Array], seconds: float) 
         if enough or (len(whole) >= LEAST_ROUNDS and time.perf_counter() > deadline):
             break
     medians = [statistics.median(times) for times in zip(*steps, strict=True)]
-    total = statistics.median(whole)
-    scale = total / sum(medians) if sum(medians) else 1.0
+    total = min(statistics.median(whole), sum(medians))
+    scale = total / sum(medians) if total else 1.0
     rows = zip(order, medians, strict=True)
     return Rehearsal(total, len(whole), tuple(_step_time(plan, s, scale * t) for s, t in rows))
 

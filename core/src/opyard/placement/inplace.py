@@ -41,7 +41,7 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """Seconds of a run of a plan, the median of ``rounds``, and of its steps, which add up to it."""
+    """Seconds of a run of a plan, from the medians of ``rounds``, and of its steps, which add up to it."""
 
     seconds: float
     rounds: int
