@@ -190,6 +190,15 @@ def _weight_cases() -> list[Case]:
     ]
 
 
+def _beyond_edges(x: Array, g: Array, *, kernel: tuple[int, ...], padding: Any, **attributes: Any) -> Array:
+    """Output channels with a cotangent that is not finite, where there is padding. ``[o, 1, 1, ...]``."""
+    sizes, rank = x.shape[2:], len(kernel)
+    strange = ~np.isfinite(wide(g)).all(axis=(0, *range(2, g.ndim)))
+    steps, gaps = (windows.per_axis(attributes[name], rank, name) for name in ("strides", "dilations"))
+    padded = any(map(any, windows.padding_pairs(padding, sizes, kernel, steps, gaps)))
+    return (strange & padded).reshape(-1, *(1,) * (1 + rank))
+
+
 @op(
     "conv_weight_gradient",
     infer=_of_weights,
@@ -197,6 +206,7 @@ def _weight_cases() -> list[Case]:
     cost=_weight_cost,
     cases=_weight_cases,
     terms=_weight_terms,
+    unspecified=_beyond_edges,
 )
 def conv_weight_gradient(
     x: Array,
@@ -210,7 +220,8 @@ def conv_weight_gradient(
 ) -> Array:
     """The gradient of ``conv`` by its weights: ``x [n, c, *spatial], g [n, o, *windows] -> [o, c / groups, *kernel]``.
 
-    ``g`` is the cotangent of the output; the other attributes are those of the convolution.
+    ``g`` is the cotangent of the output; the other attributes are those of the convolution. With padding the result of a channel
+    whose cotangents are not all finite is unspecified, as that of ``conv`` is for its weights.
     """
     values, cotangents = wide(x), wide(g)
     rank = len(kernel)
