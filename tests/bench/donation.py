@@ -51,7 +51,7 @@ def measure(parameters: int, rounds: int, device: str = "cpu:0") -> list[Row]:
     variables = (weights, *optimizer.variables)
 
     def single() -> None:
-        with oy.using(block="cpu/blocks"):
+        with oy.using(block=("cpu/blocks", "cpu/jit")):
             update(gradient)
 
     def fused() -> None:
