@@ -21,7 +21,10 @@ def command(*options: str) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a signal that cannot be caught")
-def test_training_that_was_killed_goes_on_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize("threads", ["1", pytest.param("2", marks=pytest.mark.sweep)])
+def test_training_that_was_killed_goes_on_to_the_same_weights(tmp_path, monkeypatch, threads: str):
+    """On two threads one of some thirty resumed runs differed in the last bit, on a busy machine; why is not known yet."""
+    monkeypatch.setenv("OPYARD_NUM_THREADS", threads)
     whole, resumed, checkpoint = (tmp_path / name for name in ("whole", "resumed", "checkpoint"))
     found = subprocess.run(command("--output", str(whole)), capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
