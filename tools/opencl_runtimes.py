@@ -1,7 +1,7 @@
 """Checks the OpenCL backend on other implementations than PoCL, each in a virtual environment of its own.
 
     python tools/opencl_runtimes.py                          all of them
-    python tools/opencl_runtimes.py intel --folder /tmp/cl   one, in a folder that is kept for the next time
+    python tools/opencl_runtimes.py intel --folder runtimes   one, in a folder that is kept for the next time
     python tools/opencl_runtimes.py intel --bench            tests/bench/opencl.py there instead
 
 intel      level core on Intel's runtime for processors. It is proprietary (Intel's licence), and installed for this check alone

@@ -152,7 +152,7 @@ def test_small_and_huge_regions_are_refused(engine: Kernel, registry: oy.Registr
 def test_an_engine_that_is_not_installed_says_what_to_type(registry: oy.Registry) -> None:
     call = oy.relu.op.call(X)
     assert (
-        regions.claim_refusal(call, "Some Engine", "no_such_module")
+        regions.refusal(call, "Some Engine", "no_such_module", str)
         == "Some Engine is not installed. Type: pip install no_such_module"
     )
 
@@ -171,9 +171,9 @@ def test_tuning_measures_engines_beside_kernels(
 
 def test_nothing_is_given_to_an_engine_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPYARD_ENGINES", "0")
-    assert regions.claim_refusal(oy.relu.op.call(X), "Some Engine", "numpy") == (
+    assert regions.refusal(oy.relu.op.call(X), "Some Engine", "numpy", str) == (
         "Some Engine does not keep every NaN; OPYARD_ENGINES=1 allows it"
     )
     monkeypatch.setenv("OPYARD_ENGINES", "yes")
     with pytest.raises(oy.OpyardError, match=r"OPYARD_ENGINES is 0 or 1; found 'yes'\."):
-        regions.claim_refusal(oy.relu.op.call(X), "Some Engine", "numpy")
+        regions.refusal(oy.relu.op.call(X), "Some Engine", "numpy", str)

@@ -72,6 +72,17 @@ def test_empty_has_the_spec(device: backend.CPU) -> None:
     assert (array.shape, array.dtype) == ((2, 3), np.int32)
 
 
+def test_the_clock_does_not_move_with_the_load(tmp_path: Path) -> None:
+    limit, cpuinfo = tmp_path / "cpuinfo_max_freq", tmp_path / "cpuinfo"
+    assert backend._clock(limit, cpuinfo) == 2.5e9
+    cpuinfo.write_text("processor\t: 0\ncpu MHz\t\t: 2000.000\nprocessor\t: 1\ncpu MHz\t\t: 2700.500\n")
+    assert backend._clock(limit, cpuinfo) == 2.7005e9
+    limit.write_text("3800000\n")
+    assert backend._clock(limit, cpuinfo) == 3.8e9
+    cpuinfo.write_text("processor\t: 0\ncpu MHz\t\t: 800.000\n")
+    assert backend._clock(limit, cpuinfo) == 3.8e9
+
+
 def test_processor_model_without_cpuinfo(tmp_path: Path) -> None:
     assert isinstance(backend.processor_model(tmp_path / "missing"), str)
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Example 9000\nflags\t: fpu\n")

@@ -46,6 +46,19 @@ def kernels_of(function: Callable[..., Any], *arrays: Array) -> list[str]:
     return [decision.chosen.kernel.id for decision in placement.decisions]
 
 
+@st.composite
+def convolutions(draw: st.DrawFn, most_axes: int) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
+    """The shapes of two images and of a weight, and attributes of ``conv``, for one to ``most_axes`` axes in space."""
+    rank = draw(st.integers(1, most_axes))
+    sizes = draw(st.lists(st.integers(3, 8), min_size=rank, max_size=rank))
+    kernel = draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank))
+    groups = draw(st.sampled_from([1, 1, 2]))
+    channels, outputs = draw(st.integers(1, 17)), groups * draw(st.integers(1, 17))
+    padding = draw(st.sampled_from([0, 1, "same_upper", "same_lower"]))
+    attributes = {"strides": draw(st.integers(1, 2)), "padding": padding, "groups": groups}
+    return (2, groups * channels, *sizes), (outputs, channels, *kernel), attributes
+
+
 def assert_close(found: Array, expected: Array) -> None:
     """Within one step of bfloat16 of the reference, beside what sums of another order differ by."""
     assert found.dtype == expected.dtype == ml_dtypes.bfloat16
@@ -69,18 +82,9 @@ def test_products_of_bfloat16_are_those_of_the_reference(data: st.DataObject) ->
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_convolutions_of_bfloat16_are_those_of_the_reference(data: st.DataObject) -> None:
-    rank = data.draw(st.integers(1, 3), "rank")
-    sizes = data.draw(st.lists(st.integers(3, 8), min_size=rank, max_size=rank), "sizes")
-    kernel = data.draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank), "kernel")
-    groups = data.draw(st.sampled_from([1, 1, 2]), "groups")
-    channels, outputs = groups * data.draw(st.integers(1, 17)), groups * data.draw(st.integers(1, 17))
-    attributes = {
-        "strides": data.draw(st.integers(1, 2), "strides"),
-        "padding": data.draw(st.sampled_from([0, 1, "same_upper", "same_lower"]), "padding"),
-        "groups": groups,
-    }
-    x, w = drawn(2, channels, *sizes), drawn(outputs, channels // groups, *kernel)
-    b = data.draw(st.sampled_from([None, drawn(outputs)]))
+    images, weight, attributes = data.draw(convolutions(most_axes=3), "convolution")
+    x, w = drawn(*images), drawn(*weight)
+    b = data.draw(st.sampled_from([None, drawn(weight[0])]))
     call = call_of(oy.conv, x, w, b, **attributes)
     if bfloat16.accepts_conv(call, device()) is None:
         assert_close(bfloat16.prepare_plain(call, device())(x, w, b), call.reference(x, w, b)[0])
@@ -263,18 +267,9 @@ def test_large_sums_of_bytes_are_exact(dtypes: tuple[str, str], rows: int) -> No
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_convolutions_of_bytes_are_exact(data: st.DataObject) -> None:
-    rank = data.draw(st.integers(1, 2), "rank")
-    sizes = data.draw(st.lists(st.integers(3, 8), min_size=rank, max_size=rank), "sizes")
-    kernel = data.draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank), "kernel")
-    groups = data.draw(st.sampled_from([1, 1, 2]), "groups")
-    channels, outputs = groups * data.draw(st.integers(1, 17)), groups * data.draw(st.integers(1, 17))
-    attributes = {
-        "strides": data.draw(st.integers(1, 2), "strides"),
-        "padding": data.draw(st.sampled_from([0, 1, "same_upper", "same_lower"]), "padding"),
-        "groups": groups,
-    }
+    images, weight, attributes = data.draw(convolutions(most_axes=2), "convolution")
     dtype = data.draw(st.sampled_from(["int8", "uint8"]), "dtype")
-    x, w = drawn_bytes(dtype, 2, channels, *sizes), drawn_bytes("int8", outputs, channels // groups, *kernel)
+    x, w = drawn_bytes(dtype, *images), drawn_bytes("int8", *weight)
     zero = data.draw(st.none() | st.integers(-128, 255), "zero")
     given_zero = None if zero is None else np.array(zero, np.int32)
 

@@ -132,6 +132,17 @@ def test_without_nvrtc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         nvrtc.library_file()
 
 
+def test_an_nvrtc_without_headers_is_told_to_be_upgraded(
+    headers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvrtc, "_HEADERS", "--option-of-a-later-version")
+    with pytest.raises(
+        DeviceUnavailable,
+        match=r"NVRTC [\d.]+ is without CUDA's headers; `pip install --upgrade nvidia-cuda-nvrtc`",
+    ):
+        nvrtc.compile_source(SMALL, "sm_80", headers)
+
+
 def test_a_fingerprint_is_of_all_that_is_compiled() -> None:
     changed = [
         SMALL,

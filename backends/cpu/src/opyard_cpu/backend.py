@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from opyard.driver import HOST, Capabilities, Device
 from opyard.settings import num_threads, winograd
 from opyard_cpu.allocation import keep_freed_memory
+from opyard_cpu.blas_threads import let_idle_threads_sleep, limit_blas_threads
 
 _IMPLIED = {"X86_V3": ("AVX", "AVX2", "F16C", "FMA3"), "X86_V4": ("AVX512F", "AVX512_SKX")}
 """Instruction sets that NumPy names as one level of the x86-64 architecture."""
@@ -23,6 +23,8 @@ _FLOPS_PER_CYCLE = (("avx512f", 64.0), ("avx2", 32.0), ("asimd", 32.0))
 
 _CLOCK = 2.5e9
 """Cycles per second, where the system does not say."""
+
+_CLOCK_LIMIT = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
 
 _THREAD_BANDWIDTH = 1.5e10
 """Bytes per second of main memory that one more thread adds, until the memory is saturated."""
@@ -70,12 +72,14 @@ class CPU(Device):
 class CPUBackend:
     """The driver of the processor. Opening it limits the threads of BLAS in the whole process (see limit_blas_threads).
 
-    It also lets the C library keep the memory of freed arrays (see keep_freed_memory).
+    It also lets the idle ones of them sleep (see let_idle_threads_sleep), and the C library keep the memory of freed arrays
+    (see keep_freed_memory).
     """
 
     def __init__(self) -> None:
         keep_freed_memory()
         self._devices = (CPU(),)
+        let_idle_threads_sleep()
 
     def devices(self) -> tuple[Device, ...]:
         """The one device ``cpu:0``."""
@@ -91,22 +95,6 @@ class CPUBackend:
             reason or f"oneDNN is used, up to {library().instruction_set()}: {library().path}",
             machine.missing() or f"LLVM compiles loops for {machine.host().name}",
         )
-
-
-def limit_blas_threads(threads: int) -> str:
-    """Lets the BLAS libraries of this process use at most ``threads`` threads, and gives the name of the first.
-
-    This holds for the whole process, for the thread pools of BLAS belong to it. Pools that are already as small, say
-    by OPENBLAS_NUM_THREADS, stay as they are.
-    """
-    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
-    if any(pool["num_threads"] > threads for pool in pools):
-        threadpool_limits(limits=threads, user_api="blas")
-    if not pools:
-        return "BLAS of NumPy"
-    names = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS", "flexiblas": "FlexiBLAS"}
-    name = pools[0]["internal_api"]
-    return f"{names.get(name, name)} {pools[0].get('version') or ''}".strip()
 
 
 def processor_features() -> frozenset[str]:
@@ -125,11 +113,15 @@ def processor_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return match[1].strip() if match else platform.processor() or platform.machine()
 
 
-def _clock(cpuinfo: Path = Path("/proc/cpuinfo")) -> float:
-    megahertz = [
-        float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _read(cpuinfo), re.MULTILINE)
-    ]
-    return max(megahertz) * 1e6 if megahertz else _CLOCK
+def _clock(limit: Path = _CLOCK_LIMIT, cpuinfo: Path = Path("/proc/cpuinfo")) -> float:
+    """Cycles per second at most, which is the same in every process, so that every process makes the same plan.
+
+    What /proc/cpuinfo says moves with the load. It is asked only where nobody sets the clock, as on virtual machines.
+    """
+    if kilohertz := re.match(r"\d+", _read(limit)):
+        return float(kilohertz[0]) * 1e3
+    megahertz = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _read(cpuinfo), re.MULTILINE)
+    return max(map(float, megahertz)) * 1e6 if megahertz else _CLOCK
 
 
 def _flops_per_cycle(features: frozenset[str]) -> float:

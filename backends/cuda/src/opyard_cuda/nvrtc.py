@@ -21,6 +21,9 @@ from .sources import OPTIONS, CudaSource
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 """The GPUs that all sources are compiled for: Ampere, Hopper and Blackwell of data centres."""
 
+_HEADERS = "--use-bundled-headers"
+"""The option that gives the headers inside the library; those of CUDA 13.0 and before do not know it."""
+
 PACKAGE = "nvidia-cuda-nvrtc"
 _FOLDERS = ("cu13/lib", "cu13/bin/x86_64", "cuda_nvrtc/lib", "cuda_nvrtc/bin")
 _PATTERNS = ("libnvrtc.so.1*", "nvrtc64_1?0_0.dll")
@@ -72,7 +75,7 @@ def version() -> str:
 
 
 def compile_source(source: CudaSource, architecture: str, headers: Path) -> Compiled:
-    """Machine code for an architecture such as "sm_90". Raises KernelError with the compiler's messages.
+    """Machine code for an architecture such as "sm_90". Raises KernelError with the compiler's messages, and DeviceUnavailable for an old NVRTC.
 
     ``headers`` is the folder that CUDA's headers, which NVRTC has inside, are unpacked into, once: 26 MB.
     """
@@ -80,7 +83,7 @@ def compile_source(source: CudaSource, architecture: str, headers: Path) -> Comp
     options = [
         f"--gpu-architecture={architecture}",
         "--ptxas-options=-v",
-        f"--use-bundled-headers={headers}",
+        f"{_HEADERS}={headers}",
         *OPTIONS,
         *source.options,
     ]
@@ -93,6 +96,10 @@ def compile_source(source: CudaSource, architecture: str, headers: Path) -> Comp
             nvrtc.nvrtcAddNameExpression(program, entry.encode())
         result = nvrtc.nvrtcCompileProgram(program, len(options), arguments)
         log = _bytes(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
+        if result and _HEADERS in _first_error(log):
+            raise DeviceUnavailable(
+                f"NVRTC {version()} is without CUDA's headers; `pip install --upgrade {PACKAGE}` brings one that has them inside."
+            )
         if result:
             raise KernelError(
                 f"CUDA source {source.name!r} does not compile for {architecture}: {_first_error(log)}"

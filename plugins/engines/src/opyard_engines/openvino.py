@@ -13,22 +13,14 @@ import opyard as oy
 from opyard import settings
 from opyard.operation import Call
 from opyard.region import Region
-from opyard_engines.regions import Array, alone, as_onnx, claim_refusal, key_of, with_constants
+from opyard_engines.regions import Array, alone, as_onnx, refusal, with_constants
 
 TITLE, MODULE = "OpenVINO", "openvino"
-
-_answers: dict[Any, str | None] = {}
-"""Why not, by ``key_of``."""
 
 
 def claims(call: Call, device: oy.Device) -> str | None:
     """Whether OpenVINO can compute a call, by asking its importer and its CPU plugin."""
-    if refusal := claim_refusal(call, TITLE, MODULE):
-        return refusal
-    key = key_of(call)
-    if key not in _answers:
-        _answers[key] = _import_refusal(call)
-    return _answers[key]
+    return refusal(call, TITLE, MODULE, _import_refusal)
 
 
 def _import_refusal(call: Call) -> str | None:

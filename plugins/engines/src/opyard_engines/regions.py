@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,11 +30,22 @@ FLOAT, INTEGERS = "float32", ("int32", "int64")
 Array = np.ndarray[Any, Any]
 
 
-def claim_refusal(call: Call, engine: str, module: str) -> str | None:
-    """Why an engine cannot take a call as a part of a region, as far as both have the same reasons; None where it may.
+_answers: dict[Any, str | None] = {}
+"""What engines said, by the engine and by what its answer depends on: sizes do not decide whether it has an operator."""
 
-    Integers are positions alone: OpenVINO computes them in 32 bits.
-    """
+
+def refusal(call: Call, engine: str, module: str, ask: Callable[[Call], str | None]) -> str | None:
+    """Why an engine cannot take a call as a part of a region; None where it may. ``ask`` asks the engine itself, once for each kind of call."""
+    if reason := _shared_refusal(call, engine, module):
+        return reason
+    key = engine, call.op, tuple(spec and (spec.dtype, spec.ndim) for spec in call.inputs), call.attributes
+    if key not in _answers:
+        _answers[key] = ask(call)
+    return _answers[key]
+
+
+def _shared_refusal(call: Call, engine: str, module: str) -> str | None:
+    """The reasons that all engines have. Integers are positions alone: OpenVINO computes them in 32 bits."""
     if not settings.engines():
         return f"{engine} does not keep every NaN; OPYARD_ENGINES=1 allows it"
     if find_spec(module) is None:
@@ -48,11 +59,6 @@ def claim_refusal(call: Call, engine: str, module: str) -> str | None:
     if any(spec is not None and 0 in spec.shape for spec in (*call.inputs, *call.outputs)):
         return f"{engine} is given no empty arrays"
     return None
-
-
-def key_of(call: Call) -> tuple[Any, ...]:
-    """What an engine's answer depends on: sizes do not decide whether it has an operator."""
-    return call.op, tuple(spec and (spec.dtype, spec.ndim) for spec in call.inputs), call.attributes
 
 
 def accepts(region: Region, device: oy.Device) -> str | None:

@@ -26,30 +26,30 @@ _FAST, _KEYWORDS = 0x80, 0x02
 _DENSE = 0x0001 | 0x0100
 """Flags of NumPy: C order, and aligned."""
 
-_HEAD = 8
-"""Words before the table of the kernel: count, type of arrays, kernel, fallback, end, scratch, and two functions of Python."""
+_HEAD = {
+    "count": "i64",
+    "kind": "ptr",
+    "run": "ptr",
+    "other": "ptr",
+    "end": "i64",
+    "scratch": "ptr",
+    "keep": "ptr",
+    "call": "ptr",
+}
+"""Words before the table of the kernel: number and type of arrays, kernel, fallback, end, scratch, and two functions of Python."""
+
+_LOADS = "\n".join(
+    f"  %at.{name} = getelementptr i64, ptr %words, i64 {place}\n  %{name} = load {kind}, ptr %at.{name}"
+    for place, (name, kind) in enumerate(_HEAD.items())
+)
 
 _SOURCE = f"""
 define ptr @kernel(ptr %self, ptr %arguments, i64 %given, ptr %names) nounwind {{
 entry:
   %place = getelementptr i8, ptr %self, i64 16
   %words = load ptr, ptr %place
-  %count = load i64, ptr %words
-  %w1 = getelementptr i64, ptr %words, i64 1
-  %kind = load ptr, ptr %w1
-  %w2 = getelementptr i64, ptr %words, i64 2
-  %run = load ptr, ptr %w2
-  %w3 = getelementptr i64, ptr %words, i64 3
-  %other = load ptr, ptr %w3
-  %w4 = getelementptr i64, ptr %words, i64 4
-  %end = load i64, ptr %w4
-  %w5 = getelementptr i64, ptr %words, i64 5
-  %scratch = load ptr, ptr %w5
-  %w6 = getelementptr i64, ptr %words, i64 6
-  %keep = load ptr, ptr %w6
-  %w7 = getelementptr i64, ptr %words, i64 7
-  %call = load ptr, ptr %w7
-  %table = getelementptr i64, ptr %words, i64 {_HEAD}
+{_LOADS}
+  %table = getelementptr i64, ptr %words, i64 {len(_HEAD)}
   %named = icmp ne ptr %names, null
   %one = zext i1 %named to i64
   %positional = and i64 %given, 9223372036854775807

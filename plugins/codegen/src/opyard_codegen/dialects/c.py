@@ -6,29 +6,15 @@ from ..dialect import Dialect
 from ..helpers import ARITHMETIC, POLYNOMIALS, ROUNDING, STORAGE
 from . import family
 
-TYPES = {
-    "bool": "unsigned char",
-    "int8": "signed char",
-    "int16": "short",
-    "int32": "int",
-    "int64": "long long",
-    "uint8": "unsigned char",
-    "uint16": "unsigned short",
-    "uint32": "unsigned int",
-    "uint64": "unsigned long long",
-    "float32": "float",
-    "float64": "double",
-}
-
 C = Dialect(
     name="C",
-    formats=family.formats(TYPES),
+    formats=family.formats(family.TYPES),
     operations=family.operations(family.POLYNOMIAL_OPERATIONS, "{0}f"),
     literals={"float32": "{0}f", "int64": "{0}LL", "uint64": "{0}ULL", "uint32": "{0}u"},
     special={
-        **{f"nan {name}": f"(({TYPES[name]})NAN)" for name in ("float32", "float64")},
-        **{f"inf {name}": f"(({TYPES[name]})INFINITY)" for name in ("float32", "float64")},
-        **{f"-inf {name}": f"(-({TYPES[name]})INFINITY)" for name in ("float32", "float64")},
+        **{f"nan {name}": f"(({family.TYPES[name]})NAN)" for name in ("float32", "float64")},
+        **{f"inf {name}": f"(({family.TYPES[name]})INFINITY)" for name in ("float32", "float64")},
+        **{f"-inf {name}": f"(-({family.TYPES[name]})INFINITY)" for name in ("float32", "float64")},
         f"{-(2**63)} int64": "(-9223372036854775807LL - 1)",
         f"{-(2**31)} int32": "(-2147483647 - 1)",
     },

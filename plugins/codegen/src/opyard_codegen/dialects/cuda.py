@@ -6,23 +6,9 @@ from ..dialect import Dialect
 from ..helpers import ARITHMETIC, ROUNDING, STORAGE
 from . import family
 
-TYPES = {
-    "bool": "bool",
-    "int8": "signed char",
-    "int16": "short",
-    "int32": "int",
-    "int64": "long long",
-    "uint8": "unsigned char",
-    "uint16": "unsigned short",
-    "uint32": "unsigned int",
-    "uint64": "unsigned long long",
-    "float32": "float",
-    "float64": "double",
-}
-
 CUDA = Dialect(
     name="CUDA C++",
-    formats=family.formats(TYPES),
+    formats=family.formats({**family.TYPES, "bool": "bool"}),
     operations=family.operations(
         {
             "isnan": {"f": "(isnan({0}) != 0)", "iub": "false"},

@@ -9,6 +9,21 @@ from ..dialect import Format, Templates
 Types = Mapping[str, str]
 """The type of each dtype in the language, by the name of the dtype."""
 
+TYPES: Types = {
+    "bool": "unsigned char",
+    "int8": "signed char",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long long",
+    "uint8": "unsigned char",
+    "uint16": "unsigned short",
+    "uint32": "unsigned int",
+    "uint64": "unsigned long long",
+    "float32": "float",
+    "float64": "double",
+}
+"""Those of C and C++. C++ has a type for bool."""
+
 
 def formats(types: Types, wide_feature: str = "") -> dict[str, Format]:
     """Formats of all dtypes; float16 and bfloat16 are bits in memory, and float32 in calculations."""
