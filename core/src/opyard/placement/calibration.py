@@ -1,7 +1,8 @@
 """Calibration: the capabilities of a device as they are, measured with its own kernels and copies in a few seconds.
 
 Other programs only ever make a try slower, and on a busy machine most tries of a kernel that waits for all processors are
-slow. So all numbers are tried in turns, round after round, spread over the time there is, and of each the best try counts.
+slow. So all numbers are tried in turns, round after round, spread over the time there is, and of each the best try counts;
+of the bandwidth the first quartile, for in some tries a cache happens to hold a part of the arrays.
 Where even the best tries of a number disagree, nobody knows what the device can do, and nothing is kept.
 """
 
@@ -34,6 +35,8 @@ AGREEING = 3
 """As many of the best tries of a number have to agree."""
 
 RATES = ("flops", "bandwidth")
+QUARTILE = 0.25
+
 LOSS = 0.5
 """Wide matrix products that reach less than this part of the best rate were disturbed."""
 
@@ -41,14 +44,14 @@ SETTLED, SCATTERED = 1.03, 1.25
 """They agree when the worst of them is slower than the best by no more than the first; beyond the second they scatter."""
 
 SMALL, LARGE = 1 << 4, 1 << 24
-"""Elements of the arrays that show the fixed times, and, where the budget allows, the bandwidth."""
+"""Elements of the arrays that show the fixed times, and, where the budget allows, the bandwidths."""
 
 LEAST_ELEMENTS = 1 << 12
 LEAST_WIDTH, SURE_WIDTH, MOST_WIDTH = 64, 512, 8192
 """Widths of matrix products; those up to the second, some milliseconds each, are measured even beyond the budget."""
 
 GROWTH = 4
-LONGEST_TRY = 0.01
+LONGEST_TRY = 0.02
 """Seconds: sizes grow while a try takes less. Short tries are many, and find the moments when nobody disturbs them."""
 
 
@@ -58,12 +61,14 @@ class Probe:
 
     batches  each with a factor: a kernel that reaches a tenth of the peak would take a tenth of its time at the peak
     whole    whether a try is the sum of the batches and not the best of them
+    lucky    the part of the tries that is not believed, because they were quicker than they should be
     spent    seconds of all tries together
     """
 
     work: float
     batches: Sequence[tuple[Batch, float]]
     whole: bool = False
+    lucky: float = 0.0
     tries: list[float] = field(default_factory=list)
     spent: float = 0.0
 
@@ -85,18 +90,19 @@ class Probe:
 
     @property
     def seconds(self) -> float:
-        """The best try."""
-        return max(min(self.tries), 1e-12)
+        """The best try that is believed."""
+        return max(sorted(self.tries)[int(self.lucky * len(self.tries))], 1e-12)
 
     @property
     def rate(self) -> float:
-        """Work per second in the best try."""
+        """Work per second in the best try that is believed."""
         return self.work / self.seconds
 
     @property
     def scatter(self) -> float:
-        """How much slower the worst of the best tries is than the best."""
-        return sorted(self.tries)[:AGREEING][-1] / self.seconds
+        """How much slower the worst of the best tries is than the best; where some are not believed, than half as many leave."""
+        rank, tries = int(self.lucky * len(self.tries)), sorted(self.tries)
+        return tries[rank] / tries[rank // 2] if rank else tries[:AGREEING][-1] / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +216,15 @@ def _launch(device: Device, registry: Registry, deadline: float) -> Found:
 
 
 def _stream(device: Device, registry: Registry, deadline: float) -> Found:
-    """Additions of more and more elements."""
+    """Additions of more and more elements. The largest arrays count: how much of others a cache holds differs from moment to moment."""
 
     def make(elements: int) -> Probe | None:
         probe = _kernels("add", (elements,), (elements,), device=device, registry=registry)
         if probe is not None:
-            probe.work = 4.0 * 3 * elements
+            probe.work, probe.lucky = 4.0 * 3 * elements, QUARTILE
         return probe
 
-    yield from (("bandwidth", probe) for probe in _long_enough(make, 3, device, deadline))
+    yield from [("bandwidth", probe) for probe in _long_enough(make, 3, device, deadline)][-1:]
 
 
 def _multiply(device: Device, registry: Registry, deadline: float) -> Found:
@@ -264,9 +270,8 @@ def _long_enough(
 ) -> Iterator[Probe]:
     """Probes of more and more elements, of those that take as long as a batch, or else the last.
 
-    More than one, because their rates differ (the largest arrays get their memory anew from the system at each try, small
-    ones lie in a cache), and which is the last depends on a moment's speed. Devices for which none is long enough are so
-    fast that all but the largest may lie in a cache.
+    For copies all of them count, because their rates differ: the largest arrays get their memory anew from the system at each
+    try. Devices for which none is long enough are so fast that all but the largest may lie in a cache.
 
     arrays  of so many elements that a try needs
     """
