@@ -155,8 +155,8 @@ def test_a_wrong_region_compiler_is_found() -> None:
 
     failures = region_report(prepare).failures
     assert len(failures) > 20
-    assert failures[0].command == (
-        "opyard conformance --backend mine:0 --op regions --kernel mine/fuse --case 'region-0:float32[3,4]'"
+    assert failures[0].command.startswith(
+        "opyard conformance --backend mine:0 --op regions --kernel mine/fuse --case 'region-0:float32["
     )
 
 

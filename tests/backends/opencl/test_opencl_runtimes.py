@@ -34,7 +34,9 @@ def test_icd_files_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("OCL_ICD_VENDORS", str(tmp_path))
     assert [file.name for file in runtimes.icd_files() if file.parent == tmp_path] == ["a.icd", "b.icd"]
     monkeypatch.setenv("OCL_ICD_VENDORS", str(tmp_path / "b.icd"))
-    assert runtimes.icd_files()[0] == tmp_path / "b.icd"
+    assert runtimes.icd_files() == [tmp_path / "b.icd"]  # then the loader reads no other
+    monkeypatch.setenv("OCL_ICD_VENDORS", str(tmp_path / "none"))
+    assert runtimes.icd_files() == [tmp_path / "none"]
     monkeypatch.delenv("OCL_ICD_VENDORS")
     monkeypatch.setattr(runtimes, "SYSTEM_FOLDER", tmp_path)
     assert runtimes.icd_files()[0].name == "a.icd"
@@ -54,7 +56,10 @@ def test_an_icd_file_of_a_library_that_is_missing(tmp_path: Path) -> None:
     assert runtimes.describe_icd(file) == f"{file} names {tmp_path / 'lib.so'}"
     file.write_text("libsomewhere.so")
     assert runtimes.describe_icd(file).endswith("names libsomewhere.so")
-    assert "cannot be read (No such file or directory)" in runtimes.describe_icd(tmp_path / "none.icd")
+    assert (
+        "cannot be read (No such file or directory): set OCL_ICD_VENDORS to a folder with .icd files or to one of them, or unset it"
+        in runtimes.describe_icd(tmp_path / "none.icd")
+    )
 
 
 def test_platforms_in_words() -> None:
