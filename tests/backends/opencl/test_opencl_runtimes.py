@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,3 +159,32 @@ def test_the_script_names_the_library_of_intel(script: Any, tmp_path: Path) -> N
     library.write_text("")
     vendors = script.intel_environment(tmp_path)["OCL_ICD_VENDORS"]
     assert (Path(vendors) / "intel.icd").read_text() == f"{library}\n"
+
+
+def test_the_script_installs_all_that_its_members_need_from_the_checkout(script: Any) -> None:
+    projects = [
+        tomllib.loads((script.ROOT / member / "pyproject.toml").read_text()) for member in script.MEMBERS
+    ]
+    names = {found["project"]["name"] for found in projects}
+    needed = {
+        re.split(r"[^a-z-]", needs)[0] for found in projects for needs in found["project"]["dependencies"]
+    }
+    assert {name for name in needed if name.split("-")[0] == "opyard"} <= names
+
+
+def test_the_script_checks_the_ops_and_the_device_that_are_named(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        commands.append(command)
+        return SimpleNamespace(returncode=0, stdout="{}")
+
+    monkeypatch.setattr(script.subprocess, "run", run)
+    monkeypatch.setattr(script, "report", lambda *_: True)
+    named = ["oclgrind", "--folder", str(tmp_path), "--device", "opencl:1", "--op", "regions", "--op", "sum"]
+    monkeypatch.setattr(sys, "argv", ["opencl_runtimes.py", *named])
+    assert script.main() == 0
+    said = " ".join(commands[-1])
+    assert said.endswith("conformance --backend opencl:1 --op regions --op sum --level smoke --json")
