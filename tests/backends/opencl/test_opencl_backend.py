@@ -206,6 +206,7 @@ def _verdict(monkeypatch: pytest.MonkeyPatch, cache: Path, outcome: Any) -> str 
     ("outcome", "sentence"),
     [
         (subprocess.CompletedProcess([], -6, "", "cannot link\nAborted"), "was killed by signal 6: Aborted"),
+        (subprocess.CompletedProcess([], -6, "", "Final linking failed."), "signal 6: Final linking failed$"),
         (subprocess.CompletedProcess([], 1, "", ""), "ended with code 1: no output"),
         (subprocess.TimeoutExpired([], 1), "did not finish a small kernel within 120 seconds"),
         (OSError("no more processes"), r"could not be started \(no more processes\)"),
@@ -226,6 +227,14 @@ def test_canary_remembers_a_good_outcome(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert _verdict(monkeypatch, tmp_path, subprocess.CompletedProcess([], 0, "", "")) is None
     assert _verdict(monkeypatch, tmp_path, OSError("not called")) is None
     assert len(list((tmp_path / "opencl").glob("canary-*.json"))) == 1
+
+
+def test_another_linker_is_tried_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert _verdict(monkeypatch, tmp_path, subprocess.CompletedProcess([], 0, "", "")) is None
+    monkeypatch.setattr(shutil, "which", lambda name: f"/opt/{name}")
+    broken = subprocess.CompletedProcess([], -6, "", "Final linking failed.")
+    assert "killed by signal 6" in str(_verdict(monkeypatch, tmp_path, broken))
 
 
 def test_canary_without_a_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
