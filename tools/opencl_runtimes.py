@@ -3,10 +3,12 @@
     python tools/opencl_runtimes.py                          all of them
     python tools/opencl_runtimes.py intel --folder runtimes   one, in a folder that is kept for the next time
     python tools/opencl_runtimes.py intel --bench            tests/bench/opencl.py there instead
+    python tools/opencl_runtimes.py oclgrind --device opencl:1 --op regions --op softmax   a device and ops alone
 
 intel      level core on Intel's runtime for processors. It is proprietary (Intel's licence), and installed for this check alone
 together   level smoke on that and PoCL at once, as two devices
-oclgrind   level smoke in a simulator that reports races and accesses out of bounds; none may be left
+oclgrind   level smoke in a simulator that reports races and accesses out of bounds; none may be left. It is a processor (opencl:0), and
+           a GPU (opencl:1), whose kernels have groups of items
 
 The exit status is 1 when a case fails, a device is missing, or the simulator reports something. It needs `uv` and a network.
 """
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-MEMBERS = ("core", "backends/cpu", "backends/opencl", "plugins/conformance")
+MEMBERS = ("core", "backends/cpu", "backends/opencl", "plugins/codegen", "plugins/conformance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +99,17 @@ def install(runtime: Runtime, folder: Path) -> Path:
     return python
 
 
-def check(runtime: Runtime, folder: Path, bench: bool) -> bool:
+def check(runtime: Runtime, folder: Path, chosen: argparse.Namespace) -> bool:
     """Installs a runtime, runs the suite or the benchmark there, and says how it ended."""
     python = install(runtime, folder)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPYARD_", "OCL"))}
     environment = {**kept, "OPYARD_CACHE_DIR": str(folder / "cache"), **runtime.environment(folder)}
-    if bench:
+    if chosen.bench:
         script = str(ROOT / "tests" / "bench" / "opencl.py")
         return subprocess.run([str(python), script], env=environment).returncode == 0
-    command = [
-        str(folder / "bin" / "opyard"),
-        "conformance",
-        "--backend",
-        "opencl",
-        "--level",
-        runtime.level,
-        "--json",
-    ]
+    ops = [word for op in chosen.op for word in ("--op", op)]
+    suite = [str(folder / "bin" / "opyard"), "conformance", "--backend", chosen.device, *ops]
+    command = [*suite, "--level", runtime.level, "--json"]
     done = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -153,13 +149,15 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, help="where to install, and to leave it; default: a temporary folder"
     )
+    parser.add_argument("--device", default="opencl", help="the device to check; default: all")
+    parser.add_argument("--op", action="append", default=[], help="check this op, or regions; default: all")
     parser.add_argument("--bench", action="store_true", help="run tests/bench/opencl.py there instead")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="opencl-runtimes-") as temporary:
         folder = (chosen.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         names = chosen.runtimes or list(RUNTIMES)
-        ended = {name: check(RUNTIMES[name], folder / name, chosen.bench) for name in names}
+        ended = {name: check(RUNTIMES[name], folder / name, chosen) for name in names}
         return int(not all(ended.values()))
 
 

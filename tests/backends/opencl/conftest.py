@@ -33,8 +33,4 @@ def separate(opencl: Any) -> Any:
     """The same device treated as one with memory of its own: copies, groups of many work items, one step for each."""
     from opyard_opencl.device import OpenCLDevice
 
-    device = OpenCLDevice("opencl:9", opencl.cl_device, opencl.quirks)
-    device.shares_memory = False
-    device.memory = device.name
-    device.kind = "gpu"
-    return device
+    return OpenCLDevice("opencl:9", opencl.cl_device, opencl.quirks, kind="gpu")

@@ -79,11 +79,23 @@ def _fake_binding(monkeypatch: pytest.MonkeyPatch, platforms: Any) -> None:
 def test_without_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     import pyopencl
 
+    monkeypatch.delenv("OCL_ICD_VENDORS", raising=False)
     outcomes: list[Any] = [[], pyopencl.LogicError("clGetPlatformIDs failed: PLATFORM_NOT_FOUND_KHR")]
     for platforms in outcomes:
         _fake_binding(monkeypatch, platforms)
         with pytest.raises(DeviceUnavailable, match=r"There is no OpenCL platform here.*pip install"):
             OpenCLBackend().devices()
+
+
+def test_where_the_loader_is_told_to_look_in_vain(opencl: Any, tmp_path: Path) -> None:
+    environment = {**os.environ, "OCL_ICD_VENDORS": str(tmp_path / "none"), "OPYARD_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", "from opyard.cli import main; main()", "doctor"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "There is no OpenCL platform here" in said
+    assert f"looked for in {tmp_path / 'none'} alone, which OCL_ICD_VENDORS names: unset the variable" in said
+    assert "none cannot be read (No such file or directory): set OCL_ICD_VENDORS to a folder" in said
 
 
 def _platform(name: str, version: str, *devices: Any) -> Any:
@@ -125,7 +137,7 @@ def test_order_is_by_platform_name(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch, [_platform("B", "1", _device("b0"), _device("b1")), _platform("A", "1", _device("a0"))]
     )
 
-    def record(self: Any, name: str, platform_number: int, device_number: int, device: Any) -> Any:
+    def record(self: Any, name: str, platform_number: int, device_number: int, device: Any, *_: Any) -> Any:
         opened.append((platform_number, device_number, device.name))
         return SimpleNamespace(name=name)
 
@@ -143,12 +155,26 @@ def test_other_platforms_stay_usable_without_linker(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         device_module,
         "OpenCLDevice",
-        lambda name, device, quirks: SimpleNamespace(name=name, cl_device=device),
+        lambda name, device, quirks, kind: SimpleNamespace(name=name, cl_device=device),
     )
     driver = OpenCLBackend()
     (only,) = driver.devices()
     assert only.name == "opencl:0"
     assert "linker `ld`" in driver.refused[0]
+
+
+def test_a_simulator_is_a_processor_and_a_gpu(monkeypatch: pytest.MonkeyPatch, opencl: Any) -> None:
+    quirks = quirks_of("Oclgrind", "OpenCL 1.2 (Oclgrind 21.10)")
+    assert quirks.kinds == ("cpu", "gpu")
+    _fake_binding(monkeypatch, [opencl.cl_device.platform])
+    monkeypatch.setattr(backend, "quirks_of", lambda *_: quirks)
+    processor, gpu = OpenCLBackend().devices()
+    assert [(device.name, device.kind) for device in (processor, gpu)] == [
+        ("opencl:0", "cpu"),
+        ("opencl:1", "gpu"),
+    ]
+    assert (processor.shares_memory, gpu.shares_memory) == (True, False)
+    assert gpu.memory == "opencl:1"
 
 
 def test_a_device_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +206,7 @@ def _verdict(monkeypatch: pytest.MonkeyPatch, cache: Path, outcome: Any) -> str 
     ("outcome", "sentence"),
     [
         (subprocess.CompletedProcess([], -6, "", "cannot link\nAborted"), "was killed by signal 6: Aborted"),
+        (subprocess.CompletedProcess([], -6, "", "Final linking failed."), "signal 6: Final linking failed$"),
         (subprocess.CompletedProcess([], 1, "", ""), "ended with code 1: no output"),
         (subprocess.TimeoutExpired([], 1), "did not finish a small kernel within 120 seconds"),
         (OSError("no more processes"), r"could not be started \(no more processes\)"),
@@ -200,6 +227,14 @@ def test_canary_remembers_a_good_outcome(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert _verdict(monkeypatch, tmp_path, subprocess.CompletedProcess([], 0, "", "")) is None
     assert _verdict(monkeypatch, tmp_path, OSError("not called")) is None
     assert len(list((tmp_path / "opencl").glob("canary-*.json"))) == 1
+
+
+def test_another_linker_is_tried_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert _verdict(monkeypatch, tmp_path, subprocess.CompletedProcess([], 0, "", "")) is None
+    monkeypatch.setattr(shutil, "which", lambda name: f"/opt/{name}")
+    broken = subprocess.CompletedProcess([], -6, "", "Final linking failed.")
+    assert "killed by signal 6" in str(_verdict(monkeypatch, tmp_path, broken))
 
 
 def test_canary_without_a_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

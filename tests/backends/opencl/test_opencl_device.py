@@ -8,12 +8,14 @@ import numpy as np
 import pyopencl
 import pytest
 
+import opyard as oy
 from opyard.driver import HOST, shares_arrays, transfer
 from opyard.errors import DeviceError, KernelError
 from opyard.spec import TensorSpec, as_dtype
 from opyard_opencl.array import Array
 from opyard_opencl.device import failure
 from opyard_opencl.launch import Launch
+from opyard_opencl.movement import prepare_repeat
 
 _SCALE = """
 kernel void scale(global const float *x, global float *y, long count) {
@@ -145,8 +147,21 @@ def test_programs_are_built_once(opencl: Any) -> None:
 
 def test_too_much_memory(opencl: Any, separate: Any) -> None:
     for device in (opencl, separate):
-        with pytest.raises(DeviceError, match=r"allocating \d+ bytes"):
-            device.empty(TensorSpec((2**44,), "float64"))
+        for size in (2**44, 2**60):  # more than there is, and more than an address can say
+            with pytest.raises(
+                DeviceError, match=r"allocating \d+ bytes: out of memory .*Use smaller batches"
+            ):
+                device.empty(TensorSpec((size,), "float64"))
+    with pytest.raises(DeviceError, match=r"out of memory \(.*INVALID_BUFFER_SIZE\)\. Use smaller batches"):
+        opencl.scratch(2**46)
+
+
+def test_elements_that_are_moved_to_more_memory_than_there_is(opencl: Any) -> None:
+    call = oy.repeat.op.call(TensorSpec((4,)), repeats=2**42)
+    with pytest.raises(
+        DeviceError, match=r"preparing repeat\(.*\) -> .*: out of memory \(.*\)\. Use smaller batches"
+    ):
+        prepare_repeat(call, opencl)
 
 
 def test_out_of_memory_of_the_driver_says_what_to_do() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +36,9 @@ def test_icd_files_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("OCL_ICD_VENDORS", str(tmp_path))
     assert [file.name for file in runtimes.icd_files() if file.parent == tmp_path] == ["a.icd", "b.icd"]
     monkeypatch.setenv("OCL_ICD_VENDORS", str(tmp_path / "b.icd"))
-    assert runtimes.icd_files()[0] == tmp_path / "b.icd"
+    assert runtimes.icd_files() == [tmp_path / "b.icd"]  # then the loader reads no other
+    monkeypatch.setenv("OCL_ICD_VENDORS", str(tmp_path / "none"))
+    assert runtimes.icd_files() == [tmp_path / "none"]
     monkeypatch.delenv("OCL_ICD_VENDORS")
     monkeypatch.setattr(runtimes, "SYSTEM_FOLDER", tmp_path)
     assert runtimes.icd_files()[0].name == "a.icd"
@@ -54,7 +58,10 @@ def test_an_icd_file_of_a_library_that_is_missing(tmp_path: Path) -> None:
     assert runtimes.describe_icd(file) == f"{file} names {tmp_path / 'lib.so'}"
     file.write_text("libsomewhere.so")
     assert runtimes.describe_icd(file).endswith("names libsomewhere.so")
-    assert "cannot be read (No such file or directory)" in runtimes.describe_icd(tmp_path / "none.icd")
+    assert (
+        "cannot be read (No such file or directory): set OCL_ICD_VENDORS to a folder with .icd files or to one of them, or unset it"
+        in runtimes.describe_icd(tmp_path / "none.icd")
+    )
 
 
 def test_platforms_in_words() -> None:
@@ -152,3 +159,32 @@ def test_the_script_names_the_library_of_intel(script: Any, tmp_path: Path) -> N
     library.write_text("")
     vendors = script.intel_environment(tmp_path)["OCL_ICD_VENDORS"]
     assert (Path(vendors) / "intel.icd").read_text() == f"{library}\n"
+
+
+def test_the_script_installs_all_that_its_members_need_from_the_checkout(script: Any) -> None:
+    projects = [
+        tomllib.loads((script.ROOT / member / "pyproject.toml").read_text()) for member in script.MEMBERS
+    ]
+    names = {found["project"]["name"] for found in projects}
+    needed = {
+        re.split(r"[^a-z-]", needs)[0] for found in projects for needs in found["project"]["dependencies"]
+    }
+    assert {name for name in needed if name.split("-")[0] == "opyard"} <= names
+
+
+def test_the_script_checks_the_ops_and_the_device_that_are_named(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        commands.append(command)
+        return SimpleNamespace(returncode=0, stdout="{}")
+
+    monkeypatch.setattr(script.subprocess, "run", run)
+    monkeypatch.setattr(script, "report", lambda *_: True)
+    named = ["oclgrind", "--folder", str(tmp_path), "--device", "opencl:1", "--op", "regions", "--op", "sum"]
+    monkeypatch.setattr(sys, "argv", ["opencl_runtimes.py", *named])
+    assert script.main() == 0
+    said = " ".join(commands[-1])
+    assert said.endswith("conformance --backend opencl:1 --op regions --op sum --level smoke --json")

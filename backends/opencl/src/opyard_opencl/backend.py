@@ -10,7 +10,7 @@ from opyard.errors import DeviceError, DeviceUnavailable, installing
 from opyard.settings import num_threads
 
 from . import canary
-from .quirks import quirks_of
+from .quirks import Quirks, quirks_of
 
 if TYPE_CHECKING:
     from .device import OpenCLDevice
@@ -35,9 +35,12 @@ class OpenCLBackend:
         candidates = _candidates(cl)
         found: list[OpenCLDevice] = []
         for platform_number, device_number, device in candidates:
-            opened = self._open(f"opencl:{len(found)}", platform_number, device_number, device)
-            if opened is not None:
-                found.append(opened)
+            quirks = quirks_of(device.platform.name, device.platform.version)
+            for kind in quirks.kinds or ("",):
+                name = f"opencl:{len(found)}"
+                opened = self._open(name, platform_number, device_number, device, quirks, kind)
+                if opened is not None:
+                    found.append(opened)
         if not found:
             raise DeviceUnavailable(" ".join(self.refused))
         return tuple(found)
@@ -55,12 +58,12 @@ class OpenCLBackend:
         platforms = (runtimes.describe_platform(platform, cl.Error) for platform in cl.get_platforms())
         return [*found, f"pyopencl {cl.VERSION_TEXT}", *platforms, *self.refused]
 
-    def _open(self, name: str, platform_number: int, device_number: int, device: Any) -> OpenCLDevice | None:
+    def _open(
+        self, name: str, platform_number: int, device_number: int, device: Any, quirks: Quirks, kind: str
+    ) -> OpenCLDevice | None:
         from .device import OpenCLDevice
 
-        platform = device.platform
-        quirks = quirks_of(platform.name, platform.version)
-        title = f"The OpenCL device {device.name.strip()!r} of {platform.name.strip()}"
+        title = f"The OpenCL device {device.name.strip()!r} of {device.platform.name.strip()}"
         if quirks.needs_linker and shutil.which("ld") is None:
             self.refused.append(
                 f"{title} builds kernels with the linker `ld`, and there is none on PATH: install binutils (apt install binutils)."
@@ -73,7 +76,7 @@ class OpenCLBackend:
             )
             return None
         try:
-            return OpenCLDevice(name, device, quirks)
+            return OpenCLDevice(name, device, quirks, kind)
         except DeviceError as error:
             self.refused.append(f"{title} cannot be opened: {error}")
             return None
@@ -91,16 +94,22 @@ def _binding() -> Any:
     return pyopencl
 
 
+def _advice() -> str:
+    """What to do where the loader finds no platform."""
+    named = os.environ.get("OCL_ICD_VENDORS")
+    if named and not os.path.isdir(named):  # then it looks nowhere else
+        return f"It was looked for in {named} alone, which OCL_ICD_VENDORS names: unset the variable, or set it to a folder with .icd files."
+    return f"For a CPU device: {INSTALL}."
+
+
 def _candidates(cl: Any) -> list[tuple[int, int, Any]]:
     """Number of the platform, number of the device in it, and the device, in a stable order."""
     try:
         platforms = list(enumerate(cl.get_platforms()))
     except cl.Error as error:  # the loader reports an empty list of platforms as an error
-        raise DeviceUnavailable(
-            f"There is no OpenCL platform here ({error}). For a CPU device: {INSTALL}."
-        ) from None
+        raise DeviceUnavailable(f"There is no OpenCL platform here ({error}). {_advice()}") from None
     if not platforms:
-        raise DeviceUnavailable(f"There is no OpenCL platform here. For a CPU device: {INSTALL}.")
+        raise DeviceUnavailable(f"There is no OpenCL platform here. {_advice()}")
     platforms.sort(key=lambda entry: (entry[1].name, entry[1].version, entry[0]))
     found = []
     for platform_number, platform in platforms:

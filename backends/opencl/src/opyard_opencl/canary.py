@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -27,7 +28,8 @@ kernel void canary(global const float *x, global float *y, int count) {
 def verdict(platform_number: int, device_number: int, device: Any) -> str | None:
     """None if the device can be trusted, else a sentence that says how the canary ended.
 
-    A good outcome is remembered in the cache folder, by the versions of driver and binding; a bad one is tried again.
+    A good outcome is remembered in the cache folder, by the versions of driver and binding and the linker on PATH; a bad one is
+    tried again.
     """
     record = cache_dir() / "opencl" / f"canary-{_key(device)}.json"
     if record.exists():
@@ -46,7 +48,7 @@ def verdict(platform_number: int, device_number: int, device: Any) -> str | None
             if ended.returncode < 0
             else f"ended with code {ended.returncode}"
         )
-        return f"a process that tried its compiler {how}: {words[-1]}"
+        return f"a process that tried its compiler {how}: {words[-1].rstrip('.')}"
     _remember(record, device)
     return None
 
@@ -68,6 +70,7 @@ def _facts(device: Any) -> dict[str, str]:
         "device": f"{device.name} {device.driver_version}",
         "pyopencl": cl.VERSION_TEXT,
         "python": sys.version,
+        "linker": shutil.which("ld") or "",
     }
 
 

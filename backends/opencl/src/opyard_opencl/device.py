@@ -29,12 +29,14 @@ class OpenCLDevice(Device):
     All threads share one in-order queue, so work happens in the order of the calls and a result may be used as soon as
     the kernel that makes it was started. On CPU devices arrays use host memory (CL_MEM_USE_HOST_PTR): ``upload`` of a
     dense NumPy array and ``download`` copy nothing.
+
+    kind  of device that it is used as: "cpu", "gpu" or "accelerator"; empty: what it says that it is
     """
 
-    def __init__(self, name: str, device: Any, quirks: Quirks) -> None:
+    def __init__(self, name: str, device: Any, quirks: Quirks, kind: str = "") -> None:
         self.cl_device = device
         self.quirks = quirks
-        kind = _kind(device.type)
+        kind = kind or _kind(device.type)
         self.shares_memory = kind == "cpu"
         super().__init__(
             name,
@@ -249,15 +251,18 @@ class _failures:
 def failure(what: str, error: Exception) -> OpyardError:
     """The error of opyard for an error of pyopencl that happened while ``what`` was asked."""
     text = str(error).strip()
-    if isinstance(error, cl.MemoryError):
-        return DeviceError(
-            f"{what}: out of memory ({text.splitlines()[0]}). Use smaller batches, or free arrays first."
-        )
+    if isinstance(error, cl.MemoryError) or "INVALID_BUFFER_SIZE" in text:  # larger than it ever gives
+        return out_of_memory(what, text.splitlines()[0])
     if "BUILD_PROGRAM_FAILURE" in text or "COMPILE_PROGRAM_FAILURE" in text:
         return KernelError(f"{what}: the OpenCL compiler refuses the source:\n{text}")
     return DeviceError(
         f"{what}: the OpenCL driver reports {text}. `opyard doctor` shows platform and driver."
     )
+
+
+def out_of_memory(what: str, reason: str) -> DeviceError:
+    """The error for memory that is too small for ``what``."""
+    return DeviceError(f"{what}: out of memory ({reason}). Use smaller batches, or free arrays first.")
 
 
 def _kind(bits: int) -> str:
@@ -275,10 +280,8 @@ def _bytes(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _aligned(size: int, name: str) -> np.ndarray[Any, Any]:
     try:
         raw = np.empty(size + _ALIGNMENT, np.uint8)
-    except MemoryError:
-        raise DeviceError(
-            f"{name}: allocating {size} bytes: out of memory. Use smaller batches, or free arrays first."
-        ) from None
+    except (MemoryError, ValueError) as error:  # ValueError: more than an address can say
+        raise out_of_memory(f"{name}: allocating {size} bytes", str(error)) from None
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + size]
 

@@ -15,7 +15,7 @@ from opyard.operation import Call
 from opyard.spec import TensorSpec
 
 from .array import Array
-from .device import OpenCLDevice, failure
+from .device import OpenCLDevice, failure, out_of_memory
 
 Prepare = Callable[[Any, OpenCLDevice], Callable[..., Any]]
 
@@ -84,12 +84,18 @@ class Launch:
 def exact(prepare: Prepare) -> Prepare:
     """Makes the functions that ``prepare`` gives raise KernelError for arrays of other shapes or dtypes than the call's.
 
-    A kernel reads and writes as much memory as it was prepared for, whatever the arrays have.
+    A kernel reads and writes as much memory as it was prepared for, whatever the arrays have. Preparing raises DeviceError
+    where the memory is too small for the arrays.
     """
 
     @wraps(prepare)
     def prepare_exact(call: Call, device: OpenCLDevice) -> Callable[..., Any]:
-        run = prepare(call, device)
+        try:
+            run = prepare(call, device)
+        except (
+            MemoryError
+        ) as error:  # of NumPy, which knows where elements lie, and is asked with arrays of full size
+            raise out_of_memory(f"{device.name}: preparing {call}", str(error)) from error
         wanted = tuple(spec and (spec.shape, spec.dtype) for spec in call.inputs)
         result = (call.outputs[0].shape, call.outputs[0].dtype)
 

@@ -21,6 +21,7 @@ class Quirks:
     compiles_late  it compiles a kernel when that is first started, so that many kernels in a program cost little
     vector_bytes   size of the vectors that products compute with
     single_steps   each step gets a work item of its own on CPU devices, too
+    kinds          of devices that each of its devices is opened as, one after another; empty: as the one that it says it is
     options        options of its compiler for every program
     launch_seconds host time of one launch
     wait_seconds   time from the end of a kernel to the host's return from waiting for it
@@ -31,6 +32,7 @@ class Quirks:
     compiles_late: bool = False
     vector_bytes: int = 32
     single_steps: bool = False
+    kinds: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     launch_seconds: float = 5e-6
     wait_seconds: float = 1e-5
@@ -48,13 +50,15 @@ class Quirks:
 _POCL = "Portable Computing Language"
 _POCL_NOW = Quirks(needs_canary=True, compiles_late=True, wait_seconds=2e-5)
 
+_SIMULATED = Quirks(single_steps=True, kinds=("cpu", "gpu"))
+
 _TABLE: tuple[tuple[str, str, Quirks], ...] = (
     # the linker and the compiler moved into the process, and lost these habits, after 7.1
     (_POCL, r"PoCL ([1-6]\.|7\.[01])", replace(_POCL_NOW, needs_linker=True)),
     (_POCL, r"", _POCL_NOW),
     (r"Intel\(R\) OpenCL$", r"", Quirks(vector_bytes=64)),
     # a simulator: races show between items alone, and it does not know what optimisation makes
-    (r"Oclgrind", r"", Quirks(single_steps=True, options=("-cl-opt-disable",), launch_seconds=1e-3)),
+    (r"Oclgrind", r"", replace(_SIMULATED, options=("-cl-opt-disable",), launch_seconds=1e-3)),
 )
 
 

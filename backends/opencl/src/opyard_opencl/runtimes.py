@@ -14,10 +14,15 @@ SYSTEM_FOLDER = Path("/etc/OpenCL/vendors")
 
 
 def icd_files() -> list[Path]:
-    """The .icd files that the loader of pyopencl's wheels reads: of OCL_ICD_VENDORS or the system, and its own."""
+    """The .icd files that the loader of pyopencl's wheels reads.
+
+    Those of OCL_ICD_VENDORS or the system, and its own, which it leaves out where the variable names something else than a folder.
+    """
     named = os.environ.get("OCL_ICD_VENDORS")
     place = Path(named) if named else SYSTEM_FOLDER
-    found = [place] if place.suffix == ".icd" else sorted(place.glob("*.icd"))
+    if named and not place.is_dir():
+        return [place]
+    found = sorted(place.glob("*.icd"))
     spec = importlib.util.find_spec("pyopencl")
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         found += sorted((Path(folder) / ".libs").glob("*.icd"))
@@ -29,7 +34,7 @@ def describe_icd(file: Path) -> str:
     try:
         library = file.read_text().strip()
     except OSError as error:
-        return f"{file} cannot be read ({error.strerror}); OCL_ICD_VENDORS names a folder with .icd files, or one of them"
+        return f"{file} cannot be read ({error.strerror}): set OCL_ICD_VENDORS to a folder with .icd files or to one of them, or unset it"
     beside = file.parent / library
     if Path(library).is_absolute() and not Path(library).exists():
         return f"{file} names {library}, which is not there: reinstall that driver, or write the path of its library into a file of your own and set OCL_ICD_VENDORS to its folder"

@@ -7,14 +7,14 @@ on every machine.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, product
 from typing import Any
 
 import numpy as np
 
-from opyard import Graph, trace
+from opyard import Graph, Node, trace
 from opyard.cases import Case, Draw
 from opyard.driver import Device
 from opyard.errors import OpyardError
@@ -36,8 +36,10 @@ MOST = {"smoke": 6, "core": 30, "full": 120}
 """Graphs for one kernel."""
 
 _VALUES = ("nan", "nan-last", "infinite", "zeros", "constant")
-_SHAPES = ((3, 4), (2, 3, 5), (7,), (33,), (1, 17), (2, 2, 2, 3))
-_ATTEMPTS = 400
+_SHAPES = ((3, 4), (2, 3, 5), (7,), (33,), (1, 17), (2, 2, 2, 3), (3, 131))
+_REGIONS = 1_000  # that are tried to be found
+_ATTEMPTS = 400  # to add a call to one
+_REFUSED = 4  # calls of a region that is not accepted
 _FLOATS = ("float32", "float64")
 
 
@@ -134,15 +136,30 @@ def _choices(op: Op, arguments: Any, missing: dict[Any, None], specs: Specs) -> 
 
 
 def _random_regions(registry: Registry, kernel: Kernel, device: Device) -> Iterator[Trial]:
-    """Random connected sets of calls that a compiler claims."""
+    """Random connected sets of calls that a compiler claims; of each three at least two are accepted, where such are found.
+
+    Each call that is claimed begins some of them, and those with which an accepted one began begin every second.
+    """
     usable = _claimed_cases(registry, kernel, device)
-    if not usable:
-        return
-    for number in range(1_000):
-        generator = np.random.default_rng([number, zlib.crc32(kernel.id.encode())])
-        trial = _Growth(kernel, device, usable, generator).grown(number)
-        if trial is not None:
-            yield trial
+    seed = zlib.crc32(kernel.id.encode())
+    order = np.random.default_rng(seed).permutation(len(usable))
+    good: list[int] = []
+    accepted = refused = 0
+    for number in range(_REGIONS if usable else 0):
+        generator = np.random.default_rng([number, seed])
+        first = good[number // 2 % len(good)] if good and number % 2 else int(order[number % len(order)])
+        grown = _Growth(kernel, device, usable, generator).grown(first)
+        if grown is None:
+            continue
+        draws, region = grown
+        if kernel.refusal(region, device) is None:
+            accepted += 1
+            good += [first] * (first not in good)
+        elif 2 * refused <= accepted:
+            refused += 1
+        else:
+            continue
+        yield Trial(Case(draws), region=region, name=f"region-{number}")
 
 
 def _claimed_cases(registry: Registry, kernel: Kernel, device: Device) -> list[tuple[Op, list[Case]]]:
@@ -177,40 +194,57 @@ class _Growth:
     ) -> None:
         self.kernel, self.device, self.usable, self.generator = kernel, device, usable, generator
         self.graph = Graph()
-        self.draws: list[Draw] = []
+        self.nodes: list[Node] = []
+        self.is_accepted = False
+        self.draws: dict[Any, Draw] = {}
         self.samples: dict[Any, Array] = {}
         self.made: dict[Any, None] = {}
-        self.used: dict[Any, None] = {}
-        self.shape = _SHAPES[int(generator.integers(len(_SHAPES)))]
+        self.shape: tuple[int, ...] = _SHAPES[int(generator.integers(len(_SHAPES)))]
         self.dtype = _FLOATS[int(generator.integers(4) == 0)]
 
-    def grown(self, number: int) -> Trial | None:
-        """The trial of this graph; None where no two calls were found that go together."""
+    def grown(self, first: int) -> tuple[tuple[Draw, ...], Region] | None:
+        """What enters, and the region, which begins with a case of an op; None where no two calls were found that go together."""
+        self._begin(*self.usable[first])
         size = int(self.generator.integers(2, 13))
-        for _ in range(_ATTEMPTS):
-            self._attempt()
-            if len(self.graph.nodes) >= size:
+        for _ in range(_ATTEMPTS if self.nodes else 0):
+            if len(self.nodes) >= (size if self.is_accepted else min(size, _REFUSED)):
                 break
-        if len(self.graph.nodes) < 2:
+            self._attempt()
+        if len(self.nodes) < 2:
             return None
-        ends = [value for value in self.made if value not in self.used]  # both are dicts: by hash
-        inner = [value for value in self.made if value in self.used]
-        if inner and self.generator.random() < 0.3:
-            ends.append(inner[int(self.generator.integers(len(inner)))])
-        for position, value in enumerate(ends):
-            self.graph.output(f"output_{position}", value)
-        return Trial(Case(tuple(self.draws)), region=Region(self.graph), name=f"region-{number}")
+        used = {value for node in self.nodes for value in node.inputs}
+        inner = [value for value in self.made if value in used]
+        more = bool(inner) and self.generator.random() < 0.3
+        region, draws = self._region(
+            self.nodes, [inner[int(self.generator.integers(len(inner)))]] if more else []
+        )
+        return draws, region
+
+    def _begin(self, op: Op, cases: list[Case]) -> None:
+        """The first call: with all inputs of one shape, or as one of its cases has them, as matrices of a product need it."""
+        case = cases[int(self.generator.integers(len(cases)))]
+        self._call(op, case, [None if draw is None else self._input(draw, False) for draw in case.inputs])
+        if self.nodes:
+            return
+        given = [None if d is None else replace(d, dtype=self._dtype(d)) for d in case.inputs]
+        self._call(op, case, list(given))
+        values = (value for node in self.nodes for value in (*node.inputs, *node.outputs))
+        shapes = [value.spec.shape for value in values if value is not None]
+        if shapes:
+            self.shape = tuple(map(int, shapes[int(self.generator.integers(len(shapes)))]))
 
     def _attempt(self) -> None:
         """One more call, if a random one fits, is claimed, and can be judged: finite, and without a jump near its inputs."""
         op, cases = self.usable[int(self.generator.integers(len(self.usable)))]
         case = cases[int(self.generator.integers(len(cases)))]
-        joined = int(self.generator.integers(len(case.inputs))) if self.made else -1
+        joined = int(self.generator.integers(len(case.inputs)))
         values: list[Any] = []
         for position, draw in enumerate(case.inputs):
             values.append(None if draw is None else self._input(draw, position == joined))
-        if self.made and not any(value in self.made for value in values if not isinstance(value, Draw)):
-            return
+        if any(value in self.made for value in values if not isinstance(value, Draw)):
+            self._call(op, case, values)
+
+    def _call(self, op: Op, case: Case, values: list[Any]) -> None:
         specs = [value if value is None else value.spec for value in values]
         try:
             call = op.call(*specs, **case.attributes)
@@ -221,14 +255,20 @@ class _Growth:
             self._append(call, values)
 
     def _input(self, draw: Draw, join: bool) -> Any:
-        """A value that there is, or the draw of a new input."""
-        if join or (self.made and draw.dtype in _FLOATS and self.generator.random() < 0.5):
+        """A value that was made, one that entered, or the draw of a new one."""
+        chance = 0.0 if join else self.generator.random()
+        if join or (self.made and draw.dtype in _FLOATS and chance < 0.5):
             return list(self.made)[int(self.generator.integers(len(self.made)))]
-        if draw.dtype not in _FLOATS:
-            return replace(draw, shape=self.shape)
-        return replace(draw, shape=self.shape, dtype=self.dtype)
+        entered = [value for value, known in self.draws.items() if known.dtype in _FLOATS]
+        if entered and draw.dtype in _FLOATS and chance < 0.65:
+            return entered[int(self.generator.integers(len(entered)))]
+        return replace(draw, shape=self.shape, dtype=self._dtype(draw))
+
+    def _dtype(self, draw: Draw) -> str:
+        return self.dtype if draw.dtype in _FLOATS else draw.dtype
 
     def _append(self, call: Call, values: list[Any]) -> None:
+        """Adds a call; what is accepted stays so."""
         arrays = [
             None if v is None else v.array(self.generator) if isinstance(v, Draw) else self.samples[v]
             for v in values
@@ -243,15 +283,28 @@ class _Growth:
         inputs: list[Any] = []
         for value, array in zip(values, arrays, strict=True):
             if isinstance(value, Draw) and array is not None:
-                self.draws.append(value)
-                value = self.graph.input(f"input_{len(self.draws) - 1}", value.spec)
-                self.samples[value] = array
+                draw, value = value, self.graph.input(f"input_{len(self.draws)}", value.spec)
+                self.draws[value], self.samples[value] = draw, array
             inputs.append(value)
         made = self.graph.apply(call.op, inputs, call.attrs)
+        nodes = [
+            *self.nodes,
+            self.graph.nodes[-1],
+        ]  # one that is left out stays in the graph, and in no region
+        is_accepted = self.kernel.refusal(self._region(nodes)[0], self.device) is None
+        if self.is_accepted and not is_accepted:
+            return
+        self.nodes, self.is_accepted = nodes, is_accepted
         outputs = made if call.is_tuple else (made,)
-        self.used.update(dict.fromkeys(value for value in inputs if value is not None))
         self.made.update(dict.fromkeys(outputs))
         self.samples.update(zip(outputs, results, strict=True))
+
+    def _region(self, nodes: list[Node], more: Sequence[Any] = ()) -> tuple[Region, tuple[Draw, ...]]:
+        """The region of some nodes, which gives what none of them uses, and some values more; and what enters."""
+        used = dict.fromkeys(value for node in nodes for value in node.inputs)  # by hash, in order
+        ends = [value for node in nodes for value in node.outputs if value not in used]
+        given = [value for value in used if value in self.draws]
+        return Region.of(nodes, given, [*ends, *more]), tuple(self.draws[value] for value in given)
 
     def _moved(self, array: Array | None) -> Array | None:
         if array is None or array.dtype.kind != "f":
