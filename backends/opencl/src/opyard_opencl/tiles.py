@@ -234,13 +234,13 @@ def _geometry(call: Call) -> tuple[list[tuple[int, ...]], list[int], int]:
 
 def _height(device: OpenCLDevice, rows: int) -> int:
     """Rows of a tile: of high ones, unless there are many rows and the last tile would mostly stand out beyond them."""
-    high, low = (-(-rows // n) * n for n in _HEIGHTS[device.quirks.vector_bytes])
-    tall = _HEIGHTS[device.quirks.vector_bytes][0]
+    high, low = (-(-rows // n) * n for n in _HEIGHTS[device.vector_bytes])
+    tall = _HEIGHTS[device.vector_bytes][0]
     return _low(device) if rows >= 4 * tall and low < high > 1.07 * rows else tall
 
 
 def _low(device: OpenCLDevice) -> int:
-    return _HEIGHTS[device.quirks.vector_bytes][1]
+    return _HEIGHTS[device.vector_bytes][1]
 
 
 def _tiled_rows(call: Call) -> int:
@@ -260,7 +260,7 @@ def _program(
     kernel, of a convolution.
     """
     compute, itemsize = format_of(call.output).compute, call.output.dtype.itemsize
-    lanes = device.quirks.vector_bytes // itemsize
+    lanes = device.vector_bytes // itemsize
     macros: dict[str, Any] = {"V": f"{compute}{lanes}", "VLANES": lanes, "ROWS": tile}
     macros |= {
         "DIRECT": int(line is not None),
