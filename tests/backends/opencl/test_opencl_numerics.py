@@ -82,6 +82,12 @@ def test_special_values(name: str, opencl: Any) -> None:
     assert difference is None
 
 
+@pytest.mark.parametrize("name", ["expm1", "tanh", "erf"])
+def test_zeros_keep_their_sign(name: str, opencl: Any) -> None:
+    found, _, _ = _run(opencl, name, np.array([0.0, -0.0] * 20, np.float32))
+    np.testing.assert_array_equal(np.signbit(found), [False, True] * 20)
+
+
 @pytest.mark.parametrize(
     "name", ["maximum", "minimum", "logaddexp", "pow", "remainder", "floor_divide", "fmod", "equal", "less"]
 )

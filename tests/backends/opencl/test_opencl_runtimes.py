@@ -99,10 +99,15 @@ def test_notes_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "There is no OpenCL platform here" in OpenCLBackend().notes()[-1]
 
 
-def test_intel_computes_in_vectors_of_64_bytes_and_the_simulator_step_by_step() -> None:
-    intel = quirks_of("Intel(R) OpenCL", "OpenCL 3.1 LINUX")
-    assert (intel.vector_bytes, intel.single_steps) == (64, False)
-    assert quirks_of("Intel(R) OpenCL Graphics", "OpenCL 3.0").vector_bytes == 32
+@pytest.mark.parametrize(("floats", "size"), [(16, 64), (8, 32), (1, 32)])
+def test_kernels_use_the_vectors_that_the_processor_has(floats: int, size: int) -> None:
+    from opyard_opencl.device import _vector_bytes
+
+    assert _vector_bytes(SimpleNamespace(native_vector_width_float=floats)) == size
+
+
+def test_the_simulator_computes_step_by_step() -> None:
+    assert not quirks_of("Intel(R) OpenCL", "OpenCL 3.1 LINUX").single_steps
     simulator = quirks_of("Oclgrind", "OpenCL 1.2 (Oclgrind 21.10)")
     assert simulator.single_steps
     assert simulator.options == ("-cl-opt-disable",)

@@ -52,6 +52,7 @@ class OpenCLDevice(Device):
         # At exit Python frees the memory of arrays while the workers of a CPU device may still write to it
         weakref.finalize(self, self.queue.finish)
         self.workers = int(device.max_compute_units)
+        self.vector_bytes = _vector_bytes(device)
         self._build_lock = threading.Lock()
         self._programs: dict[str, Any] = {}
         self._in_flight: list[tuple[object, tuple[Array, ...]]] = []
@@ -270,6 +271,11 @@ def _kind(bits: int) -> str:
     if bits & cl.device_type.CPU:
         return "cpu"
     return "gpu" if bits & cl.device_type.GPU else "accelerator"
+
+
+def _vector_bytes(device: Any) -> int:
+    """Size of the vectors of kernels that are written in vectors: those of AVX-512, or of AVX."""
+    return 64 if device.native_vector_width_float >= 16 else 32
 
 
 def _bytes(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

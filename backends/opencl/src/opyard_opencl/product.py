@@ -138,7 +138,7 @@ def _program(
 
 def panel_macros(device: OpenCLDevice, compute: str) -> tuple[dict[str, Any], int, int]:
     """The macros for the vectors of a type, the columns of a panel, and the bytes of an element."""
-    lanes = max(2, min(8, device.quirks.vector_bytes // _BYTES[compute]))
+    lanes = max(2, min(8, device.vector_bytes // _BYTES[compute]))
     macros = {"V": f"{compute}{lanes}", "VLANES": lanes, "VSTORE": f"vstore{lanes}"}
     return macros, 2 * lanes, _BYTES[compute]
 

@@ -19,7 +19,6 @@ class Quirks:
     needs_linker   it runs ``ld`` to build a kernel, and aborts the process when there is none
     needs_canary   its compiler may crash the process: try it in another process before the first use
     compiles_late  it compiles a kernel when that is first started, so that many kernels in a program cost little
-    vector_bytes   size of the vectors that products compute with
     single_steps   each step gets a work item of its own on CPU devices, too
     kinds          of devices that each of its devices is opened as, one after another; empty: as the one that it says it is
     options        options of its compiler for every program
@@ -30,7 +29,6 @@ class Quirks:
     needs_linker: bool = False
     needs_canary: bool = False
     compiles_late: bool = False
-    vector_bytes: int = 32
     single_steps: bool = False
     kinds: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -56,7 +54,6 @@ _TABLE: tuple[tuple[str, str, Quirks], ...] = (
     # the linker and the compiler moved into the process, and lost these habits, after 7.1
     (_POCL, r"PoCL ([1-6]\.|7\.[01])", replace(_POCL_NOW, needs_linker=True)),
     (_POCL, r"", _POCL_NOW),
-    (r"Intel\(R\) OpenCL$", r"", Quirks(vector_bytes=64)),
     # a simulator: races show between items alone, and it does not know what optimisation makes
     (r"Oclgrind", r"", replace(_SIMULATED, options=("-cl-opt-disable",), launch_seconds=1e-3)),
 )

@@ -110,7 +110,7 @@ def _program(
     plain = all(port.storage == "float" for port in ports.values())
     if not (dense and plain and compute == "float" and device.shares_memory):
         return program("rows", compute, macros, **ports)
-    lanes = device.quirks.vector_bytes // 4
+    lanes = device.vector_bytes // 4
     vectors = {"V": f"float{lanes}", "INTEGERS": f"int{lanes}", "VLANES": lanes}
     return program("row_vectors", compute, {**macros, **vectors}, **ports)
 

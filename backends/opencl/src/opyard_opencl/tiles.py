@@ -25,6 +25,10 @@ _LEAST_BLOCK, _LEAST_CHUNK = 128, 96  # columns and rows that are worth packing 
 _LONGS = np.int64
 _HEIGHTS = {32: (6, 4), 64: (12, 8)}
 """Rows of a high and of a low tile by the bytes of a vector: two vectors for each, and three beside them, fit into the registers."""
+_WASTE = {32: 1.07, 64: 1.01}
+"""How much more than the rows that there are high tiles may compute where low ones would compute less: these are slower, by little
+where they have as many as eight rows.
+"""
 
 
 def accepts(call: Call, device: Device) -> str | None:
@@ -234,13 +238,14 @@ def _geometry(call: Call) -> tuple[list[tuple[int, ...]], list[int], int]:
 
 def _height(device: OpenCLDevice, rows: int) -> int:
     """Rows of a tile: of high ones, unless there are many rows and the last tile would mostly stand out beyond them."""
-    high, low = (-(-rows // n) * n for n in _HEIGHTS[device.quirks.vector_bytes])
-    tall = _HEIGHTS[device.quirks.vector_bytes][0]
-    return _low(device) if rows >= 4 * tall and low < high > 1.07 * rows else tall
+    size = device.vector_bytes
+    high, low = (-(-rows // n) * n for n in _HEIGHTS[size])
+    tall = _HEIGHTS[size][0]
+    return _low(device) if rows >= 4 * tall and low < high > _WASTE[size] * rows else tall
 
 
 def _low(device: OpenCLDevice) -> int:
-    return _HEIGHTS[device.quirks.vector_bytes][1]
+    return _HEIGHTS[device.vector_bytes][1]
 
 
 def _tiled_rows(call: Call) -> int:
@@ -260,7 +265,7 @@ def _program(
     kernel, of a convolution.
     """
     compute, itemsize = format_of(call.output).compute, call.output.dtype.itemsize
-    lanes = device.quirks.vector_bytes // itemsize
+    lanes = device.vector_bytes // itemsize
     macros: dict[str, Any] = {"V": f"{compute}{lanes}", "VLANES": lanes, "ROWS": tile}
     macros |= {
         "DIRECT": int(line is not None),

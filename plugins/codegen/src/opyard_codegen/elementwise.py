@@ -130,6 +130,7 @@ KERNEL {name}({parameters}, INDEX count, INDEX step WORK_ITEM) {{
     const INDEX first = ITEM * step, last = first + step < count ? first + step : count, o = 0{starts};
     if (first < count) {{
         {fixed}
+        LOOP
         for (INDEX i = first; i < last; i++) {{
             {changing}
         }}
@@ -148,6 +149,7 @@ KERNEL {name}({parameters}, INDEX rows, INDEX width, INDEX step, int rank, GLOBA
             {advance}
         }}
         {fixed}
+        LOOP
         for (INDEX i = 0; i < width; i++) {{
             {changing}
         }}

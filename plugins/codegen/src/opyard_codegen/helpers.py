@@ -98,33 +98,43 @@ ROUNDING = {
 POLYNOMIALS = {
     # fabs would keep a loop from becoming vector code on PoCL 3.0
     "without_sign": "float self(float x) { return AS_FLOAT(AS_INT(x) & 0x7fffffff); }",
-    # exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2
+    # for a magnitude that has this sign, or is 0
+    "with_sign_of": "float self(float x, float magnitude) { return AS_FLOAT(AS_INT(magnitude) | (AS_INT(x) & ~0x7fffffff)); }",
+    # exp(x) = (2^n)^2 exp(r), n = round(x / (2 ln 2)), |r| <= ln(2): 2^n is a number for all x, (2^n)^2 may be infinite, or subnormal
     "exponential": """float self(float x) {
     const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer that stands in the low bits
     x = x < -105.0f ? -105.0f : x;
     x = x > 90.0f ? 90.0f : x;
-    const float shifted = x * 1.44269504f + shift;
-    const int n = AS_INT(shifted) - AS_INT(shift);
+    const float shifted = x * 0.72134752f + shift;
     const float whole = shifted - shift;
-    const float r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    float p = 1.395060030e-3f;
-    p = p * r + 8.368953708e-3f;
-    p = p * r + 4.166620417e-2f;
-    p = p * r + 1.666651830e-1f;
-    p = p * r + 5.000000096e-1f;
-    p = p * r * r + r + 1.0f;
-    const int half_n = n >> 1;  // in two steps: 2^n itself may overflow where the result does not
-    return p * AS_FLOAT((half_n + 127) << 23) * AS_FLOAT((n - half_n + 127) << 23);
+    const float r = (x - whole * 1.38629150f) - whole * 2.85721353e-6f;
+    float p = 1.961174130e-4f;
+    p = p * r + 1.410435420e-3f;
+    p = p * r + 8.336099796e-3f;
+    p = p * r + 4.166127369e-2f;
+    p = p * r + 1.666661352e-1f;
+    p = p * r + 5.000003576e-1f;
+    const float power = AS_FLOAT((AS_INT(shifted) << 23) + 0x3f800000);
+    return (p * r * r + r + 1.0f) * power * power;
+}""",
+    # exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), n = round(x / ln 2), |r| <= ln(2) / 2; for -30 <= x <= 88.9, where half of it is a number
+    "bounded_exponential_minus_one": """float self(float x) {
+    const float shift = 12582912.0f;
+    const float shifted = x * 1.44269504f + shift;
+    const float whole = shifted - shift;
+    const float r = (x - whole * 0.693145752f) - whole * 1.42860677e-6f;
+    float p = 1.388251781e-3f;
+    p = p * r + 8.366538212e-3f;
+    p = p * r + 4.166720062e-2f;
+    p = p * r + 1.666654348e-1f;
+    p = p * r + 4.999999702e-1f;
+    const float half_power = AS_FLOAT((AS_INT(shifted) << 23) + 0x3f000000);
+    return 2.0f * ((p * r * r + r) * half_power + (half_power - 0.5f));
 }""",
     "exponential_minus_one": """float self(float x) {
-    float p = 1.998389934e-4f;
-    p = p * x + 1.398149902e-3f;
-    p = p * x + 8.333111181e-3f;
-    p = p * x + 4.166586506e-2f;
-    p = p * x + 1.666666762e-1f;
-    const float near = x + x * x * (0.5f + x * p);
-    const float far = @exponential(x) - 1.0f;
-    return @without_sign(x) < 0.5f ? (x == 0.0f ? x : near) : far;
+    float bounded = x < -30.0f ? -30.0f : x;
+    bounded = bounded > 88.9f ? 88.9f : bounded;
+    return @with_sign_of(x, @bounded_exponential_minus_one(bounded));
 }""",
     # log(2^k (1 + f)) = k ln 2 + f - f^2 / 2 + f^3 p(f), sqrt(1/2) <= 1 + f < sqrt(2)
     "logarithm": """float self(float x) {
@@ -155,16 +165,12 @@ POLYNOMIALS = {
     const float result = @logarithm(sum) + (sum < 1e30f && sum > 0.0f ? lost : 0.0f);
     return sum == 1.0f ? x : result;
 }""",
+    # m / (m + 2), m = exp(2 x) - 1
     "hyperbolic_tangent": """float self(float x) {
-    const float square = x * x, magnitude = @without_sign(x);
-    float p = -5.714678325e-3f;
-    p = p * square + 2.064856556e-2f;
-    p = p * square - 5.374291060e-2f;
-    p = p * square + 1.333148467e-1f;
-    p = p * square - 3.333328370e-1f;
-    const float near = x + x * square * p;
-    const float far = 1.0f - 2.0f / (@exponential(2.0f * magnitude) + 1.0f);
-    return magnitude < 0.625f ? near : (x < 0.0f ? -far : far);
+    float bounded = x < -10.0f ? -10.0f : x;
+    bounded = bounded > 10.0f ? 10.0f : bounded;
+    const float m = @bounded_exponential_minus_one(2.0f * bounded);
+    return @with_sign_of(x, m / (m + 2.0f));
 }""",
     # erf(x) = x + x p(x^2) near 0, 1 - exp(q(|x|)) further out
     "error_function": """float self(float x) {

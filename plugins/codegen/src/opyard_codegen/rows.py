@@ -168,7 +168,7 @@ class _Writer:
         lines = []
         if self.plan.elements:
             start, stride = ("GROUP_ITEM", "i += GROUP_ITEMS") if self.group else ("0", "i++")
-            lines.append(f"for (INDEX i = {start}; i < width; {stride}) {{")
+            lines += [*(() if self.group else ("LOOP",)), f"for (INDEX i = {start}; i < width; {stride}) {{"]
             lines.append(self._element(found, [name for _, name, _ in self.plan.elements]))
             for number, name, _ in self.plan.elements:
                 lines.append(f"STORE_R{number}(r{number}, r * width + i, {variable_text(name)});")
