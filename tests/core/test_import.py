@@ -7,6 +7,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +49,33 @@ oy.standard_registry()
     after = modules_after(program)
     assert not {name for name in after if name.startswith("opyard_")}
     assert not after & {"importlib.metadata", "cupy", "pyopencl", "numba", "ml_dtypes"}
+
+
+def test_plugins_are_loaded_without_what_they_do() -> None:
+    after = modules_after("from opyard import runtime; runtime.plugins()")
+    assert {"opyard_onnx.plugin", "opyard_conformance.plugin"} <= after
+    heavy = {"onnx", "opyard_onnx.exporting", "opyard_conformance.families", "numpy.ma", "click", "rich"}
+    assert not after & (HEAVY - {"numpy", "pluggy", "ml_dtypes"} | heavy)
+
+
+def test_running_a_program_imports_no_commands_of_plugins(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("def f(x):\n    return x + 1\n")
+    after = modules_after(
+        "from opyard.cli import main\n"
+        f"try: main(['run', {str(tmp_path / 'model.py:f')!r}, 'float32[2]', '--device', 'reference'])\n"
+        "except SystemExit as end: assert not end.code"
+    )
+    assert {"opyard_bench.plugin", "opyard.cli.run"} <= after
+    assert not after & {"opyard_bench.command", "opyard_conformance.command", "numpy.ma"}
+
+
+@pytest.mark.parametrize("package", ["opyard_onnx", "opyard_conformance"])
+def test_public_names_of_packages_are_imported_on_first_use(package: str) -> None:
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name).__module__.startswith(package) if name != "LEVELS" else module.LEVELS
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'absent'"):
+        _ = module.absent
 
 
 def test_tracing_needs_no_registry_until_an_op_is_called() -> None:

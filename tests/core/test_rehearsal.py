@@ -13,7 +13,7 @@ import opyard as oy
 from hosts import add_host
 from opyard import rehearsal
 from opyard.placement import MeasuredCosts, tune
-from opyard.placement.inplace import Rehearsal, StepTime
+from opyard.placement.inplace import LATE_ROUNDS, Rehearsal, StepTime
 from opyard.plan import Copy, Run, make_plan
 from opyard.rehearsal import rehearse
 from opyard.selection import Policy
@@ -194,6 +194,18 @@ def test_runs_that_others_interrupt_do_not_make_steps_dear(monkeypatch: pytest.M
     found = rehearse(small_placement(chain, oy.standard_registry(), SPEC), {"x": X}, 0.0)
     assert sum(step.seconds for step in found.steps) == pytest.approx(found.seconds)
     assert 0 < found.seconds < 100.0
+
+
+def test_slow_runs_are_few_where_there_is_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "LONG_ENOUGH", 0.0)
+    found = rehearse(small_placement(chain, oy.standard_registry(), SPEC), {"x": X}, 0.0)
+    assert found.rounds == LATE_ROUNDS
+
+
+def test_a_plan_that_takes_longer_than_is_left_is_not_run(costs: MeasuredCosts) -> None:
+    made = registry({"near exp": 100.0, "near abs": 100.0})
+    report = tuned(chain, made, costs, lambda used, name: 1e-3)
+    assert not report.plans
 
 
 def test_inputs_that_are_not_given_are_made_up() -> None:

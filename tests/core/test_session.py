@@ -6,6 +6,7 @@ import warnings
 from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,17 @@ import pytest
 import opyard as oy
 from hosts import Counter, add_host
 from opyard.choosing import choose_devices
-from opyard.errors import DeviceError, DeviceUnavailable, GraphError, KernelError, PlacementError, SpecError
-from opyard.testing import NullArray, NullDevice, ScriptedCosts, add_null_backend
+from opyard.errors import (
+    DeviceError,
+    DeviceUnavailable,
+    GraphError,
+    KernelError,
+    PlacementError,
+    SettingsError,
+    SpecError,
+)
+from opyard.settings import num_threads
+from opyard.testing import NullArray, NullDevice, ScriptedCosts, add_null_backend, prepare_null
 
 OPS = ("add", "multiply", "negative", "abs", "exp", "gather", "softmax", "matmul")
 Pair = namedtuple("Pair", "first second")
@@ -622,3 +632,75 @@ def test_executables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for rows in (1, 2, 3, 1):
         session.run("double", {"x": np.ones((rows, 3), "float32")})
     assert len(session._cache) == 2
+
+
+# Threads ---------------------------------------------------------------------------------------------------------
+
+
+class Threaded(NullDevice):
+    """Notes in its log when it is told a number of threads, and when that ends."""
+
+    @contextmanager
+    def on_threads(self, threads: int) -> Iterator[None]:
+        self.log.append(f"begin {threads}")
+        yield
+        self.log.append(f"end, {num_threads()} threads")
+
+
+def threaded(monkeypatch: pytest.MonkeyPatch) -> tuple[oy.Registry, Threaded, list[int]]:
+    """A device with a kernel that notes how many threads there are when it is prepared and when it runs."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(4), raising=False)
+    registry, device, seen = oy.standard_registry(), Threaded("null:0"), list[int]()
+    add_null_backend(registry, device)
+
+    def prepare(call: oy.Call, device: oy.Device) -> Any:
+        seen.append(num_threads())
+        run = prepare_null(call, device)
+
+        def noted(*arrays: Any) -> Any:
+            seen.append(num_threads())
+            return run(*arrays)
+
+        return noted
+
+    registry.kernel("exp", backend="null", name="noted", prepare=prepare)
+    return registry, device, seen
+
+
+def test_a_session_keeps_to_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, device, seen = threaded(monkeypatch)
+    made = session(oy.trace(oy.exp, oy.TensorSpec((3,))), registry=registry, devices="null:0", threads=2)
+    made.run(list(made.graph.outputs), dict.fromkeys(made.graph.inputs, X[0]))
+    assert seen == [2, 2] and num_threads() == 4
+    assert [line for line in device.log if "exp" not in line and "load" not in line][-2:] == [
+        "begin 2",
+        "end, 4 threads",
+    ]
+    made.callable(list(made.graph.outputs), list(made.graph.inputs))(device.upload(X[0]))
+    made.profile(list(made.graph.outputs), dict.fromkeys(made.graph.inputs, X[0]), runs=1)
+    assert set(seen) == {2}
+    assert device.log.count("begin 2") == device.log.count("end, 4 threads") == 3
+
+
+def test_compiled_functions_keep_to_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, device, seen = threaded(monkeypatch)
+    for threads, expected in ((1, 1), (None, 4), (100, 4)):
+        seen.clear()
+        oy.compile(oy.exp, registry=registry, devices="null:0", threads=threads)(device.upload(X[0]))
+        assert seen == [expected, expected]
+
+
+def test_an_error_ends_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, _, _ = threaded(monkeypatch)
+    made = session(registry=registry, threads=1)
+    with pytest.raises(GraphError):
+        made.run("no such name")
+    assert num_threads() == 4
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_threads_are_a_number(threads: Any) -> None:
+    with pytest.raises(SettingsError, match="threads is a whole number from 1 on; found "):
+        session(threads=threads)
+    with pytest.raises(SettingsError, match="threads is a whole number from 1 on; found "):
+        oy.compile(oy.exp, threads=threads)

@@ -15,7 +15,7 @@ import opyard as oy
 from hosts import add_host
 from opyard.errors import KernelError, PlacementError
 from opyard.kernels import Kernel
-from opyard.placement import CostStore, MeasuredCosts, calibration
+from opyard.placement import CostStore, MeasuredCosts, calibration, tuning
 from opyard.placement.measuring import convert, disagreement, expect, make_start
 from opyard.region import Region
 from opyard.testing import NullDevice, add_null_backend, prepare_null
@@ -391,6 +391,19 @@ def test_without_time_nothing_is_measured(costs: MeasuredCosts) -> None:
     assert report.outcome == "the time was up; more of it may change the plan"
 
 
+def test_a_reference_that_takes_longer_than_is_left_is_not_begun(
+    costs: MeasuredCosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "REFERENCE_RATE", 1.0)  # seconds for an operation or a byte
+    registry = null_registry()
+    for name in "ab":
+        registry.kernel("exp", backend="null", name=name, prepare=prepare_null, cost=lambda c, d: 1e-4)
+    report = tune(session(oy.exp, registry, costs), budget_seconds=20.0)
+    assert not report.stable and {row.work.partition(" ")[0] for row in report.measured} <= {"transfer"}
+    assert "to check it, its reference takes some " in str(report)
+    assert report.failed[0].startswith("nothing of exp(float32[4]) -> float32[4] was measured")
+
+
 def test_progress_is_told(costs: MeasuredCosts) -> None:
     registry = null_registry()
     for name in "ab":
@@ -403,9 +416,10 @@ def test_progress_is_told(costs: MeasuredCosts) -> None:
         progress=lambda part, text: told.append((part, text)),
     )
     texts = [text for _, text in told]
-    assert texts[0] == "calibrating null:0" and report.calibrated == ("null:0",)
+    assert texts[:2] == ["placing", "calibrating null:0"] and report.calibrated == ("null:0",)
     assert "measuring exp(float32[4]) -> float32[4]: null/a, null/b" in texts
-    assert all(0.0 <= part <= 1.0 for part, _ in told)
+    parts = [part for part, _ in told]
+    assert parts == sorted(parts) and parts[0] >= 0.0 and parts[-1] <= 1.0
     assert json.loads(json.dumps(report.to_json()))["measured"]
 
 

@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from .choosing import Devices
+from .choosing import Devices, check_threads
 from .costs import Costs
 from .errors import SpecError
 from .graph import Graph, Value, current_graph, weak_scalar
@@ -170,6 +170,7 @@ class Compiled:
         costs: Costs | None = None,
         memory: Limits | None = None,
         objective: str = "sum",
+        threads: int | None = None,
     ) -> None:
         if not callable(function):
             raise SpecError(
@@ -182,6 +183,7 @@ class Compiled:
         self.memory = memory
         check_objective(objective)
         self.objective = objective
+        self.threads = check_threads(threads)
         self._made: dict[Any, Callable[..., Any]] = {}
         self._leading: tuple[Any, ...] = ()
         self._instance: _Instance | None = None
@@ -270,6 +272,7 @@ class Compiled:
             costs=self.costs,
             memory=self.memory,
             objective=self.objective,
+            threads=self.threads,
         )
 
     def graph(self, *arguments: Any, **keywords: Any) -> Graph:
@@ -304,6 +307,7 @@ def compile(
     costs: Costs | None = None,
     memory: Limits | None = None,
     objective: str = "sum",
+    threads: int | None = None,
 ) -> Compiled: ...
 
 
@@ -315,6 +319,7 @@ def compile(
     costs: Costs | None = None,
     memory: Limits | None = None,
     objective: str = "sum",
+    threads: int | None = None,
 ) -> Callable[[Callable[..., Any]], Compiled]: ...
 
 
@@ -326,10 +331,10 @@ def compile(
     costs: Costs | None = None,
     memory: Limits | None = None,
     objective: str = "sum",
+    threads: int | None = None,
 ) -> Any:
     """Makes a function over arrays run as one placed graph; a decorator with or without options. See Compiled and Session."""
     if function is None:
-        return partial(
-            Compiled, devices=devices, registry=registry, costs=costs, memory=memory, objective=objective
-        )
-    return Compiled(function, devices, registry, costs, memory, objective)
+        options: dict[str, Any] = {"devices": devices, "registry": registry, "costs": costs, "memory": memory}
+        return partial(Compiled, **options, objective=objective, threads=threads)
+    return Compiled(function, devices, registry, costs, memory, objective, threads)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -115,6 +116,13 @@ class Device(ABC):
     def copy_from(self, array: Any, source: Device) -> Any:
         """A native array with the contents of another device's array. The default goes through the host."""
         return self.upload(source.download(array))
+
+    def on_threads(self, threads: int) -> AbstractContextManager[None]:
+        """Entered around what a session does that may use so many threads; ``settings.num_threads`` says that within, too.
+
+        Override it where libraries have a number of threads of their own.
+        """
+        return nullcontext()
 
     def synchronize(self) -> None:
         """Waits for all work that was started on this device. The default suits devices that work synchronously."""

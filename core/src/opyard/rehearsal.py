@@ -18,7 +18,7 @@ import numpy as np
 from .executable import Executable
 from .graph import Graph
 from .placement import Placement
-from .placement.inplace import Rehearsal, StepTime
+from .placement.inplace import LATE_ROUNDS, Rehearsal, StepTime
 from .plan import Copy, Free, Plan, Run, make_plan
 from .stopwatch import Stopwatch, seconds_of
 
@@ -31,11 +31,12 @@ Array = np.ndarray[Any, Any]
 
 
 def rehearse(placement: Placement, arrays: Mapping[str, Array], seconds: float) -> Rehearsal:
-    """Runs a placement for about so long, at least a few times.
+    """Runs a placement for about so long, with LATE_ROUNDS at least.
 
     arrays  contents of inputs of the graph; others are zeros where they are integers, which may be positions, else ones
     Raises StepFailed where a kernel fails.
     """
+    deadline = time.perf_counter() + max(seconds, LONG_ENOUGH)
     graph = placement.graph
     plan = make_plan(placement)
     contents = (_contents(name, graph, arrays) for name in graph.inputs)
@@ -54,14 +55,15 @@ def rehearse(placement: Placement, arrays: Mapping[str, Array], seconds: float) 
     for _ in range(WARM_UP):
         executable(*feeds)
         seconds_of_steps()
+        if time.perf_counter() > deadline:
+            break
     whole: list[float] = []
     steps: list[list[float]] = []
-    deadline = time.perf_counter() + seconds
     while len(whole) < MOST_ROUNDS:
         whole.append(seconds_of(executable, feeds))
         steps.append(seconds_of_steps())
         enough = len(whole) >= LEAST_ROUNDS and sum(whole) > LONG_ENOUGH
-        if enough or (len(whole) >= LEAST_ROUNDS and time.perf_counter() > deadline):
+        if enough or (len(whole) >= LATE_ROUNDS and time.perf_counter() > deadline):
             break
     medians = [statistics.median(times) for times in zip(*steps, strict=True)]
     total = min(statistics.median(whole), sum(medians))

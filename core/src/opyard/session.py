@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from . import runtime
-from .choosing import Devices, choose_devices
+from .choosing import Devices, check_threads, choose_devices, limited, on_threads
 from .costs import Costs
-from .driver import Device, plain_array, shares_arrays
+from .driver import Device, plain_array
 from .errors import GraphError, PlacementError
 from .executable import Executable, StepFailed
 from .feeds import as_host_array, check_names, home_of, input_name, named_feeds
@@ -47,7 +47,7 @@ from .resume import remaining
 from .rewrite import bind, extract
 from .selection import active_policy
 from .spec import TensorSpec, spec_of
-from .transactions import Effects, Transaction
+from .transactions import Effects, Transaction, guests
 from .variables import Variable
 
 SESSION_LIMIT = 1024
@@ -65,6 +65,7 @@ class Session:
     costs      times for the placement; what ``tune`` measured here, else the roofline, unless given
     memory     the most bytes that a run may keep on a device, by its name: a number, or a text such as "2GiB"
     objective  "sum": the least sum of all times; "makespan": the earliest end where devices work at the same time
+    threads    the most that its kernels on processors use; as many as opyard may, unless given
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class Session:
         costs: Costs | None = None,
         memory: Limits | None = None,
         objective: str = "sum",
+        threads: int | None = None,
     ) -> None:
         check_objective(objective)
+        self.threads = check_threads(threads)
         if not isinstance(graph, Graph):
             raise GraphError(
                 f"Session takes a Graph, such as trace(function, *specs) gives; found {graph!r}."
@@ -101,6 +104,7 @@ class Session:
     def __exit__(self, *error: object) -> None:
         self._cache.clear()
 
+    @limited
     def run(self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, updates: bool = False) -> Any:
         """Computes the fetches: values of the graph or their names, in any nesting, which the result has, too.
 
@@ -164,7 +168,7 @@ class Session:
             rest = iter(results)
             return None if fetches is None else map_leaves(lambda _: next(rest), fetches)
 
-        return call
+        return call if self.threads is None else on_threads(self.threads, self.devices)(call)
 
     def _executable(
         self, wanted: tuple[Value, ...], names: tuple[str, ...], arrays: tuple[Any, ...], state: Transaction
@@ -181,6 +185,7 @@ class Session:
             )
         return dict(zip(names, arrays, strict=True))
 
+    @limited
     def placement(
         self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, updates: bool = False
     ) -> Placement:
@@ -195,6 +200,7 @@ class Session:
 
     explain = placement
 
+    @limited
     def tune(
         self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, updates: bool = False, **options: Any
     ) -> TuneReport:
@@ -219,6 +225,7 @@ class Session:
         self.registry.changed()  # so that what was chosen by older knowledge is chosen anew
         return report
 
+    @limited
     def profile(
         self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, runs: int = 10, updates: bool = False
     ) -> Profile:
@@ -361,17 +368,7 @@ class Session:
 
     def _residents(self, feeds: Mapping[str, Any], home: Device, effects: Effects) -> tuple[Resident, ...]:
         """What lives elsewhere than at home: variables, and feeds that are arrays of other devices."""
-        owners = {
-            name: self.registry.device_of(feed)
-            for name, feed in feeds.items()
-            if not isinstance(feed, (np.ndarray, np.generic, TensorSpec)) and hasattr(feed, "dtype")
-        }
-        guests = (
-            Resident("", name, "", owner)
-            for name, owner in owners.items()
-            if owner is not None and not shares_arrays(owner, home)
-        )
-        return (*guests, *effects.residents(self.registry, self.devices))
+        return (*guests(feeds, self.registry, home), *effects.residents(self.registry, self.devices))
 
     def _graph(self, wanted: tuple[Value, ...], feeds: Mapping[str, Any], effects: Effects) -> Graph:
         specs = {**{name: self._spec(name, feed) for name, feed in feeds.items()}, **effects.specs}

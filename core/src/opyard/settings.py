@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from .errors import SettingsError, did_you_mean
@@ -78,8 +81,26 @@ def _switch(variable: str) -> bool:
     return value == "1"
 
 
+_limit: ContextVar[int | None] = ContextVar("opyard_threads", default=None)
+
+
+@contextmanager
+def limit_threads(threads: int) -> Iterator[None]:
+    """Within, ``num_threads`` gives at most so many to the current thread or task."""
+    token = _limit.set(min(threads, num_threads()))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
 def num_threads() -> int:
-    """OPYARD_NUM_THREADS, at most the number of processors that this process may use, which is also the default."""
+    """OPYARD_NUM_THREADS, at most the number of processors that this process may use, which is also the default.
+
+    Within ``limit_threads`` no more than that.
+    """
+    if (limit := _limit.get()) is not None:
+        return limit
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     value = os.environ.get("OPYARD_NUM_THREADS", "")
     if not value:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -211,3 +211,13 @@ def signals_wait() -> Iterator[None]:
             signal.signal(number, handler)
         for number, frame in met:
             handlers[number](number, frame)
+
+
+def guests(feeds: Mapping[str, Any], registry: Registry, home: Device) -> Iterator[Resident]:
+    """The feeds that are arrays of other devices, as the placement of a run sees them."""
+    for name, feed in feeds.items():
+        if isinstance(feed, (np.ndarray, np.generic, TensorSpec)) or not hasattr(feed, "dtype"):
+            continue
+        owner = registry.device_of(feed)
+        if owner is not None and not shares_arrays(owner, home):
+            yield Resident("", name, "", owner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from opyard.driver import HOST, Capabilities, Device
 from opyard.settings import num_threads, winograd
 from opyard_cpu.allocation import keep_freed_memory
 from opyard_cpu.blas_threads import let_idle_threads_sleep, limit_blas_threads
+from opyard_cpu.threads import few_threads
 
 _IMPLIED = {"X86_V3": ("AVX", "AVX2", "F16C", "FMA3"), "X86_V4": ("AVX512F", "AVX512_SKX")}
 """Instruction sets that NumPy names as one level of the x86-64 architecture."""
@@ -59,6 +61,10 @@ class CPU(Device):
     def owns(self, array: Any) -> bool:
         """NumPy arrays, and the scalars that NumPy's functions give for arrays of rank 0."""
         return isinstance(array, (np.ndarray, np.generic))
+
+    def on_threads(self, threads: int) -> AbstractContextManager[None]:
+        """Limits BLAS meanwhile, in the whole process, and oneDNN in the current thread."""
+        return few_threads(threads)
 
     def upload(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """``array`` itself, without a copy: later writes to it are seen by whoever holds the result."""

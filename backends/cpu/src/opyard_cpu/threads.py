@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -13,14 +14,16 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from opyard.settings import num_threads
+from opyard.settings import limit_threads, num_threads
 
 LEAST_WORK = 1e7
 """Operations, about 100 microseconds of them, below which another thread does not pay."""
 
 _lock = threading.Lock()
-_running = 0
 _limits: list[int] = []
+"""What is in force for BLAS: the least of these, and in ``_own`` the numbers of threads that the libraries had before."""
+
+_own: list[int] = []
 
 
 @cache
@@ -32,9 +35,10 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 
 def _begin_anew() -> None:
     """A forked process has none of the threads, and nothing runs in it."""
-    global _lock, _running
+    global _lock
     _pool.cache_clear()
-    _lock, _running = threading.Lock(), 0
+    _lock = threading.Lock()
+    _limits.clear()
 
 
 @cache
@@ -53,7 +57,7 @@ def in_parts(function: Callable[[int, int], None], count: int, work: float) -> N
         function(0, count)
         return
     ends = [count * number // threads for number in range(threads + 1)]
-    _enter()
+    _enter(1)
     try:
         pool = _pool(num_threads() - 1)
         others = [pool.submit(_quietly, function, *pair) for pair in pairwise(ends[1:])]
@@ -63,7 +67,23 @@ def in_parts(function: Callable[[int, int], None], count: int, work: float) -> N
             for other in others:
                 other.result()
     finally:
-        _leave()
+        _leave(1)
+
+
+@contextmanager
+def few_threads(threads: int) -> Iterator[None]:
+    """Within, BLAS uses at most so many threads in the whole process, and oneDNN where the current thread calls it."""
+    from .onednn.library import follow_threads
+
+    with limit_threads(threads):
+        most = num_threads()
+        follow_threads()
+    _enter(most)
+    try:
+        yield
+    finally:
+        _leave(most)
+        follow_threads()
 
 
 def _quietly(function: Callable[[int, int], None], first: int, last: int) -> None:
@@ -72,21 +92,24 @@ def _quietly(function: Callable[[int, int], None], first: int, last: int) -> Non
         function(first, last)
 
 
-def _enter() -> None:
-    """Lets BLAS use one thread, unless somebody did so already."""
-    global _running
+def _enter(most: int) -> None:
+    """Lets BLAS use no more threads, until ``_leave``."""
     with _lock:
-        _running += 1
-        if _running == 1:
-            _limits[:] = [library.get_num_threads() for library in _libraries()]
-            for library in _libraries():
-                library.set_num_threads(1)
+        if not _limits:
+            _own[:] = [library.get_num_threads() for library in _libraries()]
+        _change(lambda: _limits.append(most))
 
 
-def _leave() -> None:
-    global _running
+def _leave(most: int) -> None:
     with _lock:
-        _running -= 1
-        if _running == 0:
-            for library, threads in zip(_libraries(), _limits, strict=True):
-                library.set_num_threads(threads)
+        _change(lambda: _limits.remove(most))
+
+
+def _change(change: Callable[[], None]) -> None:
+    """Changes the limits, and BLAS where another one is in force then."""
+    before = min(_limits, default=0)
+    change()
+    limit = min(_limits, default=0)
+    if limit != before:
+        for library, own in zip(_libraries(), _own, strict=True):
+            library.set_num_threads(min(limit, own) if limit else own)

@@ -24,6 +24,9 @@ BROUGHT_BY = {
 }
 """Commands of plugins that may not be installed, and the package to name then."""
 
+OWN = ("explain", "run", "tune")
+"""Commands that start sooner without importing those of plugins."""
+
 _COMPLETE = "_OPYARD_COMPLETE"
 """Set by a shell that asks for completions: ``eval "$(_OPYARD_COMPLETE=bash_source opyard)"``."""
 
@@ -47,8 +50,8 @@ class Commands(click.Group):
         return f"the command {name!r} is not here: {why or f'{package} is installed, and ok: it adds no such command.'}"
 
 
-def build() -> click.Group:
-    """The command group with the commands of the core and of all plugins."""
+def build(*, plugins: bool = True) -> click.Group:
+    """The command group with the commands of the core and, with ``plugins``, of all plugins."""
     group = Commands(
         name="opyard",
         help="Kernels for ops, from any package, on any device: listed, checked and explained.",
@@ -69,7 +72,8 @@ def build() -> click.Group:
         new_plugin.new_plugin,
     ):
         group.add_command(command)
-    runtime.inspect_plugins().add_commands(group)
+    if plugins:
+        runtime.inspect_plugins().add_commands(group)
     return group
 
 
@@ -86,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str], debug: bool) -> int:
     try:  # not click's own main(): it ends with 1 when nobody reads on, as in `opyard ops | head`, and that is no failure
-        group = build()
+        group = build(plugins=arguments[:1] not in ([name] for name in OWN))
         if instruction := os.environ.get(_COMPLETE):
             return shell_complete(group, {}, "opyard", _COMPLETE, instruction)
         with group.make_context("opyard", arguments) as context:

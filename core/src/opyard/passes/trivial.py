@@ -31,8 +31,8 @@ def skip_trivial(graph: Graph) -> Graph:
         array = rewrite.graph.constants.get(value) if value is not None else None
         if array is None or not is_real(TensorSpec.of(array)) or not 0 < array.nbytes <= SMALL:
             return None
-        found = np.unique(array.astype(np.float64).view(np.int64))
-        return found.view(np.float64)[0] if len(found) == 1 else None
+        bits = array.astype(np.float64).reshape(-1).view(np.int64)
+        return bits.view(np.float64)[0] if (bits == bits[0]).all() else None
 
     for node in graph.nodes:
         kept = _kept(node, rewrite.inputs(node), number)

@@ -22,6 +22,11 @@ from .model import Placement
 from .store import Measurement
 
 MOST_PLANS = 12
+LATE_ROUNDS = 2
+"""Rounds at least, where they take longer than there is time: runs of seconds differ little."""
+
+LATE_RUNS = 2 * (1 + LATE_ROUNDS)
+"""How often a placement is run then: as a whole and step by step, and once before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

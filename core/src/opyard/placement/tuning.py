@@ -17,7 +17,7 @@ from ..registry import REFERENCE, Registry, describe_error
 from .bounds import Arm, Bounds, Key
 from .calibration import calibrate, keep
 from .identity import short
-from .inplace import MOST_PLANS, PlanTime, Rehearse, Trials
+from .inplace import LATE_RUNS, MOST_PLANS, PlanTime, Rehearse, Trials
 from .measured import TRANSFER_BYTES, MeasuredCosts, transfer_key
 from .measuring import Batch, Expected, disagreement, expect, interleave, make_start
 from .model import Placement
@@ -29,6 +29,9 @@ CALIBRATION_SHARE = 0.25
 
 REHEARSAL_SHARE = 0.3
 """Part of the time that is kept for running whole plans."""
+
+REFERENCE_RATE = 2e-9
+"""Seconds of references for one operation or byte, before any ran: NumPy, in float64, on one thread."""
 
 Place = Callable[[Costs], Placement]
 Progress = Callable[[float, str], None]
@@ -54,11 +57,14 @@ def tune(
     progress  called with the part of the time that is used, in [0, 1], and what is being done
 
     Each kernel is compared with the reference first; one that is wrong is recorded and not used again. The time is looked
-    at between measurements, so the last one may exceed it. An interrupt ends the work and keeps what was measured.
+    at before each measurement, and none is begun that is known to take longer than is left: references and whole plans may
+    take seconds. An interrupt ends the work and keeps what was measured.
     """
     tuner = _Tuner(place, costs, registry, dict(arrays or {}), budget_seconds, seed, progress)
+    tuner.say("placing")
     before_bounds = Bounds(costs)
     before = place(before_bounds)
+    tuner.keep_for_the_end()
     old = set(before_bounds.chosen(before))
     stable = interrupted = False
     try:
@@ -109,7 +115,7 @@ class _Tuner:
     ) -> None:
         self.place, self.costs, self.registry, self.arrays = place, costs, registry, arrays
         self.begin = time.perf_counter()
-        self.budget = max(budget_seconds, 1e-9)
+        self.budget = self.end = max(budget_seconds, 1e-9)
         self.random, self.seed = Random(seed), seed
         self.progress = progress
         self.settled: set[Key] = set()
@@ -119,6 +125,10 @@ class _Tuner:
         self.calibrated: list[str] = []
         self.plans: list[PlanTime] = []
         self._pairs: set[tuple[Device, Device]] = set()
+        self.omitted = False
+        self._rates: dict[
+            str, float
+        ] = {}  # seconds of references for one operation or byte, by what they compute
 
     @property
     def left(self) -> float:
@@ -128,7 +138,11 @@ class _Tuner:
     def say(self, text: str) -> None:
         """Reports progress."""
         if self.progress is not None:
-            self.progress(min(1.0, 1.0 - self.left / self.budget), text)
+            self.progress(min(1.0, (time.perf_counter() - self.begin) / self.end), text)
+
+    def keep_for_the_end(self) -> None:
+        """Keeps the time of the last two placements: as long as the first has taken, at most a tenth of all each."""
+        self.budget -= 2 * min(time.perf_counter() - self.begin, self.budget / 10)
 
     def calibrate(self, devices: Iterable[Device]) -> None:
         """Measures the devices that were not measured before."""
@@ -169,6 +183,8 @@ class _Tuner:
                 return
             if device is not None and trials.runs(plan):
                 continue
+            if LATE_RUNS * plan.makespan > self.left:
+                return
             self.say(f"running the plan for {device or 'all devices'}")
             try:
                 trials.add(plan, rehearse(plan, self.left / 2))
@@ -190,7 +206,7 @@ class _Tuner:
                 doubtful.update({k: arm for k, arm in hopeful.conversions.items() if arm.device in used})
             groups = self._groups(doubtful, hopeful.arms)
             if not groups and not pairs:
-                return True
+                return not self.omitted
             for source, target in pairs:
                 if self.left <= 0:
                     return False
@@ -235,18 +251,26 @@ class _Tuner:
         """Checks the arms of one work and measures those that are right, in turns."""
         work = arms[0].work
         self.settled.update(arm.key for arm in arms)
+        if (seconds_wanted := self._reference_seconds(work)) > self.left:
+            self.omitted = True
+            self._note(
+                f"nothing of {short(work)} was measured: to check it, its reference takes some {seconds_wanted:.0f} s, and {max(self.left, 0.0):.0f} s were left"
+            )
+            return
         self.say(f"measuring {short(work)}: {', '.join(arm.kernel.id for arm in arms)}")
         deadline = time.perf_counter() + seconds
         try:
             known, fixed = self._known(work, plan)
+            begin = time.perf_counter()
             expected = expect(work, known, self.seed)
+            self._rates[work.title] = (time.perf_counter() - begin) / max(1.0, sum(work.cost))
         except Exception as error:
             sentence = f"nothing of {short(work)} was measured: its reference fails on drawn arrays ({describe_error(error)})"
             self._note(sentence)
             return
         ready: list[tuple[Arm, Batch]] = []
         for arm in arms:
-            batch = self._checked(arm, expected, fixed)
+            batch = self._checked(arm, expected, fixed) if self.left > 0 else None
             if batch is not None:
                 ready.append((arm, batch))
         try:
@@ -255,6 +279,12 @@ class _Tuner:
             for arm, batch in ready:
                 if batch.samples:
                     self._keep(arm, batch.result())
+
+    def _reference_seconds(self, work: Work) -> float:
+        """How long the reference will take, by those that ran before."""
+        rates = self._rates
+        rate = sum(rates.values()) / len(rates) if rates else REFERENCE_RATE
+        return rates.get(work.title, rate) * sum(work.cost)
 
     def _checked(self, arm: Arm, expected: Expected, fixed: Collection[int]) -> Batch | None:
         """The arm as a batch if it computes what the reference computes; else None, and the reason is kept."""

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from opyard.errors import KernelError
+from opyard.settings import num_threads
 
 from . import api
 from .addresses import Array, address, aligned
@@ -125,12 +126,12 @@ def _maker(count: int) -> Callable[..., Callable[..., None]]:
     return scope["make"]  # type: ignore[no-any-return]
 
 
-_reorders: dict[tuple[int, int], Execution] = {}
+_reorders: dict[tuple[int, int, int], Execution] = {}
 
 
 def reordered(array: Array, source: Descriptor, target: Descriptor) -> Array:
     """The bytes of a new memory in the layout ``target`` with the contents of ``array``, which lies as ``source`` says."""
-    key = source.number, target.number
+    key = source.number, target.number, num_threads()
     if key not in _reorders:
         _reorders[key] = Execution(reorder(source, target), ("src", "dst"))
     made = aligned(target.nbytes)

@@ -152,6 +152,13 @@ def missing() -> str | None:
     return found if isinstance(found, str) else None
 
 
+def follow_threads() -> None:
+    """Lets oneDNN, where it is loaded, use as many threads as opyard may now, when it is called by the current thread."""
+    found = _load() if _load.cache_info().currsize else None
+    if isinstance(found, Library):
+        found.use_threads()
+
+
 @cache
 def _load() -> Library | str:
     path = find()
