@@ -205,6 +205,36 @@ def test_many_threads_call_one_function() -> None:
             np.testing.assert_array_equal(found, expected)
 
 
+def test_many_threads_call_one_function_without_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has scratch memory of its own."""
+    monkeypatch.setenv("OPYARD_NUM_THREADS", "1")
+    monkeypatch.setattr(compiled, "SMALL_SECONDS", 0.0)
+    arrays = [np.random.default_rng(n).standard_normal((64, 1003)).astype(np.float32) for n in range(4)]
+    run = bound(lambda v: oy.log_softmax(oy.exp(v)), arrays[0])
+    assert type(run).__name__ == "builtin_function_or_method"
+    expected = [run(array) for array in arrays]
+    work = [number % len(arrays) for number in range(100)]
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in zip(work, pool.map(lambda n: run(arrays[n]), work), strict=True):
+            np.testing.assert_array_equal(found, expected[number])
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_long_loops_ask_for_the_number_of_threads_in_each_call(
+    monkeypatch: pytest.MonkeyPatch, count: str
+) -> None:
+    monkeypatch.setattr(compiled, "SMALL_SECONDS", 0.0)
+    monkeypatch.setattr(compiled, "THREAD_SECONDS", 1e-9)
+    x = np.random.default_rng(0).standard_normal((64, 1003)).astype(np.float32)
+    run = bound(lambda v: oy.softmax(v * 2.0), x)
+    expected = run(x)
+    monkeypatch.setenv("OPYARD_NUM_THREADS", count)
+    out = np.empty_like(x)
+    for array in (x, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
+        assert run(array, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+
+
 # What is refused -----------------------------------------------------------------------------------------------------
 
 MATRIX = TensorSpec((20, 30))

@@ -52,8 +52,8 @@ def in_parts(function: Callable[[int, int], None], count: int, work: float) -> N
 
     With little ``work``, in operations, it is called once, with everything.
     """
-    threads = min(num_threads(), count)
-    if threads < 2 or work < LEAST_WORK:
+    threads = 1 if work < LEAST_WORK else min(num_threads(), count)
+    if threads < 2:
         function(0, count)
         return
     ends = [count * number // threads for number in range(threads + 1)]

@@ -12,13 +12,15 @@ import numpy as np
 
 from opyard.graph import Value
 from opyard.region import Region
+from opyard.settings import num_threads
 
 from ..threads import LEAST_WORK, in_parts
 from .combining import UFUNCS, identity
-from .launch import KERNEL, address, built_in
+from .launch import DENSE, KERNEL, address, aligned, built_in
 from .machine import Module, compiler, host
 from .nest import Nest, arrays_of
 from .steps import Step
+from .unlocked import UNLOCKED, unlocking
 
 Array = np.ndarray[Any, Any]
 
@@ -30,6 +32,9 @@ THREAD_SECONDS = 1e-4
 
 STREAM_BYTES = 1 << 26
 """Outputs from this size on go past the caches."""
+
+STACK_BYTES = 1 << 16
+"""The most that a row of scratch memory takes on the stack."""
 
 UNIT = 1024
 """Elements that threads do not divide further."""
@@ -78,9 +83,23 @@ class Compiled:
         return np.array(words, np.int64)
 
     def function(self) -> Callable[..., Any]:
-        """What a plan calls."""
-        if self.seconds > SMALL_SECONDS:
-            return self.run
+        """What a plan calls: a built-in function where one thread does the work, for interpreted code is cold after large arrays."""
+        is_small, run = self.seconds <= SMALL_SECONDS, self.run
+        if self.streaming is not None or (not is_small and self.scratch_bytes > STACK_BYTES):
+            return run
+        native = self._native(is_small)
+        if native is None or self.seconds <= THREAD_SECONDS:
+            return native or run
+
+        def on_threads(*arrays: Any, out: Array | None = None) -> Any:
+            if num_threads() > 1:
+                return run(*arrays, out=out)
+            return native(*arrays) if out is None else native(*arrays, out=out)
+
+        return on_threads
+
+    def _native(self, is_small: bool) -> Callable[..., Any] | None:
+        """The built-in function; where little is computed it holds the interpreter's lock. None where there is none."""
         specs = [(spec.shape, spec.dtype) for spec in self.specs]
         inputs, constants = len(self.step.region.graph.inputs), self.constants
         is_tuple, empty, run = len(specs) > 1, np.empty, self.run
@@ -93,16 +112,20 @@ class Compiled:
             native(*arrays, *constants, *made)
             return tuple(made) if is_tuple else made[0]
 
-        count = len(self.arrays)
-        native = built_in(self.module, count, self.table, self.end, self.scratch_bytes, without_outputs)
+        count, module, table = len(self.arrays), self.module, self.table
+        if not is_small:
+            module = compiler().function(UNLOCKED)
+            table = np.array([*unlocking(self.module, count, self.scratch_bytes), *table], np.int64)
+        scratch = self.scratch_bytes if is_small else 0
+        native = built_in(module, count, table, self.end, scratch, without_outputs)
         if native is without_outputs:
-            return run
+            return None
         return without_outputs if constants or is_tuple else native
 
     def run(self, *arrays: Any, out: Array | None = None) -> Any:
         """Any arrays, on all threads."""
         inputs = len(self.step.region.graph.inputs)
-        dense = [np.require(array, requirements=("C", "A")) for array in arrays[:inputs]]
+        dense = [as_dense(array) for array in arrays[:inputs]]
         made: list[Array] = list(arrays[inputs + len(self.constants) :])  # called by the built-in function
         if not made:
             fits = out is not None and out.flags.c_contiguous and out.flags.aligned
@@ -122,7 +145,7 @@ class Compiled:
         divisible = self.is_flat and not self.step.space.reduces
 
         def part(first: int, last: int) -> None:
-            scratch = np.empty(self.scratch_bytes, np.uint8)
+            scratch = aligned(self.scratch_bytes)
             data = words(*addresses, address(scratch))
             if self.is_flat:
                 first, last = first * UNIT, min(last * UNIT, end) if divisible else end
@@ -137,7 +160,7 @@ class Parts(Compiled):
 
     def run(self, *arrays: Any, out: Array | None = None) -> Any:
         """Any arrays, on all threads; ``out`` where there is one output."""
-        dense = [np.require(array, requirements=("C", "A")) for array in arrays]
+        dense = [as_dense(array) for array in arrays]
         addresses = [address(array) for array in (*dense, *self.constants)]
         nodes = {node.outputs[0]: node for node in self.step.region.graph.nodes}
         reductions = [nodes[value] for value in self.step.region.graph.outputs.values()]
@@ -150,7 +173,7 @@ class Parts(Compiled):
 
         def part(first: int, last: int) -> None:
             totals: list[Array] = []
-            scratch = np.empty(self.scratch_bytes, np.uint8)
+            scratch = aligned(self.scratch_bytes)
             last = min(last * UNIT, self.end) if self.is_flat else last
             begin = first * UNIT if self.is_flat else first
             made = [np.empty(spec.shape, spec.dtype) for spec in self.specs]
@@ -220,6 +243,13 @@ def in_steps(region: Region, steps: Sequence[Compiled]) -> Callable[..., Any]:
         return tuple(known[place] for place in results) if region.is_tuple else known[results[0]]
 
     return run
+
+
+def as_dense(array: Any) -> Array:
+    """The array itself where it is dense and aligned, or such a copy."""
+    if isinstance(array, np.ndarray) and array.flags.num & DENSE == DENSE:
+        return array
+    return np.require(array, requirements=("C", "A"))
 
 
 @lru_cache(maxsize=64)

@@ -23,7 +23,7 @@ KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
 """``kernel(data, table, begin, end)``, see nest.py."""
 
 _FAST, _KEYWORDS = 0x80, 0x02
-_DENSE = 0x0001 | 0x0100
+DENSE = 0x0001 | 0x0100
 """Flags of NumPy: C order, and aligned."""
 
 _HEAD = {
@@ -71,8 +71,8 @@ loop:
 array:
   %p64 = getelementptr i8, ptr %object, i64 64
   %flags = load i32, ptr %p64
-  %both = and i32 %flags, {_DENSE}
-  %dense = icmp eq i32 %both, {_DENSE}
+  %both = and i32 %flags, {DENSE}
+  %dense = icmp eq i32 %both, {DENSE}
   br i1 %dense, label %next, label %fallback
 next:
   %p16 = getelementptr i8, ptr %object, i64 16
@@ -134,6 +134,13 @@ def address(array: Array) -> int:
     return found
 
 
+def aligned(nbytes: int) -> Array:
+    """Memory that begins with a line of the caches: vectors that lie on two of them take twice as long."""
+    room = np.empty(nbytes + 64, np.uint8)
+    skipped = -address(room) % 64
+    return room[skipped : skipped + nbytes]
+
+
 def built_in(
     module: Module,
     arrays: int,
@@ -150,7 +157,7 @@ def built_in(
     if entry is None:
         return fallback
     definition, _, new = entry
-    scratch = np.empty(scratch_bytes, np.uint8)
+    scratch = aligned(scratch_bytes)
     functions = [
         ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
         for name in ("Py_IncRef", "PyObject_Vectorcall")

@@ -8,7 +8,7 @@ reduced, the rows are added to what the outputs hold.
 
 from __future__ import annotations
 
-from opyard.graph import Value
+from opyard.graph import Node, Value
 from opyard.region import Region
 
 from . import mathematics, scalars
@@ -17,10 +17,10 @@ from .code import Value as Operand
 from .machine import Processor
 from .passes import Pass, from_memory, to_memory
 from .space import Space, is_elementwise
-from .stages import stages_of
+from .stages import stages_of, weight_of
 
 HEAVY = 16
-"""Instructions from which on two vectors are enough to keep the processor busy, otherwise four."""
+"""Instructions from which on two vectors are enough to keep the processor busy, otherwise four; reductions wait for themselves."""
 
 
 def arrays_of(region: Region) -> list[Value]:
@@ -40,7 +40,9 @@ class Nest:
         self.arrays = arrays_of(region)
         self.maker = {node.outputs[0]: node for node in self.graph.nodes}
         self.code = Code(scales=target.vector_bytes == 64)
+        self.is_heavy = any(scalars.weight(n.call) >= HEAVY for n in self._wide() if is_elementwise(n))
         self.lanes = self._lanes()
+        self.heaviest = max(self.stages, key=weight_of)
         self.narrow: dict[Value, Operand] = {}
         self.splats: dict[Value, Operand] = {}
         self.divisors: dict[Value, tuple[Operand, Operand]] = {}
@@ -49,12 +51,14 @@ class Nest:
         self.kept: dict[Value, str] = {}
         self.columns = ""
 
+    def _wide(self) -> list[Node]:
+        """The ops that compute vectors."""
+        return [n for n in self.graph.nodes if self.space.is_wide(n.outputs[0]) or not is_elementwise(n)]
+
     def _lanes(self) -> int:
-        wide = [n for n in self.graph.nodes if self.space.is_wide(n.outputs[0]) or not is_elementwise(n)]
-        sizes = [v.dtype.itemsize for n in wide for v in (*n.inputs, *n.outputs) if v is not None]
+        sizes = [v.dtype.itemsize for n in self._wide() for v in (*n.inputs, *n.outputs) if v is not None]
         unit = self.target.vector_bytes // max([4, *sizes])
-        heavy = any(is_elementwise(n) and scalars.weight(n.call) >= HEAVY for n in wide)
-        return unit * (2 if heavy else 4)
+        return unit * (2 if self.is_heavy and not self.space.reduces else 4)
 
     # Rows ------------------------------------------------------------------------------------------------------------
 

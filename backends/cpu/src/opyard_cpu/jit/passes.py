@@ -11,13 +11,19 @@ from .code import ELEMENTS, Code, bits_of, is_float
 from .code import Value as Operand
 from .combining import accumulators_of, combine, finish
 from .space import is_elementwise
-from .stages import Stage
+from .stages import Stage, weight_of
 
 if TYPE_CHECKING:
     from .nest import Nest
 
-AHEAD, CACHE_LINE = 8192, 64
-"""Bytes from what is read to what is asked for, and of a line of the caches."""
+AHEAD, CACHE_LINE = 2048, 64
+"""Bytes from what is read or written to what is asked for, and of a line of the caches."""
+
+NEAR_ROW = 1 << 16
+"""Bytes of a row up to which it stays in the caches from one pass to the next."""
+
+MUCH = 16
+"""Instructions for each element from which on those that ask for memory take longer than they save."""
 
 BLOCK = 128
 """Vectors that are added up before their sum is added to the others: rounding errors grow with the number of additions."""
@@ -50,6 +56,7 @@ class Pass:
             n.op.name == "sum" and is_float(n.outputs[0].dtype.name) for n in self.reductions
         )
         self.totals: list[str] = []
+        self.ahead: dict[Value, str] = {}
 
     def write(self) -> None:
         """Writes the loops, and what the reductions give."""
@@ -61,12 +68,22 @@ class Pass:
             for value in node.inputs:
                 if value is not None and not self.nest.space.is_wide(value):
                     self.nest.splat(value)
+        if self.stage is self.nest.heaviest:
+            self.ahead = {value: self._ahead(value) for value in self.nest.stages[0].loaded}
         self._streaming() if self.streams else self._plain()
         lanes = self.nest.lanes
         pairs = zip(self.carried, self.totals, strict=True)
         totals = {one: Operand(name, one.dtype, lanes) for one, name in pairs}
         for node in self.reductions:
             self.nest.narrow[node.outputs[0]] = finish(self.code, totals, node)
+
+    def _ahead(self, value: Value) -> str:
+        """Bytes from what is read to what is asked for: in a later pass over a short row, to the next row."""
+        if self.stage is self.nest.stages[0]:
+            return str(AHEAD)
+        row = self.code.let(f"mul i64 {self.nest.columns}, {value.dtype.itemsize}")
+        near = self.code.let(f"icmp ult i64 {row}, {NEAR_ROW}")
+        return self.code.let(f"select i1 {near}, i64 {row}, i64 {AHEAD}")
 
     # Control flow ----------------------------------------------------------------------------------------------------
 
@@ -222,7 +239,7 @@ class Pass:
         """One vector of each value; the sums with it."""
         code, nest = self.code, self.nest
         code.lanes = nest.lanes
-        if mask is None and self.stage is nest.stages[0]:
+        if mask is None:
             self._prefetch(index)
         known: dict[Value, Operand] = {v: self._load(v, index, mask) for v in self.stage.loaded}
         for node in self.stage.nodes:
@@ -280,15 +297,28 @@ class Pass:
         return nest.pointers[value] if value in nest.pointers else nest.written[value]
 
     def _prefetch(self, index: str) -> None:
-        """Asks for what comes later: the processor alone looks too few lines ahead to compute and read at once."""
-        code, lanes = self.code, self.nest.lanes
+        """Asks for what comes later: the processor alone looks too few lines ahead to compute and read at once.
+
+        What is read is asked for where most is computed; a row that is read several times is the next one there. What is written
+        is asked for where little is computed, or else the instructions for it take longer than they save.
+        """
+        nest = self.nest
+        if self.stage is nest.heaviest:
+            for value in nest.stages[0].loaded:
+                self._prefetch_one(nest.pointers[value], value, index, 0)
+        if not self.streams and weight_of(self.stage) < MUCH:
+            for value in self.stage.outputs:
+                self._prefetch_one(nest.written[value], value, index, 1)
+
+    def _prefetch_one(self, base: str, value: Value, index: str, writes: int) -> None:
+        code, size = self.code, bits_of(value.dtype.name) // 8
         code.declarations["declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"] = None
-        for value in self.stage.loaded:
-            size = bits_of(value.dtype.name) // 8
-            start = code.let(f"getelementptr i{8 * size}, ptr {self._pointer(value)}, i64 {index}")
-            for offset in range(AHEAD, AHEAD + size * lanes, CACHE_LINE):
-                place = code.let(f"getelementptr i8, ptr {start}, i64 {offset}")
-                code.line(f"call void @llvm.prefetch.p0(ptr {place}, i32 0, i32 3, i32 1)")
+        start = code.let(f"getelementptr i{8 * size}, ptr {base}, i64 {index}")
+        ahead = str(AHEAD) if writes else self.ahead[value]
+        start = code.let(f"getelementptr i8, ptr {start}, i64 {ahead}")
+        for offset in range(0, size * self.nest.lanes, CACHE_LINE):
+            place = code.let(f"getelementptr i8, ptr {start}, i64 {offset}")
+            code.line(f"call void @llvm.prefetch.p0(ptr {place}, i32 {writes}, i32 3, i32 1)")
 
     def _load(self, value: Value, index: str, mask: str | None) -> Operand:
         code, dtype = self.code, value.dtype.name

@@ -35,6 +35,11 @@ class Stage:
     loaded: list[Value] = field(default_factory=list)
 
 
+def weight_of(stage: Stage) -> int:
+    """About how many instructions an element takes in a pass."""
+    return sum(weight(node.call) for node in stage.nodes if is_elementwise(node))
+
+
 def stages_of(graph: Graph, space: Space) -> tuple[list[Stage], list[Value]]:
     """The passes, and the values in scratch memory."""
     return _Scheduler(graph, space).run()

@@ -6,7 +6,19 @@ and a test compares them.
 
 from __future__ import annotations
 
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char,
+    c_char_p,
+    c_float,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint,
+    c_void_p,
+)
 from typing import Any
 
 MAX_DIMENSIONS = 12
@@ -129,6 +141,7 @@ class Argument(Structure):
 
 _HANDLE, _OUT, _SIZES = c_void_p, POINTER(c_void_p), POINTER(c_int64)
 _DESCRIPTION = [_OUT, _HANDLE]  # primitive descriptor to be made, engine
+_MATRIX = [_HANDLE, c_int64]  # address, and elements from one row to the next
 _WINDOWS = [_SIZES, _SIZES, _SIZES]
 
 SIGNATURES: dict[str, list[Any]] = {
@@ -158,6 +171,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "primitive_create": [_OUT, _HANDLE],
     "primitive_destroy": [_HANDLE],
     "primitive_execute": [_HANDLE, _HANDLE, c_int, POINTER(Argument)],
+    "sgemm": [c_char, c_char, *[c_int64] * 3, c_float, *_MATRIX, *_MATRIX, c_float, *_MATRIX],
     "reorder_primitive_desc_create": [_OUT, *[_HANDLE] * 5],
     "matmul_primitive_desc_create": [*_DESCRIPTION, *[_HANDLE] * 5],
     "convolution_forward_primitive_desc_create": [

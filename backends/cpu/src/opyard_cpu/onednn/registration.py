@@ -130,6 +130,8 @@ def _products(registry: Registry) -> None:
         dtypes=DTYPES,
         out=True,
     )
+    large: dict[str, Any] = {fact: f"{HERE}.gemm:{fact}" for fact in ("prepare", "accepts", "cost")}
+    registry.kernel("matmul", backend="cpu", name="onednn_gemm", dtypes=DTYPES, out=True, **large)
     ready: dict[str, Any] = {
         "prepare": f"{module}:prepare_packed",
         "accepts": f"{module}:accepts_packed",
