@@ -36,31 +36,23 @@ _HEAD = ("rows", "columns", "image", "down", "right", "channels")
 """Words: windows along both axes, bytes of an image, bytes from one element of a window to the next, bytes of the channels."""
 
 
-def source(target: Processor) -> str:
-    """The text for a processor."""
-    lanes = target.vector_bytes // 4
-    width = target.vector_bytes * 8
-    attributes = f'"prefer-vector-width"="{width}" "min-legal-vector-width"="{width}"'
-    words = "\n".join(
-        f"  %at.{name} = getelementptr i64, ptr %table, i64 {place}\n  %{name} = load i64, ptr %at.{name}"
-        for place, name in enumerate(_HEAD)
-    )
-    wide, whole = 4 * lanes * UNROLLED, 4 * lanes
-    return f"""
-{_channels("wide", lanes * UNROLLED, attributes)}
-{_channels("whole", lanes, attributes)}
-{_channels("one", 1, attributes)}
-define void @kernel(ptr %data, ptr %table, i64 %begin, i64 %end) nounwind {attributes} {{
+_LOADS = "\n".join(
+    f"  %at.{name} = getelementptr i64, ptr %table, i64 {place}\n  %{name} = load i64, ptr %at.{name}"
+    for place, name in enumerate(_HEAD)
+)
+
+_ROWS = f"""
+define void @kernel(ptr %data, ptr %table, i64 %begin, i64 %end) nounwind ATTRIBUTES {{
 entry:
-{words}
+{_LOADS}
   %x = load ptr, ptr %data
   %at.y = getelementptr ptr, ptr %data, i64 1
   %y = load ptr, ptr %at.y
   %vertical = getelementptr i64, ptr %table, i64 {len(_HEAD)}
   %words = shl i64 %rows, 1
   %horizontal = getelementptr i64, ptr %vertical, i64 %words
-  %wides = and i64 %channels, {-wide}
-  %wholes = and i64 %channels, {-whole}
+  %wides = and i64 %channels, WIDE
+  %wholes = and i64 %channels, WHOLE
   %any = icmp ult i64 %begin, %end
   br i1 %any, label %row.loop, label %done
 row.loop:
@@ -107,6 +99,16 @@ done:
   ret void
 }}
 """
+
+
+def source(target: Processor) -> str:
+    """The text for a processor: channels several vectors at a time, then one vector, then one number."""
+    lanes, width = target.vector_bytes // 4, target.vector_bytes * 8
+    attributes = f'"prefer-vector-width"="{width}" "min-legal-vector-width"="{width}"'
+    parts = {"wide": lanes * UNROLLED, "whole": lanes, "one": 1}
+    rows = _ROWS.replace("WIDE", str(-4 * lanes * UNROLLED)).replace("WHOLE", str(-4 * lanes))
+    functions = (_channels(name, size, attributes) for name, size in parts.items())
+    return "".join(functions) + rows.replace("ATTRIBUTES", attributes)
 
 
 def _channels(name: str, lanes: int, attributes: str) -> str:
