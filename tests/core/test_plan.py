@@ -431,15 +431,30 @@ def test_the_source_is_straight_line() -> None:
     lines = executable.source.splitlines()
     assert lines == [
         "def run(v0):",
-        "  with errstate(all='ignore'):",
+        "  before = ignore()",
+        "  try:",
         "    v1 = k0(v0, out=b0)",
         "    v2 = k1(v1, v0, out=new1())",
         "    v1 = None",
         "    v3 = k3(v2)",
         "    if v3.shape != s3 or v3.dtype is not d3: check(c3, v3)",
         "    return (own3(v3),)",
+        "  finally:",
+        "    restore(before)",
     ]
-    assert len(executable.lines) == len(lines) - 3
+    assert len(executable.lines) == len(lines) - 6
+
+
+def test_floating_point_errors_are_ignored_in_a_run_and_what_was_set_before_comes_back() -> None:
+    from opyard.executable import ignoring_floating_point
+
+    ignore, restore = ignoring_floating_point()
+    with np.errstate(all="raise"):
+        before = ignore()
+        assert set(np.geterr().values()) == {"ignore"}
+        assert np.isinf(np.ones(1) / np.zeros(1)).all()
+        restore(before)
+        assert set(np.geterr().values()) == {"raise"}
 
 
 def test_optional_inputs_and_tuples_of_one() -> None:

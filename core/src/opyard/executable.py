@@ -7,8 +7,9 @@ tensors, which are set to None when nothing uses them any more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from .ops._control import driver
 from .plan import Copy, Free, Plan, Run, Step
 from .registry import describe_error
 
-HEAD = 3
+HEAD = 4
 """The number of the line where the first step is, in the source of an executable."""
 
 
@@ -73,6 +74,18 @@ Claim = Callable[[tuple[int, ...]], tuple[bool, ...]]
 def claim_nothing(slots: tuple[int, ...]) -> tuple[bool, ...]:
     """No array of a feed may be written to."""
     return (False,) * len(slots)
+
+
+@cache
+def ignoring_floating_point() -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    """Lets NumPy ignore floating-point errors in this thread, and undoes it, given what the former gave.
+
+    NumPy keeps what to do in a context variable. ``np.errstate`` makes its value anew each time, which takes longer than some plans.
+    """
+    before, context = copy_context(), copy_context()
+    context.run(np.seterr, all="ignore")
+    (variable,) = (each for each, value in context.items() if before.get(each) is not value)
+    return partial(variable.set, context[variable]), variable.reset
 
 
 class _Unclear(Exception):
@@ -170,14 +183,11 @@ class Executable:
                 rows += self._checks(step, fetched)
         parameters = [*(["claim"] if self._donations else []), *(f"v{slot}" for slot in plan.feeds)]
         rows.append(f"    return ({', '.join(results)}{',' if len(results) == 1 else ''})")
-        head = [
-            f"def run({', '.join(parameters)}):",
-            "  if True:" if self.inside else "  with errstate(all='ignore'):",
-        ]
-        self._namespace["errstate"] = (
-            np.errstate
-        )  # NaN and infinity are values, here as on every other device
-        return "\n".join([*head, *rows])
+        # NaN and infinity are values, here as on every other device
+        self._namespace["ignore"], self._namespace["restore"] = ignoring_floating_point()
+        begin, end = ("None", "pass") if self.inside else ("ignore()", "restore(before)")
+        head = [f"def run({', '.join(parameters)}):", f"  before = {begin}", "  try:"]
+        return "\n".join([*head, *rows, "  finally:", f"    {end}"])
 
     def _results(self) -> Iterator[str]:
         """For each fetch what is given back: its tensor, or a copy."""

@@ -14,6 +14,7 @@ import opyard as oy
 from opyard.placement.matching import find_matches
 from opyard.placement.patterns import Pattern
 from opyard.spec import TensorSpec
+from opyard_cpu.jit import machine
 from opyard_cpu.onednn import checks, convolution, library, products
 from opyard_cpu.onednn.chains import RELU, RELU6, Chain, Run, chain_of
 from opyard_cpu.onednn.layouts import Packed
@@ -22,6 +23,13 @@ pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(librar
 
 Array = np.ndarray[Any, Any]
 C, SIZE = 16, 5
+
+
+@pytest.fixture(autouse=True)
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These are few results, for which there is another way; here they count as many."""
+    monkeypatch.setattr(checks, "FEW", 0)
+
 
 CASES: dict[str, tuple[str, str, int, int, int]] = {
     "1x1": ("onednn_conv_", "relu", 16, 1, 1),
@@ -160,6 +168,22 @@ def test_strange_numbers_behind_products(value: float) -> None:
             some, out = x if strange is None else strange, np.empty((6, 32), np.float32)
             assert run(some, Packed(weight), bias, out=out) is out
             np.testing.assert_allclose(out, np.maximum(some @ weight + bias, 0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(machine.missing() is not None, reason=str(machine.missing()))
+@pytest.mark.parametrize("value", [1.0, np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("case", CASES)
+def test_with_few_results_the_activation_is_a_loop_over_them(
+    case: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    run, made = counted(chain(case))
+    for name, array in arrays_of(case).items():
+        arrays = {**arrays_of(case), name: array.copy()}
+        arrays[name].reshape(-1)[array.size // 2] = value
+        np.testing.assert_allclose(computed(run, arrays), expected(case, arrays), rtol=1e-4, atol=1e-5)
+    (used,) = made
+    assert len(used.steps) < len(chain(case).steps)
 
 
 def test_leaky_relu_without_a_slope_keeps_nan() -> None:

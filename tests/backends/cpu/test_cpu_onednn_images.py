@@ -12,7 +12,7 @@ import opyard as oy
 from opyard.operation import Call
 from opyard.placement.measuring import convert, make_inputs
 from opyard.spec import TensorSpec
-from opyard_cpu.onednn import images, library
+from opyard_cpu.onednn import images, layouts, library
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
 
@@ -65,11 +65,36 @@ def test_dilated_poolings() -> None:
     assert refusal.startswith("oneDNN has only its slow reference implementation (ref")
 
 
-def test_maxima_of_nan_are_nan() -> None:
-    x = drawn(1, 3, 4, 4)
+@pytest.mark.parametrize("compiles", [True, False])
+@pytest.mark.parametrize("channels", [3, 16, 70])
+def test_maxima_of_nan_are_nan(channels: int, compiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiles:
+        monkeypatch.setattr(images, "missing_compiler", lambda: "llvmlite is not installed")
+    x = drawn(1, channels, 4, 4)
     x[0, 1, 2, 2] = np.nan
+    x[0, 2] = -np.inf
     found = run(oy.max_pool, "nhwc", x, kernel=2)
     assert np.isnan(found).sum() == 1
+    assert (found[0, 2] == -np.inf).all()
+
+
+def test_maxima_of_many_numbers_and_of_windows_in_the_padding() -> None:
+    run(oy.max_pool, "nhwc", drawn(2, 70, 40, 40), kernel=3, strides=1, padding=1, dilations=2)
+    empty = {"kernel": (2, 1), "strides": 1, "dilations": (3, 1), "padding": ((2, 2), (0, 0))}
+    assert (run(oy.max_pool, "nhwc", drawn(1, 5, 1, 6), **empty) == -np.inf).all()
+
+
+def test_images_of_one_channel_or_one_pixel_are_only_seen_otherwise() -> None:
+    for shape in ((3, 1, 4, 5), (3, 7, 1, 1)):
+        x = drawn(*shape)
+        moved = layouts.to_channels_last(shape)(x)
+        back = layouts.from_channels_last(shape)
+        assert np.shares_memory(moved, x)
+        np.testing.assert_array_equal(moved, np.moveaxis(x, 1, -1))
+        assert np.shares_memory(back(moved), x)
+        out = np.empty(shape, np.float32)
+        assert back(moved, out=out) is out
+        np.testing.assert_array_equal(out, x)
 
 
 def test_means_that_count_padding_differently_are_refused() -> None:

@@ -255,7 +255,7 @@ def test_stale_memory_is_not_taken_for_numbers(allowed: None) -> None:
 
 def test_products_are_made_for_one_thread() -> None:
     found = library.library()
-    most = found._openmp.omp_get_max_threads
+    most = found.openmp.omp_get_max_threads
     found.use_threads()
     with found.on_one_thread():
         found.use_threads()

@@ -43,6 +43,19 @@ _LOADS = "\n".join(
     for place, (name, kind) in enumerate(_HEAD.items())
 )
 
+_CALLS = {
+    False: """
+  call void %run(ptr %data, ptr %table, i64 0, i64 %end)
+  br label %done
+""",
+    True: """
+  %status = call i64 %run(ptr %data, ptr %table, i64 0, i64 %end)
+  %fine = icmp eq i64 %status, 0
+  br i1 %fine, label %done, label %fallback
+""",
+}
+"""How the kernel is called: one that gives nothing, and one that may fail."""
+
 _SOURCE = f"""
 define ptr @kernel(ptr %self, ptr %arguments, i64 %given, ptr %names) nounwind {{
 entry:
@@ -85,7 +98,8 @@ next:
 go:
   %ds = getelementptr ptr, ptr %data, i64 %count
   store ptr %scratch, ptr %ds
-  call void %run(ptr %data, ptr %table, i64 0, i64 %end)
+CALL
+done:
   call void %keep(ptr %object)
   ret ptr %object
 fallback:
@@ -106,12 +120,17 @@ class _Definition(ctypes.Structure):
     )
 
 
+def source(may_fail: bool) -> str:
+    """The built-in function for kernels that give nothing, or those that may fail."""
+    return _SOURCE.replace("CALL", _CALLS[may_fail].strip("\n"))
+
+
 @cache
-def _entry() -> tuple[_Definition, Module, Any] | None:
+def _entry(may_fail: bool) -> tuple[_Definition, Module, Any] | None:
     """The definition of the built-in function; None where objects of Python are laid out in another way."""
     if sysconfig.get_config_var("Py_GIL_DISABLED") or not _layout_is_known():
         return None
-    module = compiler().function(_SOURCE)
+    module = compiler().function(source(may_fail))
     definition = _Definition(b"compiled", module.address, _FAST | _KEYWORDS, None)
     # functions read both as long as one of them lives, also while it is collected: they stay for good
     ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, module)))
@@ -148,12 +167,16 @@ def built_in(
     end: int,
     scratch_bytes: int,
     fallback: Callable[..., Any],
+    *,
+    may_fail: bool = False,
+    needed: object = None,
 ) -> Callable[..., Any]:
     """A function of so many dense arrays, the outputs last, of which one may be named ``out``; it gives the last one back.
 
-    Anything else is handed to ``fallback``, which also is what there is where Python's objects are not known.
+    Anything else is handed to ``fallback``, which also is what there is where Python's objects are not known. ``may_fail``: the
+    kernel gives a number, and where that is not zero, ``fallback`` is called as well. ``needed`` is kept alive for the kernel.
     """
-    entry = _entry()
+    entry = _entry(may_fail)
     if entry is None:
         return fallback
     definition, _, new = entry
@@ -166,7 +189,7 @@ def built_in(
     words = np.array([*head, *table], np.int64)
     holder = _Words(words.shape, np.int64)
     holder[...] = words
-    holder.needed = (module, fallback, scratch)
+    holder.needed = (module, fallback, scratch, needed)
     found: Callable[..., Any] = new(ctypes.addressof(definition), holder, None)
     return found
 

@@ -21,6 +21,11 @@ def address(array: Array) -> int:
     return c_void_p.from_address(id(array) + _OFFSET).value or 0
 
 
+def dense(array: Array) -> Array:
+    """The array itself where it is dense, else a copy that is."""
+    return array if array.flags.c_contiguous else array.copy()
+
+
 def addresses_are_right() -> bool:
     """Whether arrays of this NumPy are laid out as ``address`` believes."""
     probe = np.zeros(8)

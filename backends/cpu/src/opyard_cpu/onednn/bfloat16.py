@@ -17,11 +17,11 @@ from opyard.operation import Call
 from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
-from .addresses import Array, address
+from .addresses import Array, address, dense
 from .chains import SECONDS, Run
 from .convolution import result_shape, source_shape, weights_shape, windows_of
 from .execution import Execution
-from .layouts import concrete, dense
+from .layouts import concrete
 from .library import library
 from .memory import Descriptor, any_layout, channels_last, strided
 from .neighbourhoods import convolution

@@ -1,11 +1,13 @@
 """Post-ops that are quick but wrong for NaN or infinity, and checks in each call that tell whether there could be any.
 
 oneDNN's own relu and clip make zeros of NaN. What keeps NaN has an exponential in it: a depthwise convolution takes
-nearly twice the time, and with relu6 2.5 times. So a chain that ends so runs in one of two ways (measured with oneDNN 3.2):
+nearly twice the time, and with relu6 2.5 times. So a chain that ends so runs in one of three ways (measured with oneDNN 3.2):
 
 * It is checked before: where the norms of all that goes in are small, no sum can overflow, and oneDNN's own function is right.
 * It is checked after, where the result has fewer elements than what goes in: hard swish with a very steep slope is relu, and
   keeps NaN, but makes NaN of minus infinity as well. Where the result is finite there was neither.
+
+* With few results, which stay in the cache, the activation is a compiled loop over them, that knows NaN, and there is no check.
 
 Where a check fails, the call is made with the exact functions, which are prepared when that first happens. One pass over an array
 that was just written, or is about to be read, takes a seventh to a quarter of what the exponentials take.
@@ -20,9 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from opyard import gelu
+from opyard import TensorSpec, gelu, relu, relu6, trace
 from opyard.driver import Device
+from opyard.region import Region
 
+from ..jit.compiled import compiled
+from ..jit.machine import missing
+from ..jit.steps import steps_of
 from .addresses import Array
 from .chains import RELU, RELU6, SECONDS, STEEP, Chain, Operand, Run, elements_in
 from .primitives import Eltwise
@@ -35,6 +41,9 @@ CHEAP = ("relu", "clip_v2", "linear", "hardswish")
 
 STEP_FLOPS = 50.0
 """What a post-op with an exponential takes for each element, in operations of a product that would take as long."""
+
+FEW = 1 << 16
+"""Results over which a compiled loop goes once more."""
 
 CACHED = 3.0
 """How much quicker than memory what was just written is read."""
@@ -59,6 +68,9 @@ def quick_after(chain: Chain) -> Chain | None:
 
 def prepared(chain: Chain, compute: Callable[[Chain], Run]) -> Run:
     """The function of a chain in its quickest way. ``compute`` makes that of a chain as it is."""
+    if found := _activated(chain):
+        shorter, activation = found
+        return _in_place(compute(shorter), activation, chain)
     if chain.steps[-1:] == (Eltwise("gelu_erf"),):
         return _with_exact_gelu(compute(chain), lambda: compute(replace(chain, steps=chain.steps[:-1])))
     if quick := quick_before(chain):
@@ -66,6 +78,29 @@ def prepared(chain: Chain, compute: Callable[[Chain], Run]) -> Run:
     if quick := quick_after(chain):
         return _checked_after(compute(quick), lambda: compute(chain))
     return compute(chain)
+
+
+def _activated(chain: Chain) -> tuple[Chain, Callable[..., Any]] | None:
+    """The chain without the relu or relu6 at its end, and this function; None where it ends otherwise, or has many results."""
+    if int(chain.base.output.size) > FEW or missing():
+        return None
+    for steps, function in ((RELU6, relu6), (RELU, relu)):
+        if chain.steps[-len(steps) :] == steps:
+            return replace(chain, steps=chain.steps[: -len(steps)]), function
+    return None
+
+
+def _in_place(compute: Run, activation: Callable[..., Any], chain: Chain) -> Run:
+    """The chain, and then a function of each element of its result, compiled."""
+    flat = TensorSpec((int(chain.base.output.size),), chain.base.output.dtype)
+    (step,) = steps_of(Region(trace(activation, flat)))
+    activate = compiled(step, 0.0).function()
+
+    def run(*inputs: Any, **keywords: Any) -> Any:
+        result = compute(*inputs, **keywords)
+        return activate(result, out=result)
+
+    return run
 
 
 def _square(array: Array) -> float:

@@ -15,12 +15,12 @@ from opyard.operation import Call
 from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
-from .addresses import Array, address
+from .addresses import Array, dense
 from .chains import SECONDS, Chain, Operand, Run, Step, chain_of
 from .checks import extra_seconds, prepared
-from .execution import Execution
-from .layouts import Packed, concrete, dense, from_channels_last, to_channels_last
-from .library import missing
+from .held import on_dense
+from .layouts import FLOAT32, Packed, concrete, from_channels_last, to_channels_last
+from .library import library, missing
 from .memory import Descriptor, any_layout, channels_last, strided
 from .neighbourhoods import Windows, convolution
 from .primitives import Binary, PostOp, Primitive, matmul
@@ -69,13 +69,19 @@ def result_shape(g: Geometry) -> tuple[int, ...]:
 def _primitive(g: Geometry, bias: bool, steps: tuple[Step, ...], threads: int) -> Primitive | str:
     """The primitive of a chain, or why there is none. It is asked for twice: whether it exists, and to run it."""
     try:
-        if is_product(g):
-            return _product(g, bias, steps)
-        return convolution(
-            *(images(source_shape(g)), any_layout(weights_shape(g)), images(result_shape(g)), windows_of(g)),
-            bias=strided((g.outputs,)) if bias else None,
-            post_ops=[_post_op(step, result_shape(g)) for step in steps],
-        )
+        with library().threads_for(g.work):
+            if is_product(g):
+                return _product(g, bias, steps)
+            return convolution(
+                *(
+                    images(source_shape(g)),
+                    any_layout(weights_shape(g)),
+                    images(result_shape(g)),
+                    windows_of(g),
+                ),
+                bias=strided((g.outputs,)) if bias else None,
+                post_ops=[_post_op(step, result_shape(g)) for step in steps],
+            )
     except KernelError as error:
         return str(error)
 
@@ -177,20 +183,16 @@ def _compute(chain: Chain) -> Run:
     posts = [f"post_{i}" for i, step in enumerate(chain.steps) if isinstance(step, Operand)]
     has_bias = chain.base.inputs[2] is not None
     roles = ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"]
-    execution = Execution(primitive, roles)
+    compute = on_dense(primitive, roles, g.work)
     plain, wanted = plain_weights(g), primitive.memories["weights"]
     number, shape = wanted.number, (g.batch, *g.counts, g.outputs)
-    used = [2] * has_bias + operands
+    used, empty = [0] * has_bias + [position - 2 for position in operands], np.empty
 
-    def run(*inputs: Any) -> Array:
-        x, weight = inputs[:2]
+    def run(x: Array, weight: Any, *others: Any) -> Any:
         form = weight.forms.get(number)
         if form is None:
             form = weight.form(plain, wanted)
-        result = np.empty(shape, np.float32)
-        arrays = [dense(inputs[position]) for position in used]
-        execution.run(address(x), address(form), *map(address, arrays), address(result))
-        return result
+        return compute(x, form, *[others[position] for position in used], empty(shape, FLOAT32))
 
     return run
 

@@ -56,15 +56,8 @@ def _scratch() -> _Scratch:
 def _frame(primitive: Primitive, roles: tuple[str, ...]) -> Callable[..., None]:
     """The call for one thread: memories without addresses, and the array of arguments that names them."""
     found = library()
-    memories = [_memory(primitive.memories[role], None) for role in roles]
-    kinds = [argument(role) for role in roles]
     scratch = _scratch().of(primitive.scratchpad.nbytes)
-    if primitive.scratchpad.nbytes:
-        memories.append(_memory(primitive.scratchpad, address(scratch)))
-        kinds.append(api.ARGUMENTS["scratchpad"])
-    arguments = (api.Argument * len(memories))(
-        *(api.Argument(kind, memory.handle) for kind, memory in zip(kinds, memories, strict=True))
-    )
+    memories, arguments = arguments_of(primitive, roles, scratch)
     make: Callable[..., Callable[..., None]] = _maker(len(roles))
     return make(
         (primitive, memories, scratch),
@@ -74,6 +67,19 @@ def _frame(primitive: Primitive, roles: tuple[str, ...]) -> Callable[..., None]:
         lambda status: _fail(primitive, status),
         *(memory.handle for memory in memories[: len(roles)]),
     )
+
+
+def arguments_of(
+    primitive: Primitive, roles: Sequence[str], scratch: Array
+) -> tuple[list[_Memory], ctypes.Array[api.Argument]]:
+    """Memories without addresses, one for each role, and with a scratchpad, and the array of arguments that names them."""
+    memories = [_memory(primitive.memories[role], None) for role in roles]
+    kinds = [argument(role) for role in roles]
+    if primitive.scratchpad.nbytes:
+        memories.append(_memory(primitive.scratchpad, address(scratch)))
+        kinds.append(api.ARGUMENTS["scratchpad"])
+    named = (api.Argument(kind, memory.handle) for kind, memory in zip(kinds, memories, strict=True))
+    return memories, (api.Argument * len(memories))(*named)
 
 
 class _Memory:

@@ -15,11 +15,15 @@ from opyard.operation import Call
 from opyard.ops import windows
 
 from .. import pooling as blocks
+from ..jit import pooling as jit
+from ..jit.machine import missing as missing_compiler
+from ..taps import Range
 from ..threads import in_parts
-from .addresses import Array, address
+from .addresses import Array
 from .chains import SECONDS, Run
-from .execution import Execution
-from .layouts import accepts_images, concrete
+from .held import on_dense
+from .layouts import FLOAT32, accepts_images, concrete
+from .library import library
 from .memory import channels_last, strided
 from .neighbourhoods import Windows, pooling
 from .primitives import Primitive
@@ -75,6 +79,8 @@ def prepare_max_pool(call: Call, device: Device) -> Run:
     shape = (batch, *counts, channels)
     spec = call.inputs[0]
     assert spec is not None
+    if len(taps) <= 2 and not missing_compiler():
+        return _compiled_max_pool(concrete(spec.shape), taps, tuple(counts))
     step = max(1, blocks.BLOCK_BYTES * batch // max(1, spec.nbytes))
 
     def run(x: Array) -> Array:
@@ -89,6 +95,18 @@ def prepare_max_pool(call: Call, device: Device) -> Run:
         return result
 
     return run
+
+
+def _compiled_max_pool(shape: tuple[int, ...], taps: list[list[Range]], counts: tuple[int, ...]) -> Run:
+    """The same as one loop in machine code, for one axis or two."""
+    batch, channels, *sizes = shape
+    found = [jit.windows_of(ranges, count) for ranges, count in zip(taps, counts, strict=True)]
+    if len(sizes) == 1:
+        sizes, found = [1, *sizes], [jit.Windows((0,), (1,), 0), *found]
+    down, right = found
+    compute, empty = jit.max_pool(batch, (sizes[0], sizes[1]), channels, down, right), np.empty
+    result = (batch, *counts, channels)
+    return lambda x: compute(x, empty(result, FLOAT32))
 
 
 def _averages(call: Call) -> Primitive:
@@ -131,16 +149,12 @@ def accepts_average_pool(call: Call, device: Device) -> str | None:
 
 def prepare_average_pool(call: Call, device: Device) -> Run:
     """Means of windows."""
-    execution = Execution(_averages(call), ("src", "dst"))
+    operations = jit.OPERATIONS * call.cost.bytes
+    with library().threads_for(operations):
+        compute = on_dense(_averages(call), ("src", "dst"), operations)
     batch, channels, *counts = concrete(call.output.shape)
-    shape = (batch, *counts, channels)
-
-    def run(x: Array) -> Array:
-        result = np.empty(shape, np.float32)
-        execution.run(address(x), address(result))
-        return result
-
-    return run
+    shape, empty = (batch, *counts, channels), np.empty
+    return lambda x: compute(x, empty(shape, FLOAT32))
 
 
 def prepare_global_average_pool(call: Call, device: Device) -> Run:

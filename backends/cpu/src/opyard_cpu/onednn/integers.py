@@ -27,11 +27,11 @@ from opyard.region import Region
 from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
-from .addresses import Array
+from .addresses import Array, dense
 from .chains import SECONDS
 from .convolution import result_shape, weights_shape, windows_of
 from .execution import reordered
-from .layouts import concrete, dense
+from .layouts import concrete
 from .library import library
 from .memory import Descriptor, any_layout, channels_last, strided
 from .neighbourhoods import Windows, convolution

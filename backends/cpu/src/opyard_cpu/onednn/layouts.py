@@ -14,15 +14,19 @@ import numpy as np
 from opyard.driver import Device
 from opyard.operation import Call
 
-from .addresses import Array, address
+from .addresses import Array, dense
 from .chains import SECONDS, Run
-from .execution import Execution, reordered
-from .library import missing
+from .execution import reordered
+from .held import on_dense
+from .library import library, missing
 from .memory import Descriptor, channels_last, strided
 from .primitives import reorder
 
 NHWC = "nhwc"
 PACKED = "packed"
+
+OPERATIONS = 10
+"""Of a byte that is copied, in units of those of products."""
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -59,11 +63,6 @@ def concrete(shape: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in shape)
 
 
-def dense(array: Array) -> Array:
-    """The array itself where it is dense, else a copy that is."""
-    return array if array.flags.c_contiguous else array.copy()
-
-
 def accepts_images(call: Call, device: Device) -> str | None:
     """Why a tensor has no channels-last layout here, or None."""
     spec = call.inputs[0]
@@ -93,15 +92,18 @@ def to_channels_last(shape: tuple[int, ...], dtype: Any = FLOAT32) -> Run:
     """A function that makes a dense ``[n, *spatial, c]`` of an array of this shape, ``[n, c, *spatial]``."""
     batch, channels, *spatial = shape
     plain, images = (strided(shape, steps, dtype.name) for steps in (None, channels_last(shape)))
-    execution = Execution(reorder(plain, images), ("src", "dst"))
     moved = (batch, *spatial, channels)
+    if images.is_dense:
+        return lambda x: x.reshape(moved)
+    copy, empty = _copying(plain, images), np.empty
+    return lambda x: copy(x, empty(moved, dtype))
 
-    def run(x: Array) -> Array:
-        x, result = dense(x), np.empty(moved, dtype)
-        execution.run(address(x), address(result))
-        return result
 
-    return run
+def _copying(source: Descriptor, target: Descriptor) -> Run:
+    """A function of an array and a dense one for the result."""
+    operations = OPERATIONS * source.nbytes
+    with library().threads_for(operations):
+        return on_dense(reorder(source, target), ("src", "dst"), operations)
 
 
 def prepare_from_channels_last(call: Call, device: Device) -> Run:
@@ -112,14 +114,16 @@ def prepare_from_channels_last(call: Call, device: Device) -> Run:
 def from_channels_last(shape: tuple[int, ...], dtype: Any = FLOAT32) -> Run:
     """A function that makes an array of this shape, ``[n, c, *spatial]``, of a dense ``[n, *spatial, c]``."""
     plain, images = (strided(shape, steps, dtype.name) for steps in (None, channels_last(shape)))
-    execution = Execution(reorder(images, plain), ("src", "dst"))
+    copy, empty = _copying(images, plain), np.empty
+    is_same = images.is_dense
 
-    def run(x: Array, out: Array | None = None) -> Array:
-        result = np.empty(shape, dtype) if out is None or not out.flags.c_contiguous else out
-        execution.run(address(x), address(result))
-        if out is None or out is result:
-            return result
-        np.copyto(out, result)
+    def run(x: Array, out: Array | None = None) -> Any:
+        if out is None:
+            return x.reshape(shape) if is_same else copy(x, empty(shape, dtype))
+        result = out if out.flags.c_contiguous else empty(shape, dtype)
+        copy(x, result)
+        if out is not result:
+            np.copyto(out, result)
         return out
 
     return run

@@ -15,7 +15,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ctypes import c_void_p
 from functools import cache
 from typing import Any
@@ -34,6 +34,9 @@ INSTALL = "pip install 'opyard-cpu[onednn]'"
 SPINS = "1000"
 """How often an idle thread looks for work before it sleeps: some 25 microseconds, longer than the pause between two kernels of
 a plan. Measured on two busy processors: by default a product of 96x96 takes 2.4 ms instead of 40 microseconds."""
+
+LITTLE = 1e6
+"""Operations, about 10 microseconds of them, below which waking another thread takes longer than it saves."""
 
 NARROW = ("sse41", "avx")
 """Instruction sets for which oneDNN's kernels are slower than BLAS, and lose NaN."""
@@ -57,7 +60,7 @@ class Library:
         with _settings():
             self._released: Any = ctypes.CDLL(path)
             self._held: Any = ctypes.PyDLL(path)
-            self._openmp: Any = ctypes.CDLL(OPENMP)
+            self.openmp: Any = ctypes.CDLL(OPENMP)
         self.path = path
         self.functions = {name: self._function(self._released, name) for name in api.SIGNATURES}
         self.held = {name: self._function(self._held, name) for name in api.SIGNATURES}
@@ -67,7 +70,7 @@ class Library:
             self.held[name] = function
         self.execute: Function = self._released["dnnl_primitive_execute"]
         """``primitive_execute`` without types to convert to, which takes a quarter of the time of a tiny primitive."""
-        self._pause = self._openmp.omp_pause_resource_all
+        self._pause = self.openmp.omp_pause_resource_all
         self._alone = _Alone()
         self.use_threads()
         self.engine = self.make("engine_create", api.CPU, 0)
@@ -86,18 +89,27 @@ class Library:
 
     def use_threads(self) -> None:
         """Lets oneDNN use as many threads as opyard may, when it is called by the current thread."""
-        self._openmp.omp_set_num_threads(1 if self._alone.is_set else num_threads())
+        self.openmp.omp_set_num_threads(self.threads)
 
     @contextmanager
     def on_one_thread(self) -> Iterator[None]:
         """Within, primitives are made by the current thread for one thread: for kernels that are in several threads themselves."""
-        self._alone.is_set = True
+        before, self._alone.is_set = self._alone.is_set, True
         self.use_threads()
         try:
             yield
         finally:
-            self._alone.is_set = False
+            self._alone.is_set = before
             self.use_threads()
+
+    def threads_for(self, operations: float) -> AbstractContextManager[None]:
+        """Within, primitives are made for so many operations: on one thread where another one does not pay."""
+        return self.on_one_thread() if operations < LITTLE else nullcontext()
+
+    @property
+    def threads(self) -> int:
+        """How many threads what the current thread makes is for."""
+        return 1 if self._alone.is_set else num_threads()
 
     def make(self, function: str, *arguments: Any) -> c_void_p:
         """The handle that a function makes. Raises KernelError with the reason where it fails."""

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .addresses import ALIGNMENT, Array, address, aligned
+from .addresses import ALIGNMENT, Array, address, aligned, dense
 from .execution import Execution
-from .layouts import dense
 from .memory import Descriptor
 from .primitives import Primitive, reorder
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from ctypes import c_char_p, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -56,12 +57,14 @@ class Primitive:
 
     kind   what it computes, such as "matmul"
     roles  names of the memories that it takes and gives, of ``api.ARGUMENTS``
+    threads  how many it was described for, and runs on
     """
 
     kind: str
     description: c_void_p
     roles: tuple[str, ...]
     post_ops: tuple[PostOp, ...] = ()
+    threads: int = field(default_factory=lambda: library().threads)
 
     def __post_init__(self) -> None:
         destroy = library().held["primitive_desc_destroy"]
@@ -104,8 +107,9 @@ class Primitive:
     @cached_property
     def handle(self) -> c_void_p:
         """The compiled primitive."""
-        library().use_threads()
-        made = library().make("primitive_create", self.description)
+        with library().on_one_thread() if self.threads == 1 else nullcontext():
+            library().use_threads()
+            made = library().make("primitive_create", self.description)
         weakref.finalize(self, library().held["primitive_destroy"], made).atexit = False
         return made
 

@@ -14,12 +14,12 @@ from opyard.kernels import Work
 from opyard.operation import Call
 from opyard.settings import num_threads
 
-from .addresses import Array, address
+from .addresses import Array
 from .chains import SECONDS, Chain, Operand, Run, Step, chain_of
 from .checks import extra_seconds, prepared
-from .execution import Execution
-from .layouts import concrete, dense
-from .library import missing
+from .held import on_dense
+from .layouts import FLOAT32, concrete
+from .library import library, missing
 from .memory import any_layout, contiguous, strided
 from .primitives import Binary, PostOp, Primitive, matmul
 
@@ -32,6 +32,9 @@ PLAIN_PEAK = 0.88
 ONE_ROW = 0.8
 """Fraction of the memory's bandwidth that the product of one row with a matrix reaches."""
 
+WAITING = 4
+"""With fewer rows a product takes as long as with so many: until the weights have arrived."""
+
 Shape = tuple[int, ...]
 
 
@@ -42,13 +45,19 @@ def _packed(
     """``[rows, depth] @ packed [depth, columns]`` with the steps behind it, or why there is none."""
     result = strided((rows, columns))
     try:
-        return matmul(
-            *(strided((rows, depth)), any_layout((depth, columns)), result),
-            bias=strided((1, columns)) if bias else None,
-            post_ops=[_post_op(step, columns) for step in steps],
-        )
+        with library().threads_for(_operations(rows, depth, columns)):
+            return matmul(
+                *(strided((rows, depth)), any_layout((depth, columns)), result),
+                bias=strided((1, columns)) if bias else None,
+                post_ops=[_post_op(step, columns) for step in steps],
+            )
     except KernelError as error:
         return str(error)
+
+
+def _operations(rows: int, depth: int, columns: int) -> float:
+    """Of a product, in units of large ones: few rows wait for the weights."""
+    return 2.0 * depth * columns * max(rows, WAITING)
 
 
 def _post_op(step: Step, columns: int) -> PostOp:
@@ -111,23 +120,24 @@ def _compute(chain: Chain) -> Run:
         raise KernelError(primitive)
     operands = [step.position for step in steps if isinstance(step, Operand)]
     posts = [f"post_{i}" for i, step in enumerate(steps) if isinstance(step, Operand)]
-    execution = Execution(primitive, ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"])
-    _, depth, columns = _sizes(base)
+    sizes = _sizes(base)
+    _, depth, columns = sizes
+    roles = ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"]
+    compute = on_dense(primitive, roles, _operations(*sizes))
     plain, wanted, shape = (
         strided((depth, columns)),
         primitive.memories["weights"],
         concrete(base.output.shape),
     )
-    number, used = wanted.number, [2] * has_bias + operands
+    number, empty = wanted.number, np.empty
+    used = [0] * has_bias + [position - 2 for position in operands]
 
-    def run(*inputs: Any, out: Array | None = None) -> Array:
-        x, weight = dense(inputs[0]), inputs[1]
+    def run(x: Array, weight: Any, *others: Any, out: Array | None = None) -> Any:
         form = weight.forms.get(number)
         if form is None:
             form = weight.form(plain, wanted)
-        result = np.empty(shape, np.float32) if out is None or not out.flags.c_contiguous else out
-        arrays = [dense(inputs[position]) for position in used]
-        execution.run(address(x), address(form), *map(address, arrays), address(result))
+        result = empty(shape, FLOAT32) if out is None or not out.flags.c_contiguous else out
+        compute(x, form, *[others[position] for position in used], result)
         if out is None or out is result:
             return result
         np.copyto(out, result)
@@ -170,7 +180,9 @@ def _plain(
         *outer, _, _ = contiguous(second)
         steps = (*outer, 1, second[-2])
     try:
-        return matmul(strided(first), strided(second, steps), strided(result))
+        operations = _operations(math.prod(result[:-1]), first[-1], result[-1])
+        with library().threads_for(operations):
+            return matmul(strided(first), strided(second, steps), strided(result))
     except KernelError as error:
         return str(error)
 
@@ -181,23 +193,26 @@ def prepare(call: Call, device: Device) -> Run:
     usual = _plain(*shapes, num_threads())
     if isinstance(usual, str):
         raise KernelError(usual)
-    by_rows = Execution(usual, roles)
-    turned: list[Execution | None] = []
+    (_, depth), _, product = shapes[0][-2:], shapes[1], shapes[2]
+    operations = _operations(math.prod(product[:-1]), depth, product[-1])
+    by_rows = on_dense(usual, roles, operations)
+    turned: list[Run | None] = []
     shape = concrete(call.output.shape)
 
-    def by_columns() -> Execution | None:
+    def by_columns() -> Run | None:
         if not turned:
             found = _plain(*shapes, num_threads(), transposed=True)
-            turned.append(None if isinstance(found, str) else Execution(found, roles))
+            turned.append(None if isinstance(found, str) else on_dense(found, roles, operations))
         return turned[0]
 
     def run(x1: Array, x2: Array, out: Array | None = None) -> Array:
-        x1, execution = dense(x1), by_rows
+        compute = by_rows
         if not x2.flags.c_contiguous:
             other = by_columns() if np.matrix_transpose(x2).flags.c_contiguous else None
-            execution, x2 = (by_rows, x2.copy()) if other is None else (other, x2)
-        result = np.empty(shape, np.float32) if out is None or not out.flags.c_contiguous else out
-        execution.run(address(x1), address(x2), address(result))
+            if other is not None:
+                compute, x2 = other, np.matrix_transpose(x2)
+        result = np.empty(shape, FLOAT32) if out is None or not out.flags.c_contiguous else out
+        compute(x1, x2, result)
         if out is None or out is result:
             return result
         np.copyto(out, result)

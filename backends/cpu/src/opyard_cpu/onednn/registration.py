@@ -170,7 +170,7 @@ def _images(registry: Registry) -> None:
         ("global_average_pool", "accepts_images", {"x": NHWC}),
     ):
         ready: dict[str, Any] = {"prepare": f"{module}:prepare_{op}", "accepts": f"{module}:{reason}"}
-        seconds = f"{module}:pool_seconds" if op == "average_pool" else cost
+        seconds = f"{module}:pool_seconds" if op in ("max_pool", "average_pool") else cost
         registry.kernel(op, cost=seconds, layouts=ports, **ready, **facts)
 
 

@@ -29,11 +29,11 @@ from ..geometry import Geometry, conv_geometry
 from ..jit import machine
 from ..jit.launch import KERNEL
 from ..onednn import convolution as direct
-from ..onednn.addresses import Array, address
+from ..onednn.addresses import Array, address, dense
 from ..onednn.chains import SECONDS, Operand, Run, chain_of
 from ..onednn.checks import extra_seconds
 from ..onednn.execution import Execution, reordered
-from ..onednn.layouts import Packed, concrete, dense
+from ..onednn.layouts import Packed, concrete
 from ..onednn.library import library
 from ..onednn.library import missing as no_products
 from ..onednn.memory import Descriptor, any_layout, strided
