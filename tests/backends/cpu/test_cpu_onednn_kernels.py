@@ -23,6 +23,18 @@ Array = np.ndarray[Any, Any]
 GENERATOR = np.random.default_rng(0)
 
 
+OTHERS = (
+    *("opencl", "cpu/im2col", "cpu/blas", "cpu/gemm", "cpu/gemv"),
+    *(
+        f"cpu/{kind}_{name}"
+        for kind in ("gemm", "gemv")
+        for op in ("matmul", "linear")
+        for name, _ in registration.chains(op)
+    ),
+)
+"""Kernels beside oneDNN's."""
+
+
 def drawn(*shape: int) -> Array:
     return GENERATOR.standard_normal(shape).astype(np.float32)
 
@@ -36,8 +48,8 @@ def call_of(op: Any, *arrays: Array | None, **attributes: Any) -> Call:
 
 
 def kernels_of(function: Callable[..., Any], *arrays: Array, block: tuple[str, ...] = ()) -> list[str]:
-    """The kernels that a placement on the processor chooses, where the older ones are blocked."""
-    with oy.using(block=("cpu/im2col", "cpu/blas", "opencl", *block)):
+    """The kernels that a placement on the processor chooses, where those of others are blocked."""
+    with oy.using(block=(*OTHERS, *block)):
         graph = oy.trace(function, *map(TensorSpec.of, arrays))
         registry = oy.default_registry()
         placement = oy.place(graph, [registry.device("cpu:0")], registry, oy.costs.Roofline())
@@ -45,7 +57,7 @@ def kernels_of(function: Callable[..., Any], *arrays: Array, block: tuple[str, .
 
 
 def compiled(function: Callable[..., Any], *arrays: Array) -> Array:
-    with oy.using(block=("cpu/im2col", "cpu/blas", "opencl")):
+    with oy.using(block=OTHERS):
         found: Array = oy.compile(function)(*arrays)
     return found
 

@@ -11,6 +11,7 @@ from typing import Any
 from opyard import hookimpl
 from opyard.registry import Registry
 
+from .gemm import registration as gemm
 from .onednn import registration
 from .winograd import registration as winograd
 
@@ -128,6 +129,7 @@ def opyard_register(registry: Registry) -> None:
     _products(registry)
     _neighbourhoods(registry)
     registration.register(registry)
+    gemm.register(registry)
     winograd.register(registry)
 
 

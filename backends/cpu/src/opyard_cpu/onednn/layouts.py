@@ -40,7 +40,7 @@ class Packed:
     """
 
     array: Array
-    forms: dict[int, Array] = field(default_factory=dict)
+    forms: dict[object, Array] = field(default_factory=dict)
     _square: float | None = None
 
     @property

@@ -112,7 +112,7 @@ def _convolutions(registry: Registry) -> None:
     ports = {port: layout for port, layout in IMAGES.items() if port != "residual"}
     ready: dict[str, Any] = {**shared, "prepare": f"{module}:prepare", "cost": f"{module}:cost"}
     registry.kernel("conv", backend="cpu", name="onednn_nhwc", layouts=ports, **ready)
-    for name, pattern in _chains("conv"):
+    for name, pattern in chains("conv"):
         layouts = IMAGES if "_add" in name else ports
         registry.pattern(pattern, backend="cpu", name=f"onednn_{name}", layouts=layouts, **ready)
 
@@ -141,7 +141,7 @@ def _products(registry: Registry) -> None:
     }
     for op, weight in {"matmul": "x2", "linear": "weight"}.items():
         registry.kernel(op, backend="cpu", name="onednn_packed", layouts={weight: PACKED}, **ready)
-        for name, pattern in _chains(op):
+        for name, pattern in chains(op):
             ports = {"weight": PACKED}
             registry.pattern(pattern, backend="cpu", name=f"onednn_{name}", layouts=ports, **ready)
 
@@ -210,7 +210,7 @@ def _gradients(registry: Registry) -> None:
         registry.kernel(op, **shared, **functions, layouts=ports)
 
 
-def _chains(base: str) -> Iterator[tuple[str, Pattern]]:
+def chains(base: str) -> Iterator[tuple[str, Pattern]]:
     """Names and functions of the patterns that begin with an op: what follows are sums and activations."""
     if base == "matmul":
         yield from ((f"matmul_{name}", _product(name, added=False)) for name in DENSE)

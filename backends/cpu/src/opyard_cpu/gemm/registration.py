@@ -1,0 +1,33 @@
+"""What the provider registers: data only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opyard.registry import Registry
+
+from ..onednn.registration import DTYPES, PACKED, chains
+
+HERE = "opyard_cpu.gemm.products"
+
+
+def register(registry: Registry) -> None:
+    """Registers products with packed weights, and those of one row, with what may follow them."""
+    forms = {
+        "gemm": ("prepare_packed", "accepts_packed", "cost", True),
+        "gemv": ("prepare_row", "accepts_row", "row_cost", False),
+    }
+    for kind, (prepare, accepts, cost, packed) in forms.items():
+        facts: dict[str, Any] = {
+            "backend": "cpu",
+            "prepare": f"{HERE}:{prepare}",
+            "accepts": f"{HERE}:{accepts}",
+            "cost": f"{HERE}:{cost}",
+            "dtypes": DTYPES,
+            "out": True,
+        }
+        for op, weight in {"matmul": "x2", "linear": "weight"}.items():
+            registry.kernel(op, name=kind, layouts={weight: PACKED} if packed else {}, **facts)
+            for name, pattern in chains(op):
+                ports = {"weight": PACKED} if packed else {}
+                registry.pattern(pattern, name=f"{kind}_{name}", layouts=ports, **facts)
