@@ -14,9 +14,9 @@ from opyard.settings import num_threads
 
 from ..jit import machine, scalars
 from ..jit.region import INSTRUCTIONS_PER_SECOND
-from ..onednn.addresses import Array, address, aligned
+from ..onednn.addresses import Array, address, aligned, dense
 from ..onednn.chains import SECONDS, Run
-from ..onednn.layouts import concrete, dense
+from ..onednn.layouts import concrete
 from ..onednn.library import missing as no_threads
 from ..onednn.plain import room
 from .row import RowSource

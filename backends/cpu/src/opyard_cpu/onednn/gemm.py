@@ -10,9 +10,9 @@ from opyard.driver import Device
 from opyard.errors import KernelError
 from opyard.operation import Call
 
-from .addresses import Array, address
+from .addresses import Array, address, dense
 from .chains import SECONDS, Run
-from .layouts import concrete, dense
+from .layouts import concrete
 from .library import describe_status, library, missing
 
 LEAST = 768
