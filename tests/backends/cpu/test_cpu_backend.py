@@ -75,12 +75,16 @@ def test_empty_has_the_spec(device: backend.CPU) -> None:
 def test_the_clock_does_not_move_with_the_load(tmp_path: Path) -> None:
     limit, cpuinfo = tmp_path / "cpuinfo_max_freq", tmp_path / "cpuinfo"
     assert backend._clock(limit, cpuinfo) == 2.5e9
-    cpuinfo.write_text("processor\t: 0\ncpu MHz\t\t: 2000.000\nprocessor\t: 1\ncpu MHz\t\t: 2700.500\n")
-    assert backend._clock(limit, cpuinfo) == 2.7005e9
+    for moment in ("800.000", "3100.125"):
+        cpuinfo.write_text(
+            f"processor\t: 0\ncpu MHz\t\t: {moment}\nbogomips\t: 5399.98\n\nprocessor\t: 1\nbogomips\t: 5400.00\n"
+        )
+        assert backend._clock(limit, cpuinfo) == 2.7e9
     limit.write_text("3800000\n")
     assert backend._clock(limit, cpuinfo) == 3.8e9
-    cpuinfo.write_text("processor\t: 0\ncpu MHz\t\t: 800.000\n")
-    assert backend._clock(limit, cpuinfo) == 3.8e9
+    limit.unlink()
+    cpuinfo.write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")  # of ARM: that of a timer
+    assert backend._clock(limit, cpuinfo) == 2.5e9
 
 
 def test_processor_model_without_cpuinfo(tmp_path: Path) -> None:

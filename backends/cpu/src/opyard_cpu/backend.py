@@ -122,12 +122,13 @@ def processor_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def _clock(limit: Path = _CLOCK_LIMIT, cpuinfo: Path = Path("/proc/cpuinfo")) -> float:
     """Cycles per second at most, which is the same in every process, so that every process makes the same plan.
 
-    What /proc/cpuinfo says moves with the load. It is asked only where nobody sets the clock, as on virtual machines.
+    Where nobody sets the clock, as on virtual machines, it is that of the time stamp counter, of which Linux notes the double for
+    each processor of x86 when it starts. "cpu MHz" beside it moves with the load.
     """
     if kilohertz := re.match(r"\d+", _read(limit)):
         return float(kilohertz[0]) * 1e3
-    megahertz = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _read(cpuinfo), re.MULTILINE)
-    return max(map(float, megahertz)) * 1e6 if megahertz else _CLOCK
+    doubles = re.findall(r"^bogomips\t+: ([\d.]+)", _read(cpuinfo), re.MULTILINE)
+    return max(map(float, doubles)) * 1e6 / 2 if doubles else _CLOCK
 
 
 def _flops_per_cycle(features: frozenset[str]) -> float:
