@@ -49,6 +49,10 @@ def eight(x: Any) -> Any:
     return oy.maximum(oy.abs((x * 0.5 + 1.0) * x - 2.0) * 0.25, 0.1) + x
 
 
+def exponential(x: Any) -> Any:
+    return oy.exp(x * -0.5 + 1.0) * x
+
+
 def functions_of_math(x: Any) -> Any:
     return oy.tanh(oy.sigmoid(x * 0.5 + 1.0) * x) - 0.5 * oy.exp(-x)
 
@@ -66,6 +70,7 @@ def norm(x: Any) -> Any:
 FUSED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "one op": ("fused", one),
     "eight ops, one kernel": ("fused", eight),
+    "four ops with exp, one kernel": ("fused", exponential),
     "seven ops with exp, sigmoid and tanh, one kernel": ("fused", functions_of_math),
     "softmax of its parts, one kernel": ("fused_rows", softmax),
     "normalization of its parts, one kernel": ("fused_rows", norm),

@@ -27,5 +27,5 @@ def test_every_way_is_measured() -> None:
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert [row["way"] for row in rows][:3] == ["np.copyto", "one op", "eight ops, one kernel"]
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert all(row["elements"] == 4096 for row in rows)

@@ -98,8 +98,7 @@ ROUNDING = {
 POLYNOMIALS = {
     # fabs would keep a loop from becoming vector code on PoCL 3.0
     "without_sign": "float self(float x) { return AS_FLOAT(AS_INT(x) & 0x7fffffff); }",
-    # for a magnitude that has this sign, or is 0
-    "with_sign_of": "float self(float x, float magnitude) { return AS_FLOAT(AS_INT(magnitude) | (AS_INT(x) & ~0x7fffffff)); }",
+    "with_sign_of": "float self(float x, float y) { return AS_FLOAT((AS_INT(y) & 0x7fffffff) | (AS_INT(x) & ~0x7fffffff)); }",
     # exp(x) = (2^n)^2 exp(r), n = round(x / (2 ln 2)), |r| <= ln(2): 2^n is a number for all x, (2^n)^2 may be infinite, or subnormal
     "exponential": """float self(float x) {
     const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer that stands in the low bits
@@ -172,26 +171,19 @@ POLYNOMIALS = {
     const float m = @bounded_exponential_minus_one(2.0f * bounded);
     return @with_sign_of(x, m / (m + 2.0f));
 }""",
-    # erf(x) = x + x p(x^2) near 0, 1 - exp(q(|x|)) further out
+    # erf(t) = 1 - exp(t q(t)), q(t) = log(1 - erf(t)) / t for 0 <= t <= 3.95; it rounds to 1 beyond
     "error_function": """float self(float x) {
-    const float square = x * x, magnitude = @without_sign(x), t = magnitude > 4.0f ? 4.0f : magnitude;
-    float p = 8.345224853e-5f;
-    p = p * square - 8.137437553e-4f;
-    p = p * square + 5.200634305e-3f;
-    p = p * square - 2.685927078e-2f;
-    p = p * square + 1.128369394e-1f;
-    p = p * square - 3.761263370e-1f;
-    p = p * square + 1.283791666e-1f;
-    float q = -2.082861748e-5f;
-    q = q * t + 4.313935557e-4f;
-    q = q * t - 4.156254872e-3f;
-    q = q * t + 2.508061639e-2f;
-    q = q * t - 1.082203839e-1f;
-    q = q * t - 6.334008510e-1f;
-    q = q * t - 1.129488406f;
-    q = q * t + 1.692051181e-4f;
-    const float far = 1.0f - @exponential(q);
-    return magnitude < 0.925f ? x + x * p : (x != x ? x : (x < 0.0f ? -far : far));
+    const float magnitude = @without_sign(x), t = magnitude > 3.95f ? 3.95f : magnitude;
+    float q = 9.256417798e-6f;
+    q = q * t - 1.176426958e-4f;
+    q = q * t + 6.328421878e-4f;
+    q = q * t - 1.667037723e-3f;
+    q = q * t + 1.604070567e-4f;
+    q = q * t + 1.915305667e-2f;
+    q = q * t - 1.027778313e-1f;
+    q = q * t - 6.366193891e-1f;
+    q = q * t - 1.128379226f;
+    return @with_sign_of(x, @bounded_exponential_minus_one(q * t));
 }""",
 }
 """For float32 alone."""
