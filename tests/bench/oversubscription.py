@@ -4,9 +4,9 @@
     uv run python tests/bench/oversubscription.py --model bert_base --rounds 10 --json
 
 Each runtime is run by itself, in turns of several runs, and then all take turns run by run, so that each finds the idle
-threads of the others. For each: the median milliseconds by itself and in turns, processor time over wall time in turns,
-and at the end the threads of the process and of each pool. Where idle threads keep looking for work, the others are
-slower in turns than by themselves, and processor time over wall time exceeds the number of threads. Runtimes that are not
+threads of the others. For each: the milliseconds by itself and in turns, of wall time and of all processors, and at the end
+the threads of the process and of each pool. Where idle threads keep looking for work, the others take longer in turns than
+by themselves, and the process takes more processor time during their runs; on a busy machine only that can be seen. Runtimes that are not
 installed are left out: `uv pip install torch onnxruntime`. OPYARD_NUM_THREADS is the number of threads of all of them.
 """
 
@@ -44,27 +44,27 @@ def clock(run: Callable[[], Any]) -> tuple[float, float]:
 
 
 def measure(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
-    """Median milliseconds by itself and in turns, the least of both, and processor time over wall time in turns."""
-    alone: dict[str, list[float]] = {name: [] for name in runs}
+    """Medians and least of milliseconds of wall time, and medians of those of all processors, by itself and in turns."""
+    alone: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             for _ in range(ALONE):
                 run()
-            alone[name].append(clock(run)[0])
+            alone[name].append(clock(run))
         for _ in range(2):  # the first turn follows runs of one runtime alone
             found = {name: clock(run) for name, run in runs.items()}
         for name, times in found.items():
             turns[name].append(times)
+    return {name: {**_row("alone", alone[name]), **_row("turns", turns[name])} for name in runs}
+
+
+def _row(title: str, times: list[tuple[float, float]]) -> dict[str, float]:
+    walls, used = zip(*times, strict=True)
     return {
-        name: {
-            "alone_ms": 1e3 * statistics.median(alone[name]),
-            "turns_ms": 1e3 * statistics.median(wall for wall, _ in turns[name]),
-            "alone_least_ms": 1e3 * min(alone[name]),
-            "turns_least_ms": 1e3 * min(wall for wall, _ in turns[name]),
-            "processors": sum(used for _, used in turns[name]) / sum(wall for wall, _ in turns[name]),
-        }
-        for name in runs
+        f"{title}_ms": 1e3 * statistics.median(walls),
+        f"{title}_least_ms": 1e3 * min(walls),
+        f"{title}_processors_ms": 1e3 * statistics.median(used),
     }
 
 
@@ -104,10 +104,13 @@ def main() -> None:
         print(json.dumps({"model": options.model, "threads": threads, "runtimes": found, **after}))
         return
     print(f"{options.model}, {threads} threads, {options.rounds} rounds, milliseconds: median (least)\n")
-    print("| runtime | by itself | in turns | processors busy |\n|---|---|---|---|")
+    print("| runtime | by itself | processors | in turns | processors |\n|---|---|---|---|---|")
     for name, row in found.items():
-        alone, turns = (f"{row[f'{k}_ms']:.1f} ({row[f'{k}_least_ms']:.1f})" for k in ("alone", "turns"))
-        print(f"| {name} | {alone} | {turns} | {row['processors']:.2f} |")
+        cells = (
+            f"{row[f'{k}_ms']:.1f} ({row[f'{k}_least_ms']:.1f}) | {row[f'{k}_processors_ms']:.1f}"
+            for k in ("alone", "turns")
+        )
+        print(f"| {name} | {' | '.join(cells)} |")
     print(f"\nthreads of the process: {after['process_threads']}")
     for pool in pools():
         print(f"{pool['library']}: {pool['threads']}")

@@ -370,7 +370,16 @@ def test_memory_is_what_is_fed_made_and_not_yet_forgotten() -> None:
     assert counters(profile.trace())["memory: host"][0] == (0.0, 16)
 
 
-def test_without_limits_tensors_stay_as_long_as_there_may_be_views_of_them() -> None:
+def test_large_tensors_are_forgotten_behind_their_last_use() -> None:
+    """Each of these kernels might give a view of its input, and none does: two tensors at once, and not five."""
+    graph = oy.trace(lambda x: oy.exp(oy.abs(oy.exp(oy.abs(x)))), oy.TensorSpec((1 << 15,), "float32"))
+    session = oy.Session(graph, registry=two_devices(), devices="toy:0")
+    (host,) = session.profile("output_0", {"x": np.ones(1 << 15, np.float32)}, runs=1).memory
+    size = 1 << 17
+    assert [found / size for _, found in host.changes] == [1, 2, 3, 2, 3, 2, 3, 2]
+
+
+def test_without_limits_small_tensors_stay_as_long_as_there_may_be_views_of_them() -> None:
     (host,) = (
         session_of(lambda x: oy.exp(oy.abs(x)), two_devices()).profile("output_0", {"x": X}, runs=1).memory
     )

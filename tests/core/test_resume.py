@@ -58,6 +58,16 @@ def run(function: Callable[..., Any], registry: oy.Registry, *arrays: Any, **opt
     return session.run(graph.result, dict(zip(graph.inputs, arrays, strict=True)))
 
 
+@pytest.mark.parametrize("failing", CHAIN)
+def test_what_large_tensors_were_made_of_is_gone_and_made_again(failing: str) -> None:
+    registry, _ = toys(*CHAIN, failing=failing)
+    large = np.resize(X, 1 << 15)
+    with pytest.warns(oy.KernelWarning, match=f"toy/counter of {failing} raised RuntimeError: out of luck"):
+        found = run(chain, registry, large, devices=("toy:0", "reference"))
+    np.testing.assert_allclose(found, np.tanh(np.exp(np.abs(-large))), rtol=1e-6)
+    assert set(registry.failures) == {f"{failing} toy/counter"}
+
+
 # What is computed stays ------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,10 @@ from .placement.places import Hop
 from .placement.wholes import Whole
 from .spec import TensorSpec
 
+KEPT_BYTES = 1 << 16
+"""Tensors of up to so many bytes are kept while there may be views of them. Larger ones are not: most kernels that may give
+views never do, and a network of them would keep all that it computes until its end."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
@@ -196,7 +200,9 @@ class _Planner:
         last = self._last_uses(fetches)
         views = self._last_views(last)
         buffers = self._assign_buffers(fetches, views)
-        steps, ending = self._with_frees(last if self.placement.limits else views, lasting, ending)
+        kept = 0 if self.placement.limits else KEPT_BYTES
+        ends = {s: last[s] if self.tensors[s].value.spec.nbytes > kept else views[s] for s in views}
+        steps, ending = self._with_frees(ends, lasting, ending)
         return Plan(
             steps,
             feeds,
@@ -328,8 +334,8 @@ class _Planner:
     def _last_views(self, last: dict[int, int]) -> dict[int, int]:
         """For each slot the last step that uses its memory, through whatever slot may be a view of it.
 
-        A view keeps the array that it shows alive by itself, but not the contents of a buffer that is used again. Where
-        memory is not limited, tensors are kept as long, too: if a kernel fails, there is more to go on from.
+        A view keeps the array that it shows alive by itself, but not the contents of a buffer that is used again. Small
+        tensors are kept as long, too, where memory is not limited: if a kernel fails, there is more to go on from.
         """
         views = dict(last)
         for slot, memory in enumerate(self.aliases):
