@@ -2,10 +2,10 @@
 
     OPYARD_NUM_THREADS=1 uv run python tests/bench/compiled.py
 
-Candidates take turns; times are medians of CPU time on one thread, and minima of wall time on several. The limit of a case is what a copy
-takes that reads and writes as many bytes in the same run, with stores through or past the caches, whichever is faster; of a
-reduction it is what the C library takes to look for a byte that is not there. Arrays of 4 MiB lie in the caches of most processors,
-those of 64 MiB in few.
+Candidates take turns; times are minima, for others only add to them: of CPU time on one thread, of wall time on several. The limit
+of a case is what a copy takes that reads and writes as many bytes in the same run, with stores through or past the caches,
+whichever is faster; of a reduction it is what the C library takes to look for a byte that is not there. Arrays of 4 MiB lie in the
+caches of most processors, those of 64 MiB in few.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -162,8 +161,8 @@ def reading(nbytes: int) -> Function:
     return read
 
 
-def typical(candidates: dict[str, Function], seconds: float) -> dict[str, float]:
-    """Seconds of one call of each; they take turns. The median of CPU time on one thread, the least wall time on several."""
+def least(candidates: dict[str, Function], seconds: float) -> dict[str, float]:
+    """Seconds of one call of each; they take turns. The least CPU time on one thread, and wall time on several."""
     alone = num_threads() == 1
     now, times = (
         time.process_time if alone else time.perf_counter,
@@ -182,7 +181,7 @@ def typical(candidates: dict[str, Function], seconds: float) -> dict[str, float]
             for _ in range(repeats[name]):
                 function()
             times[name].append((now() - begin) / repeats[name])
-    return {name: statistics.median(found) if alone else min(found) for name, found in times.items()}
+    return {name: min(found) for name, found in times.items()}
 
 
 def measure(loop: Loop, seconds: float) -> dict[str, float]:
@@ -209,7 +208,7 @@ def measure(loop: Loop, seconds: float) -> dict[str, float]:
     limits = {f"copy {name}": function for name, function in copies(nbytes).items()}
     if work.outputs[0].size < work.inputs[0].size and sys.platform != "win32":
         limits = {"read": reading(nbytes)}
-    found = typical({**candidates, **limits}, seconds)
+    found = least({**candidates, **limits}, seconds)
     limit = min(found.pop(name) for name in limits)
     return {**found, "limit": limit}
 

@@ -7,7 +7,8 @@
 Streaming: compiled loops over what a copy, or reading, of as many bytes takes, by compiled.py. Products: a plan of one float32
 product over the sgemm of MKL (``pip install mkl``), oneDNN and OpenBLAS, called directly. Regret: what the chosen plan takes over the
 fastest of those of each kernel alone, by estimates and after tuning; plans of the same kernels are one plan. All
-ways take turns; times are medians of CPU time on one thread, and minima of wall time on several. docs/performance.md holds the tables.
+ways take turns; times are minima, for others only add to them: of CPU time on one thread, and of wall time on several.
+docs/performance.md holds the tables.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def peers(threads: int) -> Ways:
 
 def products(seconds: float, threads: int, sizes: Sequence[int]) -> Rows:
     """Of each size: seconds by opyard and by the libraries, after comparing what they give."""
-    from compiled import typical
+    from compiled import least
 
     import opyard as oy
 
@@ -115,7 +116,7 @@ def products(seconds: float, threads: int, sizes: Sequence[int]) -> Rows:
             function(a, b, c)
             np.testing.assert_allclose(c, expected, atol=1e-3 * size**0.5)
             ways[name] = lambda f=function, a=a, b=b, c=c: f(a, b, c)
-        rows[f"{size} x {size}"] = {**typical(ways, seconds), "kernel": ", ".join(kernels)}
+        rows[f"{size} x {size}"] = {**least(ways, seconds), "kernel": ", ".join(kernels)}
     return rows
 
 
@@ -167,7 +168,7 @@ def candidates(placement: Any) -> Iterator[str]:
 
 def regrets(seconds: float, sizes: Sequence[int], only: str = "") -> Rows:
     """Of each work whose name contains a text: the kernels that were chosen, the fastest ones, and seconds of each."""
-    from compiled import LOOPS, typical
+    from compiled import LOOPS, least
 
     import opyard as oy
 
@@ -184,7 +185,7 @@ def regrets(seconds: float, sizes: Sequence[int], only: str = "") -> Rows:
         plans = plans_of(function, arrays, seconds)
         distinct = {"+".join(kernels): run for kernels, run in plans.values()}
         ways: Ways = {key: lambda run=run, given=arrays: run(*given) for key, run in distinct.items()}
-        found = typical(ways, seconds)
+        found = least(ways, seconds)
         best = min(found, key=lambda key: found[key])
         chosen = {how: "+".join(plans[how][0]) for how in ("estimates", "tuned")}
         rows[name] = {

@@ -300,21 +300,29 @@ class Pass:
         """Asks for what comes later: the processor alone looks too few lines ahead to compute and read at once.
 
         What is read is asked for where most is computed; a row that is read several times is the next one there. What is written
-        is asked for where little is computed, or else the instructions for it take longer than they save.
+        by a later pass is asked for there, too, and else where little is computed: otherwise the instructions for it take longer
+        than they save.
         """
         nest = self.nest
-        if self.stage is nest.heaviest:
+        heaviest, last = nest.heaviest, nest.stages[-1]
+        if self.stage is heaviest:
             for value in nest.stages[0].loaded:
-                self._prefetch_one(nest.pointers[value], value, index, 0)
-        if not self.streams and weight_of(self.stage) < MUCH:
-            for value in self.stage.outputs:
-                self._prefetch_one(nest.written[value], value, index, 1)
+                self._prefetch_one(nest.pointers[value], value, index, self.ahead[value])
+        if nest.streams:
+            return
+        if heaviest is last and self.stage is last and weight_of(last) < MUCH:
+            self._prefetch_written(index, str(AHEAD))
+        elif heaviest is not last and self.stage is heaviest:
+            self._prefetch_written(index, "0")
 
-    def _prefetch_one(self, base: str, value: Value, index: str, writes: int) -> None:
+    def _prefetch_written(self, index: str, ahead: str) -> None:
+        for value in self.nest.stages[-1].outputs:
+            self._prefetch_one(self.nest.written[value], value, index, ahead, writes=1)
+
+    def _prefetch_one(self, base: str, value: Value, index: str, ahead: str, writes: int = 0) -> None:
         code, size = self.code, bits_of(value.dtype.name) // 8
         code.declarations["declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"] = None
         start = code.let(f"getelementptr i{8 * size}, ptr {base}, i64 {index}")
-        ahead = str(AHEAD) if writes else self.ahead[value]
         start = code.let(f"getelementptr i8, ptr {start}, i64 {ahead}")
         for offset in range(0, size * self.nest.lanes, CACHE_LINE):
             place = code.let(f"getelementptr i8, ptr {start}, i64 {offset}")
