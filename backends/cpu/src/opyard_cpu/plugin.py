@@ -178,6 +178,9 @@ def _fused(registry: Registry) -> None:
         out=True,
         inplace=True,
     )
+    parts = "opyard_cpu.jit.parts"
+    functions: dict[str, Any] = {fact: f"{parts}:{fact}" for fact in ("claims", "accepts", "prepare", "cost")}
+    registry.region_compiler(backend="cpu", name="jit_parts", **functions)
     single = "opyard_cpu.jit.single"
     for op in COMPILED.split():
         registry.kernel(
