@@ -235,6 +235,13 @@ def _products(registry: Registry) -> None:
         registry.kernel(
             op, backend="cpu", name="blas", load=load, dtypes=FLOATS, efficiency=efficiency, out=True
         )
+    row = "opyard_cpu.jit.row"
+    functions: dict[str, Any] = {fact: f"{row}:{fact}" for fact in ("accepts", "prepare", "cost")}
+    for op in ("matmul", "linear"):
+        registry.kernel(op, backend="cpu", name="jit_row", dtypes=("float32",), out=True, **functions)
+    registry.pattern(
+        _dense_relu, backend="cpu", name="jit_row_relu", dtypes=("float32",), out=True, **functions
+    )
     registry.kernel(
         "scaled_dot_product_attention",
         backend="cpu",
@@ -244,6 +251,12 @@ def _products(registry: Registry) -> None:
         efficiency=0.25,
         out=True,
     )
+
+
+def _dense_relu(x: Any, weight: Any, bias: Any) -> Any:
+    from opyard import linear, relu
+
+    return relu(linear(x, weight, bias))
 
 
 def _neighbourhoods(registry: Registry) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from opyard import Graph, TensorSpec, reshape
 from opyard.driver import Device
-from opyard.graph import Node, Value
+from opyard.graph import Value
 from opyard.operation import Call
 from opyard.region import Region
 
