@@ -90,27 +90,7 @@ def _block(name: str, count: int, lanes: int, attributes: str, bias: bool, relu:
         f"  call void @llvm.prefetch.p0(ptr %ahead{i}, i32 0, i32 3, i32 1)\n"
         for i in numbers
     )
-    stores = ""
-    for i in numbers:
-        result = f"%new{i}"
-        if relu:
-            stores += f"  %low{i} = fcmp ole {kind} %new{i}, {zero}\n"
-            stores += f"  %relu{i} = select <{lanes} x i1> %low{i}, {kind} {zero}, {kind} %new{i}\n"
-            result = f"%relu{i}"
-        stores += f"  %y.at{i} = getelementptr i8, ptr %y.c, i64 {4 * lanes * i}\n"
-        if masked:
-            stores += f"  call void @llvm.masked.store.v{lanes}f32.p0({kind} {result}, ptr %y.at{i}, i32 4, <{lanes} x i1> %mask)\n"
-        else:
-            stores += f"  store {kind} {result}, ptr %y.at{i}, align 4\n"
-    mask = ""
-    if masked:
-        places = ", ".join(f"i32 {4 * lane}" for lane in range(lanes))
-        mask = f"""  %left = sub i64 %end, %c
-  %left.short = trunc i64 %left to i32
-  %left.one = insertelement <{lanes} x i32> poison, i32 %left.short, i64 0
-  %left.all = shufflevector <{lanes} x i32> %left.one, <{lanes} x i32> poison, <{lanes} x i32> zeroinitializer
-  %mask = icmp ult <{lanes} x i32> <{places}>, %left.all
-"""
+    stores, mask = _stores(numbers, lanes, relu, masked), _mask(lanes) if masked else ""
     return f"""
 define internal void @{name}(ptr %x, ptr %w, ptr %b, ptr %y, i64 %depth, i64 %line, i64 %begin, i64 %end) nounwind {attributes} {{
 entry:
@@ -143,6 +123,35 @@ store:
 done:
   ret void
 }}
+"""
+
+
+def _stores(numbers: range, lanes: int, relu: bool, masked: bool) -> str:
+    """What writes the sums of a block."""
+    kind, zero = f"<{lanes} x float>", "zeroinitializer"
+    stores = ""
+    for i in numbers:
+        result = f"%new{i}"
+        if relu:
+            stores += f"  %low{i} = fcmp ole {kind} %new{i}, {zero}\n"
+            stores += f"  %relu{i} = select <{lanes} x i1> %low{i}, {kind} {zero}, {kind} %new{i}\n"
+            result = f"%relu{i}"
+        stores += f"  %y.at{i} = getelementptr i8, ptr %y.c, i64 {4 * lanes * i}\n"
+        if masked:
+            stores += f"  call void @llvm.masked.store.v{lanes}f32.p0({kind} {result}, ptr %y.at{i}, i32 4, <{lanes} x i1> %mask)\n"
+        else:
+            stores += f"  store {kind} {result}, ptr %y.at{i}, align 4\n"
+    return stores
+
+
+def _mask(lanes: int) -> str:
+    """Which lanes are before the last column."""
+    places = ", ".join(f"i32 {4 * lane}" for lane in range(lanes))
+    return f"""  %left = sub i64 %end, %c
+  %left.short = trunc i64 %left to i32
+  %left.one = insertelement <{lanes} x i32> poison, i32 %left.short, i64 0
+  %left.all = shufflevector <{lanes} x i32> %left.one, <{lanes} x i32> poison, <{lanes} x i32> zeroinitializer
+  %mask = icmp ult <{lanes} x i32> <{places}>, %left.all
 """
 
 
