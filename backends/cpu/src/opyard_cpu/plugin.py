@@ -180,6 +180,9 @@ def _fused(registry: Registry) -> None:
         out=True,
         inplace=True,
     )
+    parts = "opyard_cpu.jit.parts"
+    functions: dict[str, Any] = {fact: f"{parts}:{fact}" for fact in ("claims", "accepts", "prepare", "cost")}
+    registry.region_compiler(backend="cpu", name="jit_parts", **functions)
     single = "opyard_cpu.jit.single"
     for op in COMPILED.split():
         registry.kernel(
@@ -234,6 +237,13 @@ def _products(registry: Registry) -> None:
         registry.kernel(
             op, backend="cpu", name="blas", load=load, dtypes=FLOATS, efficiency=efficiency, out=True
         )
+    row = "opyard_cpu.jit.row"
+    functions: dict[str, Any] = {fact: f"{row}:{fact}" for fact in ("accepts", "prepare", "cost")}
+    for op in ("matmul", "linear"):
+        registry.kernel(op, backend="cpu", name="jit_row", dtypes=("float32",), out=True, **functions)
+    registry.pattern(
+        _dense_relu, backend="cpu", name="jit_row_relu", dtypes=("float32",), out=True, **functions
+    )
     registry.kernel(
         "scaled_dot_product_attention",
         backend="cpu",
@@ -243,6 +253,12 @@ def _products(registry: Registry) -> None:
         efficiency=0.25,
         out=True,
     )
+
+
+def _dense_relu(x: Any, weight: Any, bias: Any) -> Any:
+    from opyard import linear, relu
+
+    return relu(linear(x, weight, bias))
 
 
 def _neighbourhoods(registry: Registry) -> None:
