@@ -4,7 +4,9 @@ oneDNN's own relu and clip make zeros of NaN. What keeps NaN has an exponential 
 nearly twice the time, and with relu6 2.5 times. So a chain that ends so runs in one of two ways (measured with oneDNN 3.2):
 
 * It is checked before: where the norms of all that goes in are small, no sum can overflow, and oneDNN's own function is right.
-* It is checked after, where the result has fewer elements than what goes in: hard swish with a very steep slope is relu, and
+  The norm of the result has a bound then, too, which is kept with it (see Memory): so in a row of convolutions the first image
+  is measured, and later ones every twenty layers or so, when the bounds have become too large.
+* It is checked after a product whose result has fewer elements than what goes in: hard swish with a very steep slope is relu, and
   keeps NaN, but makes NaN of minus infinity as well. Where the result is finite there was neither.
 
 Where a check fails, the call is made with the exact functions, which are prepared when that first happens. One pass over an array
@@ -14,7 +16,7 @@ that was just written, or is about to be read, takes a seventh to a quarter of w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +25,8 @@ import numpy as np
 from opyard import gelu
 from opyard.driver import Device
 
-from .addresses import Array
-from .chains import RELU, RELU6, SECONDS, STEEP, Chain, Operand, Run, elements_in
+from .addresses import known_square, measured_square, note_square, square
+from .chains import IMAGES, RELU, RELU6, SECONDS, STEEP, Chain, Operand, Run, elements_in
 from .primitives import Eltwise
 
 LIMIT = 1e74
@@ -40,9 +42,13 @@ CACHED = 3.0
 """How much quicker than memory what was just written is read."""
 
 
+def _is_convolution(chain: Chain) -> bool:
+    return chain.base.op.name == "conv"
+
+
 def quick_before(chain: Chain) -> Chain | None:
     """The chain with oneDNN's own relu or clip, where what goes in is worth checking; None where it ends otherwise."""
-    if elements_in(chain) > 2 * int(chain.base.output.size):
+    if not _is_convolution(chain) and elements_in(chain) > 2 * int(chain.base.output.size):
         return None
     for exact, quick in ((RELU6, Eltwise("clip_v2", 0.0, 6.0)), (RELU, Eltwise("relu"))):
         if chain.steps[-len(exact) :] == exact:
@@ -65,39 +71,72 @@ def prepared(chain: Chain, compute: Callable[[Chain], Run]) -> Run:
         return _checked_before(compute(quick), lambda: compute(chain), chain)
     if quick := quick_after(chain):
         return _checked_after(compute(quick), lambda: compute(chain))
+    if _is_convolution(chain) and not any(isinstance(step, Eltwise) for step in chain.steps):
+        return _bounded(compute(chain), chain)
     return compute(chain)
 
 
-def _square(array: Array) -> float:
-    """The sum of the squares: infinite or NaN where an element is, or is next to it."""
-    return float(np.vdot(array, array))
+def _bound_of(chain: Chain) -> Callable[[Sequence[Any], Run], float]:
+    """``bound(inputs, square)``: what the sum of the squares is at most, before the activation and of all partial sums.
+
+    By Cauchy and Schwarz the square of a sum of products of elements of x and w is at most ``|x|^2 |w|^2`` of those that it takes; over
+    all results each element of x is taken by as many windows as a kernel has elements, each by other kernels of w. An operand adds or
+    multiplies at most its own norm, where ``(a + b)^2`` is at most ``2 (a^2 + b^2)``. ``square`` tells that of an image.
+    """
+    base, results = chain.base, int(chain.base.output.size)
+    weight = base.inputs[1]
+    assert weight is not None
+    taps = math.prod(int(size) for size in weight.shape[2:]) if _is_convolution(chain) else 1
+    operands: list[tuple[int, bool, bool, int]] = []
+    if len(base.inputs) > 2 and (bias := base.inputs[2]) is not None:
+        operands.append((2, False, False, results // int(bias.size)))
+    for step in chain.steps:
+        if isinstance(step, Operand):
+            is_image, times = step.name in IMAGES, results // int(step.spec.size)
+            operands.append((step.position, step.algorithm == "mul", is_image, times))
+
+    def bound(inputs: Sequence[Any], image_square: Run) -> float:
+        found: float = taps * image_square(inputs[0]) * inputs[1].square
+        for position, multiplies, is_image, times in operands:
+            if not found < LIMIT:
+                break
+            other = image_square(inputs[position]) if is_image else square(inputs[position])
+            found = found * other if multiplies else 2.0 * (found + times * other)
+        return found
+
+    return bound
 
 
 def _checked_before(quick: Run, make_exact: Callable[[], Run], chain: Chain) -> Run:
-    """Uses ``quick`` where no number before the activation can be NaN or infinite.
-
-    By Cauchy and Schwarz each sum of products of elements of x and w is at most ``|x| |w|``, partial sums included. An operand
-    adds or multiplies at most its own norm. All are squared here, where ``(a + b)^2`` is at most ``2 (a^2 + b^2)``.
-    """
+    """Uses ``quick`` where no number before the activation can be NaN or infinite."""
     others: list[Run] = []
-    added = [(2, False)] if len(chain.base.inputs) > 2 and chain.base.inputs[2] is not None else []
-    operands = [
-        *added,
-        *((step.position, step.algorithm == "mul") for step in chain.steps if isinstance(step, Operand)),
-    ]
+    bound_of = _bound_of(chain)
+    most = 36.0 * int(chain.base.output.size) if chain.steps[-len(RELU6) :] == RELU6 else math.inf
 
     def run(*inputs: Any, **keywords: Any) -> Any:
-        bound = _square(inputs[0]) * inputs[1].square
-        for position, multiplies in operands:
-            if not bound < LIMIT:
-                break
-            square = _square(inputs[position])
-            bound = bound * square if multiplies else 2.0 * (bound + square)
+        bound = bound_of(inputs, known_square)
+        if not bound < LIMIT:
+            bound = bound_of(inputs, measured_square)
         if bound < LIMIT:
-            return quick(*inputs, **keywords)
+            result = quick(*inputs, **keywords)
+            note_square(result, bound if bound < most else most)
+            return result
         if not others:
             others.append(make_exact())
         return others[0](*inputs, **keywords)
+
+    return run
+
+
+def _bounded(compute: Run, chain: Chain) -> Run:
+    """Notes what is known of the result."""
+    bound_of = _bound_of(chain)
+
+    def run(*inputs: Any) -> Any:
+        result, bound = compute(*inputs), bound_of(inputs, known_square)
+        if bound < LIMIT:
+            note_square(result, bound)
+        return result
 
     return run
 
@@ -108,7 +147,7 @@ def _checked_after(quick: Run, make_exact: Callable[[], Run]) -> Run:
 
     def run(*inputs: Any, **keywords: Any) -> Any:
         result = quick(*inputs, **keywords)
-        if math.isfinite(_square(result)):
+        if math.isfinite(square(result)):
             return result
         if not others:
             others.append(make_exact())
@@ -141,7 +180,7 @@ def extra_seconds(chain: Chain, device: Device) -> float:
     """Estimated seconds of the steps, of a check, and of the call itself."""
     results, abilities = int(chain.base.output.size), device.capabilities
     before, after = quick_before(chain), quick_after(chain)
-    checked = elements_in(chain) if before else results if after else 0
+    checked = 0 if _is_convolution(chain) else elements_in(chain) if before else results if after else 0
     steps = (before or after or chain).steps
     dear = sum(isinstance(step, Eltwise) and step.algorithm not in CHEAP for step in steps)
     flops, nbytes = dear * STEP_FLOPS * results, 4 * checked

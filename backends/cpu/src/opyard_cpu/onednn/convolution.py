@@ -6,8 +6,6 @@ import math
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from opyard.driver import Device
 from opyard.errors import KernelError
 from opyard.kernels import Work
@@ -15,8 +13,8 @@ from opyard.operation import Call
 from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
-from .addresses import Array, address
-from .chains import SECONDS, Chain, Operand, Run, Step, chain_of
+from .addresses import Array, address, images_maker
+from .chains import IMAGES, PER_CHANNEL, SECONDS, Chain, Operand, Run, Step, chain_of
 from .checks import extra_seconds, prepared
 from .execution import Execution
 from .layouts import Packed, concrete, dense, from_channels_last, to_channels_last
@@ -127,10 +125,6 @@ def _refusal(call: Call) -> str | None:
     return None
 
 
-IMAGES, PER_CHANNEL = ("x", "residual"), ("factor", "offset")
-"""Names of operands in patterns: tensors like the result, in its layout, and plain ones with a number for each channel."""
-
-
 def _operand_refusal(step: Step, result: tuple[int, ...]) -> str | None:
     if not isinstance(step, Operand):
         return None
@@ -179,7 +173,7 @@ def _compute(chain: Chain) -> Run:
     roles = ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"]
     execution = Execution(primitive, roles)
     plain, wanted = plain_weights(g), primitive.memories["weights"]
-    number, shape = wanted.number, (g.batch, *g.counts, g.outputs)
+    number, make = wanted.number, images_maker((g.batch, *g.counts, g.outputs))
     used = [2] * has_bias + operands
 
     def run(*inputs: Any) -> Array:
@@ -187,7 +181,7 @@ def _compute(chain: Chain) -> Run:
         form = weight.forms.get(number)
         if form is None:
             form = weight.form(plain, wanted)
-        result = np.empty(shape, np.float32)
+        result = make()
         arrays = [dense(inputs[position]) for position in used]
         execution.run(address(x), address(form), *map(address, arrays), address(result))
         return result

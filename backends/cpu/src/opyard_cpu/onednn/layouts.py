@@ -14,7 +14,7 @@ import numpy as np
 from opyard.driver import Device
 from opyard.operation import Call
 
-from .addresses import Array, address
+from .addresses import FLOAT32, Array, address, images_maker
 from .chains import SECONDS, Run
 from .execution import Execution, reordered
 from .library import missing
@@ -23,8 +23,6 @@ from .primitives import reorder
 
 NHWC = "nhwc"
 PACKED = "packed"
-
-FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(eq=False, slots=True)
@@ -94,10 +92,10 @@ def to_channels_last(shape: tuple[int, ...], dtype: Any = FLOAT32) -> Run:
     batch, channels, *spatial = shape
     plain, images = (strided(shape, steps, dtype.name) for steps in (None, channels_last(shape)))
     execution = Execution(reorder(plain, images), ("src", "dst"))
-    moved = (batch, *spatial, channels)
+    make = images_maker((batch, *spatial, channels), dtype)
 
     def run(x: Array) -> Array:
-        x, result = dense(x), np.empty(moved, dtype)
+        x, result = dense(x), make()
         execution.run(address(x), address(result))
         return result
 
