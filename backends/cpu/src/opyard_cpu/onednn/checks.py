@@ -41,6 +41,9 @@ STEP_FLOPS = 50.0
 CACHED = 3.0
 """How much quicker than memory what was just written is read."""
 
+Constants = Sequence[Any] | None
+"""For each input the array that it is in every run, or None; None where nothing is known."""
+
 
 def _is_convolution(chain: Chain) -> bool:
     return chain.base.op.name == "conv"
@@ -63,30 +66,33 @@ def quick_after(chain: Chain) -> Chain | None:
     return replace(chain, steps=tuple(STEEP if step == RELU[0] else step for step in chain.steps))
 
 
-def prepared(chain: Chain, compute: Callable[[Chain], Run]) -> Run:
+def prepared(chain: Chain, compute: Callable[[Chain], Run], constants: Constants = None) -> Run:
     """The function of a chain in its quickest way. ``compute`` makes that of a chain as it is."""
     if chain.steps[-1:] == (Eltwise("gelu_erf"),):
         return _with_exact_gelu(compute(chain), lambda: compute(replace(chain, steps=chain.steps[:-1])))
     if quick := quick_before(chain):
-        return _checked_before(compute(quick), lambda: compute(chain), chain)
+        return _checked_before(compute(quick), lambda: compute(chain), chain, constants)
     if quick := quick_after(chain):
         return _checked_after(compute(quick), lambda: compute(chain))
     if _is_convolution(chain) and not any(isinstance(step, Eltwise) for step in chain.steps):
-        return _bounded(compute(chain), chain)
+        return bounded(compute(chain), chain, constants)
     return compute(chain)
 
 
-def _bound_of(chain: Chain) -> Callable[[Sequence[Any], Run], float]:
+def _bound_of(chain: Chain, constants: Constants) -> Callable[[Sequence[Any], Run], float]:
     """``bound(inputs, square)``: what the sum of the squares is at most, before the activation and of all partial sums.
 
     By Cauchy and Schwarz the square of a sum of products of elements of x and w is at most ``|x|^2 |w|^2`` of those that it takes; over
     all results each element of x is taken by as many windows as a kernel has elements, each by other kernels of w. An operand adds or
     multiplies at most its own norm, where ``(a + b)^2`` is at most ``2 (a^2 + b^2)``. ``square`` tells that of an image.
+
+    So it is a sum of multiples of the squares of the images. The factors are computed once where all else is constant: to look at a few
+    more numbers takes ten times as long between two convolutions, which have filled the caches, than in a test of it.
     """
     base, results = chain.base, int(chain.base.output.size)
     weight = base.inputs[1]
     assert weight is not None
-    taps = math.prod(int(size) for size in weight.shape[2:]) if _is_convolution(chain) else 1
+    taps = math.prod(int(size) for size in weight.shape[2:])  # 1 of the matrices of products
     operands: list[tuple[int, bool, bool, int]] = []
     if len(base.inputs) > 2 and (bias := base.inputs[2]) is not None:
         operands.append((2, False, False, results // int(bias.size)))
@@ -94,23 +100,42 @@ def _bound_of(chain: Chain) -> Callable[[Sequence[Any], Run], float]:
         if isinstance(step, Operand):
             is_image, times = step.name in IMAGES, results // int(step.spec.size)
             operands.append((step.position, step.algorithm == "mul", is_image, times))
+    images = [0, *(position for position, _, is_image, _ in operands if is_image)]
+    others = [position for position, _, is_image, _ in operands if not is_image]
+    is_fixed = not others or (constants is not None and all(constants[i] is not None for i in others))
+    kept: tuple[Any, float, list[float]] = None, 0.0, []
+
+    def factors(inputs: Sequence[Any]) -> tuple[Any, float, list[float]]:
+        alone, multiples = 0.0, [taps * inputs[1].square]
+        for position, multiplies, is_image, times in operands:
+            other = 1.0 if is_image else times * square(inputs[position])
+            by = max(other, 1.0) if multiplies else 2.0  # a factor does not lessen what overflowed before it
+            alone, multiples = by * alone, [by * multiple for multiple in multiples]
+            if is_image:
+                multiples.append(2.0)
+            elif not multiplies:
+                alone += 2.0 * other
+        return inputs[1], alone, multiples
 
     def bound(inputs: Sequence[Any], image_square: Run) -> float:
-        found: float = taps * image_square(inputs[0]) * inputs[1].square
-        for position, multiplies, is_image, times in operands:
-            if not found < LIMIT:
-                break
-            other = image_square(inputs[position]) if is_image else square(inputs[position])
-            found = found * other if multiplies else 2.0 * (found + times * other)
-        return found
+        nonlocal kept
+        found = kept
+        if found[0] is not inputs[1]:
+            found = factors(inputs)
+            if is_fixed:
+                kept = found
+        _, total, multiples = found
+        for position, multiple in zip(images, multiples, strict=True):
+            total += multiple * image_square(inputs[position])
+        return total
 
     return bound
 
 
-def _checked_before(quick: Run, make_exact: Callable[[], Run], chain: Chain) -> Run:
+def _checked_before(quick: Run, make_exact: Callable[[], Run], chain: Chain, constants: Constants) -> Run:
     """Uses ``quick`` where no number before the activation can be NaN or infinite."""
     others: list[Run] = []
-    bound_of = _bound_of(chain)
+    bound_of = _bound_of(chain, constants)
     most = 36.0 * int(chain.base.output.size) if chain.steps[-len(RELU6) :] == RELU6 else math.inf
 
     def run(*inputs: Any, **keywords: Any) -> Any:
@@ -128,9 +153,9 @@ def _checked_before(quick: Run, make_exact: Callable[[], Run], chain: Chain) -> 
     return run
 
 
-def _bounded(compute: Run, chain: Chain) -> Run:
-    """Notes what is known of the result."""
-    bound_of = _bound_of(chain)
+def bounded(compute: Run, chain: Chain, constants: Constants = None) -> Run:
+    """Notes what is known of the result of a convolution, which may be a transposed one, without an activation."""
+    bound_of = _bound_of(chain, constants)
 
     def run(*inputs: Any) -> Any:
         result, bound = compute(*inputs), bound_of(inputs, known_square)

@@ -15,7 +15,7 @@ from opyard.settings import num_threads
 from ..geometry import Geometry, conv_geometry
 from .addresses import Array, address, images_maker
 from .chains import IMAGES, PER_CHANNEL, SECONDS, Chain, Operand, Run, Step, chain_of
-from .checks import extra_seconds, prepared
+from .checks import Constants, extra_seconds, prepared
 from .execution import Execution
 from .layouts import Packed, concrete, dense, from_channels_last, to_channels_last
 from .library import missing
@@ -149,22 +149,23 @@ def accepts(work: Work, device: Device) -> str | None:
     refusals = (_operand_refusal(step, result_shape(g)) for step in chain.steps)
     if reason := next(filter(None, refusals), None):
         return reason
-    found = _described(chain.base, chain.steps)
+    found = described(chain.base, chain.steps)
     return found if isinstance(found, str) else None
 
 
-def _described(call: Call, steps: tuple[Step, ...]) -> Primitive | str:
+def described(call: Call, steps: tuple[Step, ...]) -> Primitive | str:
+    """The primitive of a convolution with steps behind it, or why there is none."""
     return _primitive(conv_geometry(call), call.inputs[2] is not None, steps, num_threads())
 
 
-def prepare(work: Work, device: Device) -> Run:
+def prepare(work: Work, device: Device, constants: Constants = None) -> Run:
     """``run(x, weight, bias, *operands)`` on channels-last images and packed weights."""
-    return prepared(chain_of(work), _compute)
+    return prepared(chain_of(work), _compute, constants)
 
 
 def _compute(chain: Chain) -> Run:
     g = conv_geometry(chain.base)
-    primitive = _described(chain.base, chain.steps)
+    primitive = described(chain.base, chain.steps)
     if isinstance(primitive, str):
         raise KernelError(primitive)
     operands = [step.position for step in chain.steps if isinstance(step, Operand)]
