@@ -111,14 +111,7 @@ def prepare_max_pool(call: Call, device: Device) -> Run:
 
 
 def _finite_maxima(call: Call) -> Primitive | None:
-    """oneDNN's maxima, or None where it has none, or where a window has nothing but padding."""
-    counts = concrete(call.output.shape)[2:]
-    for count, taps in zip(counts, blocks.taps_of(call, counts), strict=True):
-        filled = np.zeros(count, bool)
-        for tap in taps:
-            filled[tap.output] = True
-        if not filled.all():
-            return None
+    """oneDNN's maxima, or None where it has none: of dilated windows, which alone may have nothing but padding."""
     try:
         return _pooled(call, "max")
     except KernelError:

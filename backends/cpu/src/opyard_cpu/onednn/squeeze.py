@@ -62,7 +62,9 @@ def accepts(work: Work, device: Device) -> str | None:
     for name in ("squeeze", "excite"):
         call = nodes[name].call
         if not is_product(conv_geometry(call)) or any(size != 1 for size in call.output.shape[2:]):
-            return f"takes 1x1 convolutions of one pixel, not {call!r}"
+            weight = call.inputs[1]
+            assert weight is not None
+            return f"takes 1x1 convolutions of one pixel, not one with weights {list(weight.shape)}"
     x = nodes["global_average_pool"].call.inputs[0]
     assert x is not None
     shape = concrete(x.shape)
