@@ -179,13 +179,18 @@ def test_squeezing_by_other_windows_is_refused() -> None:
     device = oy.default_registry().device("cpu:0")
     reason = kernel.refusal(work, device)
     assert reason == "takes 1x1 convolutions of one pixel, not one with weights [6, 24, 3, 3]"
-    w1, w2 = drawn(6, 1, 1, 1), drawn(24, 6, 1, 1)
 
-    def wide(x: Any) -> Any:
+
+@pytest.mark.parametrize("channels, factors", [(1, 24), (24, 1)])
+def test_factors_that_broadcast_are_refused(channels: int, factors: int) -> None:
+    w1, w2 = drawn(6, channels, 1, 1), drawn(factors, 6, 1, 1)
+
+    def network(x: Any) -> Any:
         return x * oy.sigmoid(oy.conv(oy.silu(oy.conv(oy.global_average_pool(x), w1)), w2))
 
-    work, kernel = squeezed(wide, drawn(2, 1, 4, 4))
-    assert "takes as many weights as x has channels, 1" in str(kernel.refusal(work, device))
+    work, kernel = squeezed(network, drawn(2, channels, 4, 4))
+    reason = f"takes as many weights as x has channels, {channels}"
+    assert kernel.refusal(work, oy.default_registry().device("cpu:0")) == reason
 
 
 def test_channels_are_joined() -> None:

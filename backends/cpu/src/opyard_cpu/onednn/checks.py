@@ -5,7 +5,7 @@ nearly twice the time, and with relu6 2.5 times. So a chain that ends so runs in
 
 * It is checked before: where the norms of all that goes in are small, no sum can overflow, and oneDNN's own function is right.
   The norm of the result has a bound then, too, which is kept with it (see Memory): so in a row of convolutions the first image
-  is measured, and later ones every twenty layers or so, when the bounds have become too large.
+  is measured, and later ones every ten layers or so, when the bounds have become too large.
 * It is checked after a product whose result has fewer elements than what goes in: hard swish with a very steep slope is relu, and
   keeps NaN, but makes NaN of minus infinity as well. Where the result is finite there was neither.
 

@@ -68,7 +68,7 @@ def accepts(work: Work, device: Device) -> str | None:
     x = nodes["global_average_pool"].call.inputs[0]
     assert x is not None
     shape = concrete(x.shape)
-    if concrete(nodes["multiply"].call.output.shape) != shape:
+    if concrete(nodes["excite"].call.output.shape)[:2] != shape[:2]:
         return f"takes as many weights as x has channels, {shape[1]}"
     try:
         global_means(shape), _weighted(shape[1:])
