@@ -15,7 +15,7 @@ from opyard.placement.matching import find_matches
 from opyard.placement.patterns import Pattern
 from opyard.spec import TensorSpec
 from opyard_cpu.jit import machine
-from opyard_cpu.onednn import checks, convolution, library, products
+from opyard_cpu.onednn import addresses, checks, convolution, library, products
 from opyard_cpu.onednn.chains import RELU, RELU6, Chain, Run, chain_of
 from opyard_cpu.onednn.layouts import Packed
 
@@ -194,6 +194,94 @@ def test_leaky_relu_without_a_slope_keeps_nan() -> None:
     (match,) = find_matches(Pattern.of(kernel), oy.trace(network, TensorSpec.of(x)))
     found = kernel.bind(match.work, oy.default_registry().device("cpu:0"))(x, Packed(weight), bias)
     np.testing.assert_array_equal(found.reshape(-1), [np.nan, np.nan, 0, 0, 1, np.inf])
+
+
+def images(array: Array) -> Array:
+    """The same numbers as a kernel gives them, in a memory of their own."""
+    made = addresses.images_maker(array.shape)()
+    made[...] = array
+    return made
+
+
+def test_images_begin_at_a_cache_line_and_know_their_norm() -> None:
+    array = images(np.full((1, 3, 3, 2), 2.0, np.float32))
+    assert addresses.address(array) % addresses.ALIGNMENT == 0
+    assert addresses.known_square(array) == np.inf
+    assert addresses.measured_square(array) == 72.0
+    assert addresses.known_square(array) == 72.0
+    addresses.note_square(array, 100.0)
+    assert addresses.known_square(array) == 100.0
+    assert addresses.known_square(array[:, 1:]) == np.inf  # a view is another array
+    plain = np.ones(3, np.float32)
+    addresses.note_square(plain, 1.0)
+    assert addresses.known_square(plain) == np.inf and addresses.measured_square(plain) == 3.0
+    array[0, 0, 0, 0] = np.inf
+    assert addresses.measured_square(array) == np.inf
+    assert addresses.known_square(array) == 100.0
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the images whose norms are computed, and not known."""
+    sizes: list[int] = []
+
+    def measure(array: Array) -> float:
+        sizes.append(array.size)
+        return addresses.measured_square(array)
+
+    monkeypatch.setattr(checks, "measured_square", measure)
+    return sizes
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bounds_go_with_results(case: str, measured: list[int]) -> None:
+    """The bound that is noted holds, and the next kernel needs no other."""
+    arrays = {name: images(a) if name in ("x", "residual") else a for name, a in arrays_of(case).items()}
+    result = computed(counted(chain(case))[0], arrays)
+    assert addresses.square(result) <= addresses.known_square(result) < checks.LIMIT
+    assert measured == [arrays[name].size for name in ("x", "residual") if name in arrays]
+    measured.clear()
+    computed(counted(chain(case))[0], arrays)
+    assert not measured
+
+
+def test_bounds_that_have_grown_are_measured_anew(measured: list[int]) -> None:
+    arrays = arrays_of("3x3")
+    run, x = counted(chain("3x3"))[0], images(arrays["x"])
+    runs = 40
+    for _ in range(runs):
+        x = computed(run, {**arrays, "x": x})
+        assert addresses.square(x) <= addresses.known_square(x)
+        x /= np.float32(np.abs(x).max())  # which makes it less than the bound says
+    assert 2 <= len(measured) <= runs / 4
+
+
+@pytest.mark.parametrize("case", ["residual", "factors"])
+def test_constants_are_looked_at_once(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(checks, "square", lambda array: sizes.append(array.size) or addresses.square(array))
+    arrays = arrays_of(case)
+    given = {**arrays, "weight": Packed(arrays["weight"])}
+    constants = [None if name in ("x", "residual") else array for name, array in given.items()]
+    small = sum(array.ndim in (1, 3) for array in arrays.values())
+    for known, times in ((None, 3), (constants, 1)):
+        run = checks.prepared(chain(case), convolution._compute, known)
+        sizes.clear()
+        for _ in range(3):
+            run(*given.values())
+        assert len(sizes) >= times * small
+        if known is not None:
+            assert len(sizes) == small
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_constants_may_be_strange(value: float) -> None:
+    arrays = arrays_of("3x3")
+    arrays["bias"][3] = value
+    constants = [None, Packed(arrays["weight"]), arrays["bias"]]
+    run = checks.prepared(chain("3x3"), convolution._compute, constants)
+    for _ in range(2):
+        np.testing.assert_allclose(computed(run, arrays), expected("3x3", arrays), rtol=1e-4, atol=1e-5)
 
 
 def test_weights_are_measured_once() -> None:

@@ -22,6 +22,7 @@ from opyard.testing import violation
 from opyard_cpu import plugin
 from opyard_cpu.jit import machine, philox
 from opyard_cpu.onednn import contractions, gradients, library
+from opyard_cpu.onednn.layouts import Packed
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
 COMPILED = pytest.mark.skipif(machine.missing() is not None, reason=str(machine.missing()))
@@ -64,11 +65,11 @@ def last(array: Any) -> Any:
 
 
 def outcome(kernel: Kernel, call: Call, *arrays: Any, **options: Any) -> Any:
-    """What a kernel gives, with images brought into its layout, and back."""
-    images = [kernel.input_layout(call, place) == "nhwc" for place in range(len(arrays))]
-    found = kernel.bind(call, DEVICE)(
-        *(last(a) if image else a for a, image in zip(arrays, images, strict=True)), **options
-    )
+    """What a kernel gives, with images and weights brought into its layouts, and back."""
+    brought = {"nhwc": last, "packed": Packed}
+    layouts = [kernel.input_layout(call, place) for place in range(len(arrays))]
+    given = (brought[way](a) if way in brought else a for a, way in zip(arrays, layouts, strict=True))
+    found = kernel.bind(call, DEVICE)(*given, **options)
     return np.moveaxis(found, -1, 1) if kernel.output_layout(0) == "nhwc" else found
 
 

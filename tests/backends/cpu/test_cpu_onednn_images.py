@@ -10,9 +10,13 @@ import pytest
 
 import opyard as oy
 from opyard.operation import Call
+from opyard.placement.matching import find_matches
 from opyard.placement.measuring import convert, make_inputs
+from opyard.placement.patterns import Pattern
 from opyard.spec import TensorSpec
 from opyard_cpu.onednn import images, layouts, library
+from opyard_cpu.onednn.addresses import images_maker, known_square, square
+from opyard_cpu.onednn.layouts import Packed
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
 
@@ -97,6 +101,35 @@ def test_images_of_one_channel_or_one_pixel_are_only_seen_otherwise() -> None:
         np.testing.assert_array_equal(out, x)
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 3e38])
+def test_maxima_of_strange_numbers(value: float) -> None:
+    x = drawn(1, 3, 4, 4)
+    x[0, 1] = value
+    np.testing.assert_array_equal(run(oy.max_pool, "nhwc", x, kernel=2)[0, 1], np.float32(value))
+
+
+def test_a_window_of_padding_alone_has_no_maximum() -> None:
+    x, wide = drawn(1, 2, 1, 1), {"kernel": 2, "strides": 1, "padding": 1, "dilations": 2}
+    assert np.isneginf(run(oy.max_pool, "nhwc", x, **wide)).all()
+
+
+def test_what_is_known_of_images_goes_on() -> None:
+    """The norms of maxima and of joined images are bounded by those of what they are made of."""
+    device = oy.default_registry().device("cpu:0")
+    x = images_maker((1, 6, 6, 4))()
+    x[...] = np.arange(x.size).reshape(x.shape)
+    pool = images.prepare_max_pool(call_of(oy.max_pool, np.zeros((1, 4, 6, 6), np.float32), kernel=3), device)
+    pooled = pool(x)
+    assert square(x) == known_square(x)
+    assert square(pooled) <= known_square(pooled) <= 9 * square(x)
+    plain = np.zeros((1, 4, 6, 6), np.float32)
+    join = images.prepare_concat(call_of(oy.concat, plain, plain, axis=1), device)
+    assert known_square(join(x, x)) == 2 * square(x)
+    unknown = images_maker((1, 6, 6, 4))()
+    unknown[...] = 1
+    assert known_square(join(x, unknown)) == np.inf
+
+
 def test_means_that_count_padding_differently_are_refused() -> None:
     x, device = drawn(1, 3, 6, 6), oy.default_registry().device("cpu:0")
     kept = {"kernel": 3, "strides": 2, "padding": 1, "count_include_pad": True}
@@ -121,6 +154,68 @@ def test_a_factor_for_each_channel(batch: int) -> None:
     reason = "takes one number for each channel, [n or 1, 5, 1, ...], not [4, 6]"
     assert images.accepts_channel_factors(odd, device) == reason
     assert images.accepts_alike(odd, device) == "takes tensors of one shape, not [3, 5, 4, 6] and [4, 6]"
+
+
+def excite(activation: str, batch: int = 2, spatial: tuple[int, ...] = (5, 6), size: int = 1) -> Any:
+    """Squeeze and excitation of x ``[n, 24, *spatial]``, and x."""
+    ones = (size,) * len(spatial)
+    w1, b1, w2, b2 = drawn(6, 24, *ones), drawn(6), drawn(24, 6, *(1,) * len(spatial)), drawn(24)
+
+    def network(x: Any) -> Any:
+        squeezed = oy.conv(oy.global_average_pool(x), w1, b1, padding=size // 2)
+        return x * oy.sigmoid(oy.conv(getattr(oy, activation)(squeezed), w2, b2))
+
+    return network, drawn(batch, 24, *spatial)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("spatial", [(5, 6), (7,), (3, 2, 4)])
+def test_squeeze_and_excitation(activation: str, batch: int, spatial: tuple[int, ...]) -> None:
+    network, x = excite(activation, batch, spatial)
+    work, kernel = squeezed(network, x)
+    device = oy.default_registry().device("cpu:0")
+    assert kernel.name == f"onednn_squeeze_{activation}" and kernel.refusal(work, device) is None
+    channels_last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    constants = [Packed(array) if array.ndim > 1 else array for array in constants_of(network, x)]
+    found = kernel.bind(work, device)(channels_last, *constants)
+    np.testing.assert_allclose(np.moveaxis(found, -1, 1), reference(network, x), rtol=1e-4, atol=1e-5)
+
+
+def constants_of(network: Callable[..., Any], x: Array) -> list[Array]:
+    """Weights and biases, in the order of their use."""
+    graph = oy.trace(network, TensorSpec.of(x))
+    return [
+        graph.constants[v] for n in graph.nodes if n.op.name == "conv" for v in n.inputs[1:] if v is not None
+    ]
+
+
+def squeezed(network: Callable[..., Any], x: Array) -> tuple[Any, Any]:
+    """The region of the pattern in a network, and its kernel."""
+    graph = oy.trace(network, TensorSpec.of(x))
+    kernels = [k for k in oy.default_registry().patterns if k.name.startswith("onednn_squeeze")]
+    found = [(match.work, kernel) for kernel in kernels for match in find_matches(Pattern.of(kernel), graph)]
+    (only,) = found
+    return only
+
+
+def test_squeezing_by_other_windows_is_refused() -> None:
+    work, kernel = squeezed(*excite("silu", size=3))
+    device = oy.default_registry().device("cpu:0")
+    reason = kernel.refusal(work, device)
+    assert reason == "takes 1x1 convolutions of one pixel, not one with weights [6, 24, 3, 3]"
+
+
+@pytest.mark.parametrize("channels, factors", [(1, 24), (24, 1)])
+def test_factors_that_broadcast_are_refused(channels: int, factors: int) -> None:
+    w1, w2 = drawn(6, channels, 1, 1), drawn(factors, 6, 1, 1)
+
+    def network(x: Any) -> Any:
+        return x * oy.sigmoid(oy.conv(oy.silu(oy.conv(oy.global_average_pool(x), w1)), w2))
+
+    work, kernel = squeezed(network, drawn(2, channels, 4, 4))
+    reason = f"takes as many weights as x has channels, {channels}"
+    assert kernel.refusal(work, oy.default_registry().device("cpu:0")) == reason
 
 
 def test_channels_are_joined() -> None:

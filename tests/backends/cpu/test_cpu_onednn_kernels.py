@@ -143,9 +143,9 @@ def test_convolutions_of_single_pixels_are_products(rank: int) -> None:
     assert kernels_of(network, x) == ["cpu/onednn_conv_scale_add_relu"]
     np.testing.assert_allclose(compiled(network, x), network_reference(network, x), rtol=1e-4, atol=1e-4)
     call = call_of(oy.conv, x, w, b)
-    found = convolution._described(call, ())
+    found = convolution.described(call, ())
     assert not isinstance(found, str) and found.kind == "matmul"
-    strided = convolution._described(call_of(oy.conv, x, w, b, strides=2), ())
+    strided = convolution.described(call_of(oy.conv, x, w, b, strides=2), ())
     assert not isinstance(strided, str) and strided.kind == "convolution_forward"
 
 

@@ -186,6 +186,10 @@ SIGNATURES: dict[str, list[Any]] = {
         *(*_DESCRIPTION, c_int, *[_HANDLE] * 4),
         *(*_WINDOWS, _SIZES, _HANDLE, _HANDLE),
     ],
+    "deconvolution_forward_primitive_desc_create": [
+        *(*_DESCRIPTION, c_int, c_int, *[_HANDLE] * 4),
+        *(*_WINDOWS, _SIZES, _HANDLE),
+    ],
     "pooling_forward_primitive_desc_create": [
         *(*_DESCRIPTION, c_int, c_int, _HANDLE, _HANDLE),
         *(*_WINDOWS, _SIZES, _SIZES, _HANDLE),

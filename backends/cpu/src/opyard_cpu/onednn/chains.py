@@ -75,6 +75,9 @@ ACTIVATIONS: dict[str, Callable[[Call], tuple[Eltwise, ...]]] = {
 SECONDS = 3e-6
 """What a call of a kernel takes beside its work, Python included."""
 
+IMAGES, PER_CHANNEL = ("x", "residual"), ("factor", "offset")
+"""Names of operands in patterns: tensors like the result, in its layout, and plain ones with a number for each channel."""
+
 OPERATIONS = {"add": "add", "multiply": "mul"}
 
 

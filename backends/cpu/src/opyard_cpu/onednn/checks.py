@@ -4,7 +4,9 @@ oneDNN's own relu and clip make zeros of NaN. What keeps NaN has an exponential 
 nearly twice the time, and with relu6 2.5 times. So a chain that ends so runs in one of three ways (measured with oneDNN 3.2):
 
 * It is checked before: where the norms of all that goes in are small, no sum can overflow, and oneDNN's own function is right.
-* It is checked after, where the result has fewer elements than what goes in: hard swish with a very steep slope is relu, and
+  The norm of the result has a bound then, too, which is kept with it (see Memory): so in a row of convolutions the first image
+  is measured, and later ones every ten layers or so, when the bounds have become too large.
+* It is checked after a product whose result has fewer elements than what goes in: hard swish with a very steep slope is relu, and
   keeps NaN, but makes NaN of minus infinity as well. Where the result is finite there was neither.
 
 * With few results, which stay in the cache, the activation is a compiled loop over them, that knows NaN, and there is no check.
@@ -16,7 +18,7 @@ that was just written, or is about to be read, takes a seventh to a quarter of w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,8 +31,8 @@ from opyard.region import Region
 from ..jit.compiled import compiled
 from ..jit.machine import missing
 from ..jit.steps import steps_of
-from .addresses import Array
-from .chains import RELU, RELU6, SECONDS, STEEP, Chain, Operand, Run, elements_in
+from .addresses import known_square, measured_square, note_square, square
+from .chains import IMAGES, RELU, RELU6, SECONDS, STEEP, Chain, Operand, Run, elements_in
 from .primitives import Eltwise
 
 LIMIT = 1e74
@@ -48,10 +50,17 @@ FEW = 1 << 16
 CACHED = 3.0
 """How much quicker than memory what was just written is read."""
 
+Constants = Sequence[Any] | None
+"""For each input the array that it is in every run, or None; None where nothing is known."""
+
+
+def _is_convolution(chain: Chain) -> bool:
+    return chain.base.op.name == "conv"
+
 
 def quick_before(chain: Chain) -> Chain | None:
     """The chain with oneDNN's own relu or clip, where what goes in is worth checking; None where it ends otherwise."""
-    if elements_in(chain) > 2 * int(chain.base.output.size):
+    if not _is_convolution(chain) and elements_in(chain) > 2 * int(chain.base.output.size):
         return None
     for exact, quick in ((RELU6, Eltwise("clip_v2", 0.0, 6.0)), (RELU, Eltwise("relu"))):
         if chain.steps[-len(exact) :] == exact:
@@ -66,7 +75,7 @@ def quick_after(chain: Chain) -> Chain | None:
     return replace(chain, steps=tuple(STEEP if step == RELU[0] else step for step in chain.steps))
 
 
-def prepared(chain: Chain, compute: Callable[[Chain], Run]) -> Run:
+def prepared(chain: Chain, compute: Callable[[Chain], Run], constants: Constants = None) -> Run:
     """The function of a chain in its quickest way. ``compute`` makes that of a chain as it is."""
     if found := _activated(chain):
         shorter, activation = found
@@ -74,9 +83,11 @@ def prepared(chain: Chain, compute: Callable[[Chain], Run]) -> Run:
     if chain.steps[-1:] == (Eltwise("gelu_erf"),):
         return _with_exact_gelu(compute(chain), lambda: compute(replace(chain, steps=chain.steps[:-1])))
     if quick := quick_before(chain):
-        return _checked_before(compute(quick), lambda: compute(chain), chain)
+        return _checked_before(compute(quick), lambda: compute(chain), chain, constants)
     if quick := quick_after(chain):
         return _checked_after(compute(quick), lambda: compute(chain))
+    if _is_convolution(chain) and not any(isinstance(step, Eltwise) for step in chain.steps):
+        return bounded(compute(chain), chain, constants)
     return compute(chain)
 
 
@@ -103,36 +114,89 @@ def _in_place(compute: Run, activation: Callable[..., Any], chain: Chain) -> Run
     return run
 
 
-def _square(array: Array) -> float:
-    """The sum of the squares: infinite or NaN where an element is, or is next to it."""
-    return float(np.vdot(array, array))
+def _bound_of(chain: Chain, constants: Constants) -> Callable[[Sequence[Any], Run], float]:
+    """``bound(inputs, square)``: what the sum of the squares is at most, before the activation and of all partial sums.
 
+    By Cauchy and Schwarz the square of a sum of products of elements of x and w is at most ``|x|^2 |w|^2`` of those that it takes; over
+    all results each element of x is taken by as many windows as a kernel has elements, each by other kernels of w. An operand adds or
+    multiplies at most its own norm, where ``(a + b)^2`` is at most ``2 (a^2 + b^2)``. ``square`` tells that of an image.
 
-def _checked_before(quick: Run, make_exact: Callable[[], Run], chain: Chain) -> Run:
-    """Uses ``quick`` where no number before the activation can be NaN or infinite.
-
-    By Cauchy and Schwarz each sum of products of elements of x and w is at most ``|x| |w|``, partial sums included. An operand
-    adds or multiplies at most its own norm. All are squared here, where ``(a + b)^2`` is at most ``2 (a^2 + b^2)``.
+    So it is a sum of multiples of the squares of the images. The factors are computed once where all else is constant: to look at a few
+    more numbers takes ten times as long between two convolutions, which have filled the caches, than in a test of it.
     """
+    base, results = chain.base, int(chain.base.output.size)
+    weight = base.inputs[1]
+    assert weight is not None
+    taps = math.prod(int(size) for size in weight.shape[2:])  # 1 of the matrices of products
+    operands: list[tuple[int, bool, bool, int]] = []
+    if len(base.inputs) > 2 and (bias := base.inputs[2]) is not None:
+        operands.append((2, False, False, results // int(bias.size)))
+    for step in chain.steps:
+        if isinstance(step, Operand):
+            is_image, times = step.name in IMAGES, results // int(step.spec.size)
+            operands.append((step.position, step.algorithm == "mul", is_image, times))
+    images = [0, *(position for position, _, is_image, _ in operands if is_image)]
+    others = [position for position, _, is_image, _ in operands if not is_image]
+    is_fixed = not others or (constants is not None and all(constants[i] is not None for i in others))
+    kept: tuple[Any, float, list[float]] = None, 0.0, []
+
+    def factors(inputs: Sequence[Any]) -> tuple[Any, float, list[float]]:
+        alone, multiples = 0.0, [taps * inputs[1].square]
+        for position, multiplies, is_image, times in operands:
+            other = 1.0 if is_image else times * square(inputs[position])
+            by = max(other, 1.0) if multiplies else 2.0  # a factor does not lessen what overflowed before it
+            alone, multiples = by * alone, [by * multiple for multiple in multiples]
+            if is_image:
+                multiples.append(2.0)
+            elif not multiplies:
+                alone += 2.0 * other
+        return inputs[1], alone, multiples
+
+    def bound(inputs: Sequence[Any], image_square: Run) -> float:
+        nonlocal kept
+        found = kept
+        if found[0] is not inputs[1]:
+            found = factors(inputs)
+            if is_fixed:
+                kept = found
+        _, total, multiples = found
+        for position, multiple in zip(images, multiples, strict=True):
+            total += multiple * image_square(inputs[position])
+        return total
+
+    return bound
+
+
+def _checked_before(quick: Run, make_exact: Callable[[], Run], chain: Chain, constants: Constants) -> Run:
+    """Uses ``quick`` where no number before the activation can be NaN or infinite."""
     others: list[Run] = []
-    added = [(2, False)] if len(chain.base.inputs) > 2 and chain.base.inputs[2] is not None else []
-    operands = [
-        *added,
-        *((step.position, step.algorithm == "mul") for step in chain.steps if isinstance(step, Operand)),
-    ]
+    bound_of = _bound_of(chain, constants)
+    most = 36.0 * int(chain.base.output.size) if chain.steps[-len(RELU6) :] == RELU6 else math.inf
 
     def run(*inputs: Any, **keywords: Any) -> Any:
-        bound = _square(inputs[0]) * inputs[1].square
-        for position, multiplies in operands:
-            if not bound < LIMIT:
-                break
-            square = _square(inputs[position])
-            bound = bound * square if multiplies else 2.0 * (bound + square)
+        bound = bound_of(inputs, known_square)
+        if not bound < LIMIT:
+            bound = bound_of(inputs, measured_square)
         if bound < LIMIT:
-            return quick(*inputs, **keywords)
+            result = quick(*inputs, **keywords)
+            note_square(result, bound if bound < most else most)
+            return result
         if not others:
             others.append(make_exact())
         return others[0](*inputs, **keywords)
+
+    return run
+
+
+def bounded(compute: Run, chain: Chain, constants: Constants = None) -> Run:
+    """Notes what is known of the result of a convolution, which may be a transposed one, without an activation."""
+    bound_of = _bound_of(chain, constants)
+
+    def run(*inputs: Any) -> Any:
+        result, bound = compute(*inputs), bound_of(inputs, known_square)
+        if bound < LIMIT:
+            note_square(result, bound)
+        return result
 
     return run
 
@@ -143,7 +207,7 @@ def _checked_after(quick: Run, make_exact: Callable[[], Run]) -> Run:
 
     def run(*inputs: Any, **keywords: Any) -> Any:
         result = quick(*inputs, **keywords)
-        if math.isfinite(_square(result)):
+        if math.isfinite(square(result)):
             return result
         if not others:
             others.append(make_exact())
@@ -176,7 +240,7 @@ def extra_seconds(chain: Chain, device: Device) -> float:
     """Estimated seconds of the steps, of a check, and of the call itself."""
     results, abilities = int(chain.base.output.size), device.capabilities
     before, after = quick_before(chain), quick_after(chain)
-    checked = elements_in(chain) if before else results if after else 0
+    checked = 0 if _is_convolution(chain) else elements_in(chain) if before else results if after else 0
     steps = (before or after or chain).steps
     dear = sum(isinstance(step, Eltwise) and step.algorithm not in CHEAP for step in steps)
     flops, nbytes = dear * STEP_FLOPS * results, 4 * checked

@@ -6,8 +6,6 @@ import math
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from opyard.driver import Device
 from opyard.errors import KernelError
 from opyard.kernels import Work
@@ -15,11 +13,11 @@ from opyard.operation import Call
 from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
-from .addresses import Array, dense
-from .chains import SECONDS, Chain, Operand, Run, Step, chain_of
-from .checks import extra_seconds, prepared
+from .addresses import Array, dense, images_maker
+from .chains import IMAGES, PER_CHANNEL, SECONDS, Chain, Operand, Run, Step, chain_of
+from .checks import Constants, extra_seconds, prepared
 from .held import on_dense
-from .layouts import FLOAT32, Packed, concrete, from_channels_last, to_channels_last
+from .layouts import Packed, concrete, from_channels_last, to_channels_last
 from .library import library, missing
 from .memory import Descriptor, any_layout, channels_last, strided
 from .neighbourhoods import Windows, convolution
@@ -133,10 +131,6 @@ def _refusal(call: Call) -> str | None:
     return None
 
 
-IMAGES, PER_CHANNEL = ("x", "residual"), ("factor", "offset")
-"""Names of operands in patterns: tensors like the result, in its layout, and plain ones with a number for each channel."""
-
-
 def _operand_refusal(step: Step, result: tuple[int, ...]) -> str | None:
     if not isinstance(step, Operand):
         return None
@@ -161,22 +155,23 @@ def accepts(work: Work, device: Device) -> str | None:
     refusals = (_operand_refusal(step, result_shape(g)) for step in chain.steps)
     if reason := next(filter(None, refusals), None):
         return reason
-    found = _described(chain.base, chain.steps)
+    found = described(chain.base, chain.steps)
     return found if isinstance(found, str) else None
 
 
-def _described(call: Call, steps: tuple[Step, ...]) -> Primitive | str:
+def described(call: Call, steps: tuple[Step, ...]) -> Primitive | str:
+    """The primitive of a convolution with steps behind it, or why there is none."""
     return _primitive(conv_geometry(call), call.inputs[2] is not None, steps, num_threads())
 
 
-def prepare(work: Work, device: Device) -> Run:
+def prepare(work: Work, device: Device, constants: Constants = None) -> Run:
     """``run(x, weight, bias, *operands)`` on channels-last images and packed weights."""
-    return prepared(chain_of(work), _compute)
+    return prepared(chain_of(work), _compute, constants)
 
 
 def _compute(chain: Chain) -> Run:
     g = conv_geometry(chain.base)
-    primitive = _described(chain.base, chain.steps)
+    primitive = described(chain.base, chain.steps)
     if isinstance(primitive, str):
         raise KernelError(primitive)
     operands = [step.position for step in chain.steps if isinstance(step, Operand)]
@@ -185,14 +180,14 @@ def _compute(chain: Chain) -> Run:
     roles = ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"]
     compute = on_dense(primitive, roles, g.work)
     plain, wanted = plain_weights(g), primitive.memories["weights"]
-    number, shape = wanted.number, (g.batch, *g.counts, g.outputs)
-    used, empty = [0] * has_bias + [position - 2 for position in operands], np.empty
+    number, make = wanted.number, images_maker((g.batch, *g.counts, g.outputs))
+    used = [0] * has_bias + [position - 2 for position in operands]
 
     def run(x: Array, weight: Any, *others: Any) -> Any:
         form = weight.forms.get(number)
         if form is None:
             form = weight.form(plain, wanted)
-        return compute(x, form, *[others[position] for position in used], empty(shape, FLOAT32))
+        return compute(x, form, *[others[position] for position in used], make())
 
     return run
 

@@ -12,17 +12,19 @@ from opyard.ops.windows import padding_pairs, per_axis
 
 from ..convolution_transpose import steps_of
 from ..geometry import Geometry, geometry
-from .addresses import Array, address
-from .chains import SECONDS
+from .addresses import Array, address, images_maker
+from .chains import SECONDS, Chain
+from .checks import bounded
 from .convolution import images, result_shape, source_shape, weights_shape, windows_of
 from .execution import Execution
-from .layouts import concrete
+from .layouts import Packed, concrete, dense
 from .library import missing
-from .memory import Descriptor, any_layout, strided
+from .memory import Descriptor, any_layout, contiguous, strided
 from .neighbourhoods import (
     Windows,
     convolution_data_gradient,
     convolution_weights_gradient,
+    deconvolution,
     pooling,
     pooling_gradient,
 )
@@ -84,22 +86,28 @@ def _transposed_shapes(call: Call) -> tuple[tuple[int, ...], ...]:
     return source, grouped, concrete(call.output.shape)
 
 
+def _transposed_windows(call: Call) -> Windows:
+    source, weights, _ = _transposed_shapes(call)
+    strides, dilations, pairs = steps_of(call.attrs, weights[-len(source) + 2 :])
+    before, after = (tuple(pair[side] for pair in pairs) for side in (0, 1))
+    return Windows(strides, dilations, before, after)
+
+
 def _transposed_primitive(call: Call, layout: Layout) -> Primitive:
     source, weights, result = _transposed_shapes(call)
     wanted = _wanted(layout)
-    strides, dilations, pairs = steps_of(call.attrs, weights[-len(source) + 2 :])
-    before, after = (tuple(pair[side] for pair in pairs) for side in (0, 1))
-    windows = Windows(strides, dilations, before, after)
     # the convolution of which this is the gradient by its input makes the input of the output
-    return convolution_data_gradient(wanted(result), any_layout(weights), wanted(source), windows)
+    return convolution_data_gradient(
+        wanted(result), any_layout(weights), wanted(source), _transposed_windows(call)
+    )
 
 
-def prepare_conv_transpose(call: Call, device: Device, layout: Layout = strided) -> Kernel:
+def prepare_conv_transpose(call: Call, device: Device) -> Kernel:
     """A transposed convolution, which is the gradient of a convolution by its input; the bias is added to it."""
     source, weights, result = _transposed_shapes(call)
-    given = (layout(source), strided(weights), layout(result))
-    compute = on_arrays(_transposed_primitive(call, layout), ("diff_dst", "weights", "diff_src"), given)
-    kernel, trailing = into(compute, _shape(result, layout)), 0 if layout is images else len(result) - 2
+    given = (strided(source), strided(weights), strided(result))
+    compute = on_arrays(_transposed_primitive(call, strided), ("diff_dst", "weights", "diff_src"), given)
+    kernel, trailing = into(compute, result), len(result) - 2
 
     def run(x: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
         found = kernel(x, weight, out=out)
@@ -108,6 +116,49 @@ def prepare_conv_transpose(call: Call, device: Device, layout: Layout = strided)
         return found
 
     return run
+
+
+def _deconvolution(call: Call) -> tuple[Primitive, Descriptor] | None:
+    """The same with its bias, and how the weights lie that are given; None where oneDNN is not quick at it."""
+    source, weights, result = _transposed_shapes(call)
+    strides = contiguous(weights)
+    first = len(weights) - len(source)  # 1 behind groups
+    order = [*range(first), first + 1, first, *range(first + 2, len(weights))]
+    shape = tuple(weights[axis] for axis in order)
+    bias = strided((result[1],))
+    try:
+        made = deconvolution(
+            images(source), any_layout(shape), images(result), _transposed_windows(call), bias
+        )
+    except KernelError:
+        return None
+    return made, strided(shape, tuple(strides[axis] for axis in order))
+
+
+def prepare_conv_transpose_nhwc(call: Call, device: Device) -> Kernel:
+    """``run(x, weight, bias)`` on channels-last images and packed weights."""
+    biased = call.inputs[2] is not None
+    primitive, plain = (_deconvolution(call) if biased else None) or (
+        _transposed_primitive(call, images),
+        strided(_transposed_shapes(call)[1]),
+    )
+    fused = "bias" in primitive.roles
+    roles = ("src", "weights", "bias", "dst") if fused else ("diff_dst", "weights", "diff_src")
+    execution, wanted = Execution(primitive, roles), primitive.memories["weights"]
+    number, make = wanted.number, images_maker(_shape(concrete(call.output.shape), images))
+
+    def run(x: Array, weight: Packed, bias: Array | None = None) -> Array:
+        form = weight.forms.get(number)
+        if form is None:
+            form = weight.form(plain, wanted)
+        result, added = make(), None if bias is None else dense(bias)
+        given = (x, form, result) if added is None or not fused else (x, form, added, result)
+        execution.run(*map(address, given))
+        if added is not None and not fused:
+            result += added
+        return result
+
+    return bounded(run, Chain(call, ()))
 
 
 # Max pooling ---------------------------------------------------------------------------------------------------------
@@ -160,7 +211,6 @@ _DESCRIBED: dict[str, Callable[[Call, Layout], object]] = {
 }
 
 prepare_conv_weight_gradient_nhwc = partial(prepare_conv_weight_gradient, layout=images)
-prepare_conv_transpose_nhwc = partial(prepare_conv_transpose, layout=images)
 prepare_max_pool_gradient_nhwc = partial(prepare_max_pool_gradient, layout=images)
 
 

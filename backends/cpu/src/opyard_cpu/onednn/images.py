@@ -1,6 +1,7 @@
 """What else is done to images between convolutions, on channels-last arrays, so that they stay so: ``[n, *spatial, c]``.
 
-oneDNN's own maxima leave NaN out, so maxima and functions of elements are NumPy's, which do not care how an array lies.
+Functions of elements are NumPy's, which do not care how an array lies. oneDNN's own maxima leave NaN out, so where there could be any
+NumPy makes the maxima, too.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from ..jit import pooling as jit
 from ..jit.machine import missing as missing_compiler
 from ..taps import Range
 from ..threads import in_parts
-from .addresses import Array
+from .addresses import Array, address, images_maker, known_square, measured_square, note_square
 from .chains import SECONDS, Run
+from .checks import LIMIT
+from .convolution import images
+from .execution import Execution
 from .held import on_dense
-from .layouts import FLOAT32, accepts_images, concrete
+from .layouts import accepts_images, concrete
 from .library import library
 from .memory import channels_last, strided
 from .neighbourhoods import Windows, pooling
-from .primitives import Primitive
+from .primitives import Primitive, reorder
 
 
 def accepts_alike(call: Call, device: Device) -> str | None:
@@ -67,11 +71,59 @@ def accepts_concat(call: Call, device: Device) -> str | None:
 
 
 def prepare_concat(call: Call, device: Device) -> Run:
-    """Joins channels."""
-    return lambda *parts: np.concatenate(parts, axis=-1)
+    """Joins channels: each part is copied to where it lies in the result."""
+    batch, channels, *sizes = result = concrete(call.output.shape)
+    make, copies, begin = images_maker((batch, *sizes, channels)), [], 0
+    for spec in call.inputs:
+        assert spec is not None
+        shape = concrete(spec.shape)
+        place = strided(shape, channels_last(result))
+        copies.append((Execution(reorder(images(shape), place), ("src", "dst")), 4 * begin))
+        begin += shape[1]
+
+    def run(*parts: Array) -> Array:
+        joined = make()
+        for part, (copy, offset) in zip(parts, copies, strict=True):
+            copy.run(address(part), address(joined) + offset)
+        note_square(joined, sum(map(known_square, parts)))
+        return joined
+
+    return run
 
 
 def prepare_max_pool(call: Call, device: Device) -> Run:
+    """Maxima: by oneDNN, which leaves NaN out, where all numbers are known or found to be finite."""
+    exact, primitive = _maxima(call), _finite_maxima(call)
+    if primitive is None:
+        return exact
+    execution = Execution(primitive, ("src", "dst"))
+    batch, channels, *counts = concrete(call.output.shape)
+    make = images_maker((batch, *counts, channels))
+    taps = math.prod(windows.per_axis(call.attrs["kernel"], len(counts), "kernel"))
+
+    def run(x: Array) -> Array:
+        bound = known_square(x)
+        if not bound < LIMIT:
+            bound = measured_square(x)
+        if not bound < LIMIT:
+            return exact(x)  # type: ignore[no-any-return]
+        result = make()
+        execution.run(address(x), address(result))
+        note_square(result, taps * bound)  # each number is in so many windows at most
+        return result
+
+    return run
+
+
+def _finite_maxima(call: Call) -> Primitive | None:
+    """oneDNN's maxima, or None where it has none: of dilated windows, which alone may have nothing but padding."""
+    try:
+        return _pooled(call, "max")
+    except KernelError:
+        return None
+
+
+def _maxima(call: Call) -> Run:
     """Maxima, one axis after the other: NaN wins, padding never does."""
     batch, channels, *counts = concrete(call.output.shape)
     taps = blocks.taps_of(call, tuple(counts))
@@ -104,12 +156,15 @@ def _compiled_max_pool(shape: tuple[int, ...], taps: list[list[Range]], counts: 
     if len(sizes) == 1:
         sizes, found = [1, *sizes], [jit.Windows((0,), (1,), 0), *found]
     down, right = found
-    compute, empty = jit.max_pool(batch, (sizes[0], sizes[1]), channels, down, right), np.empty
-    result = (batch, *counts, channels)
-    return lambda x: compute(x, empty(result, FLOAT32))
+    compute, make = (
+        jit.max_pool(batch, (sizes[0], sizes[1]), channels, down, right),
+        images_maker((batch, *counts, channels)),
+    )
+    return lambda x: compute(x, make())
 
 
-def _averages(call: Call) -> Primitive:
+def _pooled(call: Call, algorithm: str = "") -> Primitive:
+    """The pooling of an op: of means, which say themselves whether they count padding, without an algorithm."""
     spec, attributes = call.inputs[0], call.attrs
     assert spec is not None
     shape, result = concrete(spec.shape), concrete(call.output.shape)
@@ -127,11 +182,11 @@ def _averages(call: Call) -> Primitive:
             *(given_after, result[2:], steps, kernel, spread, sizes, before), strict=True
         )
     )
-    if attributes["count_include_pad"] and after != given_after:
-        raise KernelError("oneDNN counts what windows reach beyond the padding as padding, too")
-    algorithm = "avg_include_padding" if attributes["count_include_pad"] else "avg_exclude_padding"
-    source, target = strided(shape, channels_last(shape)), strided(result, channels_last(result))
-    return pooling(algorithm, source, target, kernel, Windows(steps, spread, before, after))
+    if not algorithm:
+        if attributes["count_include_pad"] and after != given_after:
+            raise KernelError("oneDNN counts what windows reach beyond the padding as padding, too")
+        algorithm = "avg_include_padding" if attributes["count_include_pad"] else "avg_exclude_padding"
+    return pooling(algorithm, images(shape), images(result), kernel, Windows(steps, spread, before, after))
 
 
 def accepts_average_pool(call: Call, device: Device) -> str | None:
@@ -141,7 +196,7 @@ def accepts_average_pool(call: Call, device: Device) -> str | None:
     if reason := accepts_images(call, device):
         return reason
     try:
-        _averages(call)
+        _pooled(call)
     except KernelError as error:
         return str(error)
     return None
@@ -151,23 +206,43 @@ def prepare_average_pool(call: Call, device: Device) -> Run:
     """Means of windows."""
     operations = jit.OPERATIONS * call.cost.bytes
     with library().threads_for(operations):
-        compute = on_dense(_averages(call), ("src", "dst"), operations)
+        compute = on_dense(_pooled(call), ("src", "dst"), operations)
     batch, channels, *counts = concrete(call.output.shape)
-    shape, empty = (batch, *counts, channels), np.empty
-    return lambda x: compute(x, empty(shape, FLOAT32))
+    make = images_maker((batch, *counts, channels))
+    return lambda x: compute(x, make())
+
+
+def global_means(shape: tuple[int, ...]) -> Primitive:
+    """Means of channels-last ``[n, c, *spatial]`` over all but the first two axes: ``[n, c, 1, 1]``."""
+    batch, channels, pixels = *shape[:2], math.prod(shape[2:])
+    source, target = (batch, channels, pixels, 1), (batch, channels, 1, 1)
+    whole = Windows((1, 1), (1, 1), (0, 0), (0, 0))
+    return pooling("avg_exclude_padding", images(source), images(target), (pixels, 1), whole)
+
+
+def accepts_global_average_pool(call: Call, device: Device) -> str | None:
+    """Why oneDNN has no such means of whole images, or None."""
+    spec = call.inputs[0]
+    assert spec is not None
+    if reason := accepts_images(call, device):
+        return reason
+    try:
+        global_means(concrete(spec.shape))
+    except KernelError as error:
+        return str(error)
+    return None
 
 
 def prepare_global_average_pool(call: Call, device: Device) -> Run:
     """Means over all spatial axes, as a plain ``[n, c, 1, ...]``."""
-    shape = concrete(call.output.shape)
-    spec = call.inputs[0]
+    spec, shape = call.inputs[0], concrete(call.output.shape)
     assert spec is not None
-    axes, count = tuple(range(1, spec.ndim - 1)), math.prod(concrete(spec.shape)[2:])
+    execution = Execution(global_means(concrete(spec.shape)), ("src", "dst"))
 
     def run(x: Array) -> Array:
-        result: Array = np.add.reduce(x, axis=axes)
-        result /= count
-        return result.reshape(shape)
+        result = np.empty(shape, np.float32)
+        execution.run(address(x), address(result))
+        return result
 
     return run
 

@@ -14,7 +14,7 @@ import numpy as np
 from opyard.driver import Device
 from opyard.operation import Call
 
-from .addresses import Array, dense
+from .addresses import FLOAT32, Array, dense, images_maker
 from .chains import SECONDS, Run
 from .execution import reordered
 from .held import on_dense
@@ -27,8 +27,6 @@ PACKED = "packed"
 
 OPERATIONS = 10
 """Of a byte that is copied, in units of those of products."""
-
-FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(eq=False, slots=True)
@@ -95,8 +93,8 @@ def to_channels_last(shape: tuple[int, ...], dtype: Any = FLOAT32) -> Run:
     moved = (batch, *spatial, channels)
     if images.is_dense:
         return lambda x: x.reshape(moved)
-    copy, empty = _copying(plain, images), np.empty
-    return lambda x: copy(x, empty(moved, dtype))
+    copy, make = _copying(plain, images), images_maker(moved, dtype)
+    return lambda x: copy(x, make())
 
 
 def _copying(source: Descriptor, target: Descriptor) -> Run:

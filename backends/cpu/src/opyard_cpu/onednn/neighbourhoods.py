@@ -61,6 +61,23 @@ def convolution(
     )
 
 
+def deconvolution(
+    src: Descriptor, weights: Descriptor, dst: Descriptor, windows: Windows, bias: Descriptor | None = None
+) -> Primitive:
+    """A transposed convolution, plus bias: roles src, weights, bias, dst.
+
+    Weights are ``[o, i, *k]`` or ``[g, o / g, i / g, *k]``, as those of a convolution with so many outputs.
+    """
+    numbers = (api.PROPAGATION["forward_inference"], api.ALGORITHMS["deconvolution_direct"])
+    handles = (src.handle, weights.handle, handle_of(bias), dst.handle, *windows.arguments)
+    return describe(
+        "deconvolution_forward",
+        ("src", "weights", *(["bias"] if bias else []), "dst"),
+        (src, weights, dst),
+        lambda create, made, attributes: create(made, library().engine, *numbers, *handles, attributes),
+    )
+
+
 def convolution_data_gradient(
     diff_src: Descriptor, weights: Descriptor, diff_dst: Descriptor, windows: Windows
 ) -> Primitive:

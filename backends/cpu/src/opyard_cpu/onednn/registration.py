@@ -33,6 +33,7 @@ def register(registry: Registry) -> None:
     _convolutions(registry)
     _products(registry)
     _images(registry)
+    _squeeze(registry)
     _gradients(registry)
     _bfloat16(registry)
     _integers(registry)
@@ -114,7 +115,9 @@ def _convolutions(registry: Registry) -> None:
     registry.kernel("conv", backend="cpu", name="onednn_nhwc", layouts=ports, **ready)
     for name, pattern in chains("conv"):
         layouts = IMAGES if "_add" in name else ports
-        registry.pattern(pattern, backend="cpu", name=f"onednn_{name}", layouts=layouts, **ready)
+        registry.pattern(
+            pattern, backend="cpu", name=f"onednn_{name}", layouts=layouts, constants=True, **ready
+        )
 
 
 def _products(registry: Registry) -> None:
@@ -167,19 +170,42 @@ def _images(registry: Registry) -> None:
         ("concat", "accepts_concat", {"arrays": NHWC, "output": NHWC}),
         ("max_pool", "accepts_images", same),
         ("average_pool", "accepts_average_pool", same),
-        ("global_average_pool", "accepts_images", {"x": NHWC}),
+        ("global_average_pool", "accepts_global_average_pool", {"x": NHWC}),
     ):
         ready: dict[str, Any] = {"prepare": f"{module}:prepare_{op}", "accepts": f"{module}:{reason}"}
-        seconds = f"{module}:pool_seconds" if op in ("max_pool", "average_pool") else cost
+        seconds = cost if op == "concat" else f"{module}:pool_seconds"
         registry.kernel(op, cost=seconds, layouts=ports, **ready, **facts)
+
+
+def _squeeze(registry: Registry) -> None:
+    """Squeeze and excitation."""
+    functions: dict[str, Any] = {fact: f"{HERE}.squeeze:{fact}" for fact in ("prepare", "accepts", "cost")}
+    layouts = {"x": NHWC, "weight": PACKED, "weight2": PACKED, "output": NHWC}
+    for name in ("relu", "silu"):
+        registry.pattern(
+            _excited(name),
+            backend="cpu",
+            name=f"onednn_squeeze_{name}",
+            dtypes=DTYPES,
+            layouts=layouts,
+            **functions,
+        )
+
+
+def _excited(activation: str) -> Pattern:
+    def excited(x: Any, weight: Any, bias: Any, weight2: Any, bias2: Any) -> Any:
+        squeezed = _named("conv")(_named("global_average_pool")(x), weight, bias)
+        return x * _named("sigmoid")(_named("conv")(_named(activation)(squeezed), weight2, bias2))
+
+    return excited
 
 
 GRADIENTS = {
     "conv_weight_gradient": {"x": NHWC, "g": NHWC},
-    "conv_transpose": {"x": NHWC, "output": NHWC},
+    "conv_transpose": {"x": NHWC, "weight": PACKED, "output": NHWC},
     "max_pool_gradient": {"x": NHWC, "g": NHWC, "output": NHWC},
 }
-"""Ops of training, and the ports that are images."""
+"""Ops of training, and the ports that are images or weights."""
 
 BETWEEN = {"relu_gradient": {"y": NHWC, "g": NHWC, "output": NHWC}, "sum": {"x": NHWC}}
 """Ops between them."""
