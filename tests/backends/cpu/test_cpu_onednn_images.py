@@ -15,7 +15,7 @@ from opyard.placement.measuring import convert, make_inputs
 from opyard.placement.patterns import Pattern
 from opyard.spec import TensorSpec
 from opyard_cpu.onednn import images, layouts, library
-from opyard_cpu.onednn.addresses import images_maker, known_square, square
+from opyard_cpu.onednn.addresses import images_maker, known_square, measured_square, square
 from opyard_cpu.onednn.layouts import Packed
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
@@ -119,9 +119,16 @@ def test_what_is_known_of_images_goes_on() -> None:
     x = images_maker((1, 6, 6, 4))()
     x[...] = np.arange(x.size).reshape(x.shape)
     pool = images.prepare_max_pool(call_of(oy.max_pool, np.zeros((1, 4, 6, 6), np.float32), kernel=3), device)
+    assert known_square(pool(x)) == np.inf, "nothing is known of x yet"
+    assert measured_square(x) == known_square(x) == square(x)
     pooled = pool(x)
-    assert square(x) == known_square(x)
     assert square(pooled) <= known_square(pooled) <= 9 * square(x)
+    wide = call_of(
+        oy.max_pool, np.zeros((1, 4, 6, 6), np.float32), kernel=2, strides=1, padding=5, dilations=8
+    )
+    beside = images.prepare_max_pool(wide, device)(x)
+    assert np.isneginf(beside).any()
+    assert known_square(beside) == np.inf
     plain = np.zeros((1, 4, 6, 6), np.float32)
     join = images.prepare_concat(call_of(oy.concat, plain, plain, axis=1), device)
     assert known_square(join(x, x)) == 2 * square(x)

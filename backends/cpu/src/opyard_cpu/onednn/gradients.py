@@ -12,12 +12,12 @@ from opyard.ops.windows import padding_pairs, per_axis
 
 from ..convolution_transpose import steps_of
 from ..geometry import Geometry, geometry
-from .addresses import Array, address, images_maker
+from .addresses import Array, address, dense, images_maker
 from .chains import SECONDS, Chain
 from .checks import bounded
 from .convolution import images, result_shape, source_shape, weights_shape, windows_of
 from .execution import Execution
-from .layouts import Packed, concrete, dense
+from .layouts import Packed, concrete
 from .library import missing
 from .memory import Descriptor, any_layout, contiguous, strided
 from .neighbourhoods import (

@@ -7,6 +7,8 @@ NumPy makes the maxima, too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from ..jit import pooling as jit
 from ..jit.machine import missing as missing_compiler
 from ..taps import Range
 from ..threads import in_parts
-from .addresses import Array, address, images_maker, known_square, measured_square, note_square
+from .addresses import Array, address, images_maker, known_square, note_square
 from .chains import SECONDS, Run
 from .checks import LIMIT
 from .convolution import images
@@ -92,43 +94,33 @@ def prepare_concat(call: Call, device: Device) -> Run:
 
 
 def prepare_max_pool(call: Call, device: Device) -> Run:
-    """Maxima: by oneDNN, which leaves NaN out, where all numbers are known or found to be finite."""
-    exact, primitive = _maxima(call), _finite_maxima(call)
-    if primitive is None:
-        return exact
-    execution = Execution(primitive, ("src", "dst"))
-    batch, channels, *counts = concrete(call.output.shape)
-    make = images_maker((batch, *counts, channels))
-    taps = math.prod(windows.per_axis(call.attrs["kernel"], len(counts), "kernel"))
+    """Maxima. oneDNN's leave NaN out, and are no faster where the norm of the image is known."""
+    counts = concrete(call.output.shape)[2:]
+    taps = blocks.taps_of(call, counts)
+    compute = _maxima(call, taps)
+    if any(len(_met(ranges)) < count for ranges, count in zip(taps, counts, strict=True)):
+        return compute  # the maximum of padding alone is minus infinity
+    times = math.prod(map(len, taps))
 
-    def run(x: Array) -> Array:
-        bound = known_square(x)
-        if not bound < LIMIT:
-            bound = measured_square(x)
-        if not bound < LIMIT:
-            return exact(x)  # type: ignore[no-any-return]
-        result = make()
-        execution.run(address(x), address(result))
-        note_square(result, taps * bound)  # each number is in so many windows at most
+    def run(x: Array) -> Any:
+        result, bound = compute(x), known_square(x)
+        if bound < LIMIT:
+            note_square(result, times * bound)  # each number is in so many windows at most
         return result
 
     return run
 
 
-def _finite_maxima(call: Call) -> Primitive | None:
-    """oneDNN's maxima, or None where it has none: of dilated windows, which alone may have nothing but padding."""
-    try:
-        return _pooled(call, "max")
-    except KernelError:
-        return None
+def _met(ranges: Sequence[Range]) -> set[int]:
+    """The outputs along an axis that some tap sees an input for."""
+    return {position for some in ranges for position in range(some.output.start, some.output.stop)}
 
 
-def _maxima(call: Call) -> Run:
+def _maxima(call: Call, taps: list[list[Range]]) -> Run:
     """Maxima, one axis after the other: NaN wins, padding never does."""
     batch, channels, *counts = concrete(call.output.shape)
-    taps = blocks.taps_of(call, tuple(counts))
     axes = [(1 + axis, ranges, count) for axis, (ranges, count) in enumerate(zip(taps, counts, strict=True))]
-    shape = (batch, *counts, channels)
+    make = images_maker((batch, *counts, channels))
     spec = call.inputs[0]
     assert spec is not None
     if len(taps) <= 2 and not missing_compiler():
@@ -136,7 +128,7 @@ def _maxima(call: Call) -> Run:
     step = max(1, blocks.BLOCK_BYTES * batch // max(1, spec.nbytes))
 
     def run(x: Array) -> Array:
-        result = np.empty(shape, np.float32)
+        result = make()
 
         def part(first: int, last: int) -> None:
             for start in range(first, last, step):  # what stays in the cache between the passes
@@ -156,15 +148,12 @@ def _compiled_max_pool(shape: tuple[int, ...], taps: list[list[Range]], counts: 
     if len(sizes) == 1:
         sizes, found = [1, *sizes], [jit.Windows((0,), (1,), 0), *found]
     down, right = found
-    compute, make = (
-        jit.max_pool(batch, (sizes[0], sizes[1]), channels, down, right),
-        images_maker((batch, *counts, channels)),
-    )
+    compute = jit.max_pool(batch, (sizes[0], sizes[1]), channels, down, right)
+    make = images_maker((batch, *counts, channels))
     return lambda x: compute(x, make())
 
 
-def _pooled(call: Call, algorithm: str = "") -> Primitive:
-    """The pooling of an op: of means, which say themselves whether they count padding, without an algorithm."""
+def _averages(call: Call) -> Primitive:
     spec, attributes = call.inputs[0], call.attrs
     assert spec is not None
     shape, result = concrete(spec.shape), concrete(call.output.shape)
@@ -182,10 +171,9 @@ def _pooled(call: Call, algorithm: str = "") -> Primitive:
             *(given_after, result[2:], steps, kernel, spread, sizes, before), strict=True
         )
     )
-    if not algorithm:
-        if attributes["count_include_pad"] and after != given_after:
-            raise KernelError("oneDNN counts what windows reach beyond the padding as padding, too")
-        algorithm = "avg_include_padding" if attributes["count_include_pad"] else "avg_exclude_padding"
+    if attributes["count_include_pad"] and after != given_after:
+        raise KernelError("oneDNN counts what windows reach beyond the padding as padding, too")
+    algorithm = "avg_include_padding" if attributes["count_include_pad"] else "avg_exclude_padding"
     return pooling(algorithm, images(shape), images(result), kernel, Windows(steps, spread, before, after))
 
 
@@ -196,7 +184,7 @@ def accepts_average_pool(call: Call, device: Device) -> str | None:
     if reason := accepts_images(call, device):
         return reason
     try:
-        _pooled(call)
+        _averages(call)
     except KernelError as error:
         return str(error)
     return None
@@ -206,7 +194,7 @@ def prepare_average_pool(call: Call, device: Device) -> Run:
     """Means of windows."""
     operations = jit.OPERATIONS * call.cost.bytes
     with library().threads_for(operations):
-        compute = on_dense(_pooled(call), ("src", "dst"), operations)
+        compute = on_dense(_averages(call), ("src", "dst"), operations)
     batch, channels, *counts = concrete(call.output.shape)
     make = images_maker((batch, *counts, channels))
     return lambda x: compute(x, make())

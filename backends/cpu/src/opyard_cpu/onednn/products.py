@@ -14,11 +14,11 @@ from opyard.kernels import Work
 from opyard.operation import Call
 from opyard.settings import num_threads
 
-from .addresses import Array
+from .addresses import FLOAT32, Array
 from .chains import SECONDS, Chain, Operand, Run, Step, chain_of
 from .checks import extra_seconds, prepared
 from .held import on_dense
-from .layouts import FLOAT32, concrete
+from .layouts import concrete
 from .library import library, missing
 from .memory import any_layout, contiguous, strided
 from .primitives import Binary, PostOp, Primitive, matmul

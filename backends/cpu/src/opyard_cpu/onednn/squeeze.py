@@ -19,12 +19,12 @@ from opyard.operation import Call
 from opyard.region import Region
 
 from ..geometry import conv_geometry
-from .addresses import Array, address, images_maker
+from .addresses import Array, address, dense, images_maker
 from .chains import ACTIVATIONS, SECONDS, Run
 from .convolution import described, images, is_product, plain_weights
 from .execution import Execution
 from .images import global_means
-from .layouts import Packed, accepts_images, concrete, dense
+from .layouts import Packed, accepts_images, concrete
 from .memory import strided
 from .primitives import Primitive, binary
 
