@@ -22,13 +22,19 @@ from .tile import Loads, Tile, function
 DEPTH = 1024
 """Rows of a panel at most."""
 
-VECTORS = 3
-"""Vectors in a row of a tile."""
+AREA = 1 << 18
+"""Numbers of x that are multiplied with one panel after the other, so that they stay in the second-level cache."""
+
+TILES = ((8, 3), (6, 4))
+"""Rows and vectors of tiles for 32 registers; whichever has fewer columns beyond the last."""
+
+NARROW_TILE = (4, 3)
+"""The same for 16 registers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """How a product is cut. A tile has ``height`` rows and VECTORS vectors of ``lanes`` columns; there are ``parts`` of the rows.
+    """How a product is cut. A tile has ``height`` rows and ``vectors`` of ``lanes`` columns; there are ``parts`` of the rows.
 
     Units of work are panels, for one part of the rows after the other.
     """
@@ -38,12 +44,13 @@ class Blocking:
     columns: int
     lanes: int
     height: int
+    vectors: int
     parts: int
 
     @property
     def width(self) -> int:
         """Columns of a panel."""
-        return VECTORS * self.lanes
+        return self.vectors * self.lanes
 
     @property
     def panels(self) -> int:
@@ -79,10 +86,12 @@ class Blocking:
 def blocking(rows: int, depth: int, columns: int, target: Processor, threads: int) -> Blocking:
     """The blocking for a processor: tiles that fit its registers, and two units for each thread where there are tiles enough."""
     wide = target.vector_bytes == 64 or not target.is_x86  # 32 registers, not 16
-    height, lanes = 8 if wide else 4, target.vector_bytes // 4
-    panels = -(-columns // (VECTORS * lanes))
-    wanted = 1 if threads == 1 else -(-2 * threads // panels)
-    return Blocking(rows, depth, columns, lanes, height, min(wanted, -(-rows // height)))
+    lanes = target.vector_bytes // 4
+    height, vectors = min(TILES, key=lambda tile: -columns % (tile[1] * lanes)) if wide else NARROW_TILE
+    panels = -(-columns // (vectors * lanes))
+    shared = 1 if threads == 1 else -(-2 * threads // panels)
+    parts = max(shared, -(-rows * min(depth, DEPTH) // AREA))
+    return Blocking(rows, depth, columns, lanes, height, vectors, min(parts, -(-rows // height)))
 
 
 class Source:
@@ -101,7 +110,9 @@ class Source:
         ahead = -(
             -4 * cut.width * cut.parts // cut.blocks
         )  # all tiles of a panel together ask for all of the next one
-        self.tiles = {h: Tile(h, VECTORS, cut.lanes, cut.depth, cut.width, cut.width, ahead) for h in heights}
+        self.tiles = {
+            h: Tile(h, cut.vectors, cut.lanes, cut.depth, cut.width, cut.width, ahead) for h in heights
+        }
         parts = [self._function(*tile.text()) for tile in self.tiles.values()]
         parts += [self._finish(), self._loops(rest)]
         return "\n".join([*parts, *self.declarations, ""])
@@ -127,7 +138,7 @@ class Source:
         before = code.let(f"add i64 {code.let(f'mul i64 {below}, {cut.columns}')}, %column")
         c = loads.moved("%c", code.let(f"mul i64 %i, {cut.width}"))
         left = code.let(f"sub i64 {cut.columns}, %column")
-        for j in range(VECTORS):
+        for j in range(cut.vectors):
             mask = (
                 loads.mask(code.let(f"sub i64 {left}, {j * cut.lanes}")) if cut.columns % cut.width else None
             )
