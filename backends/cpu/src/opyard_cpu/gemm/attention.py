@@ -35,6 +35,7 @@ def shape_of(call: Call) -> Shape:
     batch, heads, length, width = query
     scale = call.attrs["scale"]
     factor = scale if scale is not None else 1.0 / math.sqrt(width)
+    mask = call.inputs[3]
     pairs, threads = batch * heads, num_threads()
     wanted = 1 if threads == 1 else -(-2 * threads // pairs)
     return Shape(
@@ -42,7 +43,7 @@ def shape_of(call: Call) -> Shape:
         machine.host().vector_bytes // 4,
         float(factor),
         bool(call.attrs["causal"]),
-        call.inputs[3] is not None,
+        "" if mask is None else "hide" if mask.dtype.kind == "b" else "add",
         min(wanted, -(-length // ROWS)),
     )
 
@@ -95,9 +96,9 @@ def prepare(call: Call, device: Device) -> Run:
         table = [step for _, steps in given for step in steps]
         added = None
         if mask is not None:
-            added = _additive(mask, shape.keys)
+            added = _numbers(mask, shape.keys)
             words.append(address(added))
-            table += _steps(np.broadcast_to(added, whole))[1]
+            table += [step // 4 for step in np.broadcast_to(added, whole).strides[:3]]
         else:
             words.append(0)
             table += [0, 0, 0]
@@ -107,10 +108,10 @@ def prepare(call: Call, device: Device) -> Run:
     return run
 
 
-def _additive(mask: Array, keys: int) -> Array:
-    """A mask as numbers that are added to scores, with a last axis of its own."""
+def _numbers(mask: Array, keys: int) -> Array:
+    """A mask as numbers, with a last axis of its own; of a boolean one those that are not zero say what to hide."""
     if mask.dtype.kind == "b":
-        mask = np.where(mask, np.float32(0), np.float32(-np.inf))
+        mask = ~mask
     return np.ascontiguousarray(np.broadcast_to(mask, (*mask.shape[:-1], keys)), np.float32)
 
 

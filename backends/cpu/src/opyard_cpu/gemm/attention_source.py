@@ -26,7 +26,10 @@ STRIDES = tuple(f"{name}.{axis}" for name in WORDS for axis in ("batch", "head",
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes; each head of keys serves ``shared`` of the queries, and queries are cut into ``parts`` of work."""
+    """Sizes; each head of keys serves ``shared`` of the queries, and queries are cut into ``parts`` of work.
+
+    A mask is "add"ed, or "hide"s where it is not zero, or there is none, "".
+    """
 
     batch: int
     heads: int
@@ -38,7 +41,7 @@ class Shape:
     lanes: int
     factor: float
     causal: bool
-    masked: bool
+    mask: str
     parts: int
 
     @property
@@ -262,8 +265,13 @@ class AttentionSource:
             mask = loads.mask(self._let("sub", visible, index))
             place = loads.moved(scores, index)
             score = loads.load(place)
-            if shape.masked:
-                score = code.add(score, loads.load(loads.moved(added, index), mask))
+            if shape.mask:
+                given = loads.load(loads.moved(added, index), mask)
+                score = (
+                    code.add(score, given)
+                    if shape.mask == "add"
+                    else code.select(code.compare("eq", given, code.constant(0.0, "float32")), score, lowest)
+                )
             score = code.select(Value(mask, "bool", lanes), score, lowest)
             loads.store(score, place)
             high = Value(f"%high.{n}", "float32", lanes)
