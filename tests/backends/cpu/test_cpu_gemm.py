@@ -77,7 +77,8 @@ def test_products_of_any_sizes_are_those_of_the_reference(data: st.DataObject) -
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 @pytest.mark.parametrize(
-    ("rows", "depth", "columns", "threads"), [(21, 2051, 100, 3), (3, 5, 7, 2), (16, 64, 24, 1)]
+    ("rows", "depth", "columns", "threads"),
+    [(21, 2051, 100, 3), (3, 5, 7, 2), (16, 64, 24, 1), (13, 33, 128, 2)],
 )
 def test_tiles_of_other_processors_and_parts_of_the_work(
     processor: str, rows: int, depth: int, columns: int, threads: int

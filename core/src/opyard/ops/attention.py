@@ -175,6 +175,8 @@ def _cases() -> list[Case]:
         of("float32", (0, 2, 3, 4), (0, 2, 5, 4), (0, 2, 5, 4)),
         of("float32", (1, 2, 3, 4), (1, 2, 0, 4), (1, 2, 0, 4)),
         of("float32", (1, 4, 33, 16), (1, 2, 65, 16), (1, 2, 65, 24)),
+        of("float32", (1, 4, 33, 64), (1, 2, 65, 64), (1, 2, 65, 32)),
+        of("float32", (1, 2, 9, 32), (1, 2, 40, 32), (1, 2, 40, 32), mask=Draw((9, 40), "bool"), causal=True),
         of("float64", *square),
         of("float16", *square, causal=True),
         of("bfloat16", *grouped, mask=Draw((3, 5), "bool")),

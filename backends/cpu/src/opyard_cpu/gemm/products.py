@@ -93,7 +93,7 @@ def prepare_packed(work: Work, device: Device) -> Run:
     threads = _threads(tail)
     cut = blocking(tail.rows, tail.depth, tail.columns, machine.host(), threads)
     module = machine.compiler().function(Source(cut, tail).text())
-    key = ("panels", cut.lanes)
+    key = ("panels", cut.width)
 
     def weights(weight: Any) -> Array:
         found = weight.forms.get(key)

@@ -31,3 +31,7 @@ def register(registry: Registry) -> None:
             for name, pattern in chains(op):
                 ports = {"weight": PACKED} if packed else {}
                 registry.pattern(pattern, name=f"{kind}_{name}", layouts=ports, **facts)
+    attention: dict[str, Any] = {
+        fact: f"opyard_cpu.gemm.attention:{fact}" for fact in ("prepare", "accepts", "cost")
+    }
+    registry.kernel("scaled_dot_product_attention", backend="cpu", name="gemm", **attention)

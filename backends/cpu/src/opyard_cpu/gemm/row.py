@@ -11,8 +11,9 @@ from collections.abc import Callable
 from opyard.graph import Value as Variable
 
 from ..jit.code import Code, Value
-from .source import Loads, function, operands_of
+from .source import operands_of
 from .tail import ALL, COLUMN, Tail
+from .tile import Loads, function
 
 STREAMS = 8
 """Rows of the matrix that are read at a time."""

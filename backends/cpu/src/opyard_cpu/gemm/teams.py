@@ -58,7 +58,8 @@ def on_threads(module: Module, count: int, threads: int) -> Callable[[Any, Any],
     part, words = _part().address, ctypes.c_void_p * 6
 
     def run(data: Any, table: Any) -> None:
-        given = words(module.address, ctypes.addressof(data), table, count, number, team)
+        sizes = None if table is None else ctypes.addressof(table)
+        given = words(module.address, ctypes.addressof(data), sizes, count, number, team)
         parallel(part, given, threads)
 
     return run

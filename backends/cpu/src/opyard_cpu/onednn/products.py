@@ -29,6 +29,9 @@ PEAK = 0.95
 PLAIN_PEAK = 0.88
 """The same for plain arrays, which oneDNN packs in each call."""
 
+STACKED_PEAK = 0.6
+"""The same for stacks of matrices, which are small, and mostly views that are copied before, as heads of an attention are."""
+
 ONE_ROW = 0.8
 """Fraction of the memory's bandwidth that the product of one row with a matrix reaches."""
 
@@ -233,4 +236,6 @@ def cost(work: Work, device: Device) -> float:
 def plain_cost(call: Call, device: Device) -> float:
     """Estimated seconds of a product of plain arrays."""
     abilities, (flops, nbytes) = device.capabilities, call.cost
-    return max(flops / (abilities.flops * PLAIN_PEAK), nbytes / (abilities.bandwidth * ONE_ROW)) + SECONDS
+    weight = call.inputs[1]
+    peak = STACKED_PEAK if weight is not None and weight.ndim > 2 else PLAIN_PEAK
+    return max(flops / (abilities.flops * peak), nbytes / (abilities.bandwidth * ONE_ROW)) + SECONDS

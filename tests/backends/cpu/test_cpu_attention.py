@@ -1,0 +1,159 @@
+"""Attention in machine code, alone and in plans. See opyard_cpu.gemm.attention."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import opyard as oy
+from opyard.operation import Call
+from opyard.spec import TensorSpec
+from opyard_cpu.gemm import attention
+from opyard_cpu.gemm.attention_source import ROWS, AttentionSource
+from opyard_cpu.jit import machine
+from opyard_cpu.jit.launch import KERNEL
+from opyard_cpu.onednn import library
+from opyard_cpu.onednn.addresses import address
+
+REASON = library.missing() or machine.missing()
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+
+Array = np.ndarray[Any, Any]
+GENERATOR = np.random.default_rng(0)
+OP = oy.scaled_dot_product_attention.op
+
+
+def drawn(*shape: int) -> Array:
+    return GENERATOR.standard_normal(shape).astype(np.float32)
+
+
+def device() -> Any:
+    return oy.default_registry().device("cpu:0")
+
+
+def call_of(*arrays: Array | None, **attributes: Any) -> Call:
+    return OP.call(*(None if a is None else TensorSpec.of(a) for a in arrays), **attributes)
+
+
+def check(found: Array, *arrays: Array | None, **attributes: Any) -> None:
+    wide = (a if a is None or a.dtype == bool else a.astype(np.float64) for a in arrays)
+    with np.errstate(all="ignore"):
+        expected = OP.reference(*wide, **attributes)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_attention_of_any_sizes_is_that_of_the_reference(data: st.DataObject) -> None:
+    length, keys = data.draw(st.integers(ROWS, 21), "length"), data.draw(st.integers(1, 70), "keys")
+    batch, groups = data.draw(st.integers(1, 2), "batch"), data.draw(st.integers(1, 2), "groups")
+    heads = groups * data.draw(st.integers(1, 2), "shared")
+    width, values = (32 * data.draw(st.integers(1, 2), name) for name in ("width", "values"))
+    attributes = {
+        "causal": data.draw(st.booleans(), "causal"),
+        "scale": data.draw(st.sampled_from([None, 0.3])),
+    }
+    masks = [None, (length, keys), (batch, 1, 1, keys), (heads, length, 1), (1,)]
+    sizes = data.draw(st.sampled_from(masks), "mask")
+    mask = None if sizes is None else drawn(*sizes)
+    if mask is not None and data.draw(st.booleans(), "boolean"):
+        mask = mask > -0.5
+    arrays = []
+    for count, rows, columns in ((heads, length, width), (groups, keys, width), (groups, keys, values)):
+        array = drawn(batch, rows, count, columns).transpose(0, 2, 1, 3)  # heads are views, as in models
+        arrays.append(array if data.draw(st.booleans()) else np.ascontiguousarray(array))
+    call = call_of(*arrays, mask, **attributes)
+    assert attention.accepts(call, device()) is None
+    check(attention.prepare(call, device())(*arrays, mask), *arrays, mask, **attributes)
+
+
+@pytest.mark.parametrize(("lanes", "parts"), [(4, 1), (8, 3), (16, 2)])
+def test_parts_of_the_work_with_other_vectors(lanes: int, parts: int) -> None:
+    """Units of work in any order give the same as all at once, for any width of vectors."""
+    q, k, v = drawn(2, 3, 37, 32), drawn(2, 3, 50, 32), drawn(2, 3, 50, 32)
+    shape = replace(attention.shape_of(call_of(q, k, v, causal=True)), lanes=lanes, parts=parts)
+    module = machine.compiler().function(AttentionSource(shape).text())
+    results = []
+    for bounds in ([(0, shape.units)], [(n, n + 1) for n in reversed(range(shape.units))]):
+        result = np.full(q.shape, np.nan, np.float32)
+        words = (ctypes.c_void_p * 5)(*map(address, (q, k, v, result)), 0)
+        steps = [step // 4 for array in (q, k, v, result) for step in array.strides[:3]]
+        table = (ctypes.c_int64 * 15)(*steps, 0, 0, 0)
+        for begin, end in bounds:
+            KERNEL(module.address)(words, table, begin, end)
+        results.append(result)
+    check(results[0], q, k, v, causal=True)
+    assert np.array_equal(*results)
+
+
+def test_what_is_not_finite() -> None:
+    """NaN of a query or a visible key is a row of NaN, rows that see nothing are zeros, and huge scores do not overflow."""
+    q, k, v = drawn(1, 1, 9, 32), drawn(1, 1, 9, 32), drawn(1, 1, 9, 32)
+    run = attention.prepare(call_of(q, k, v, np.zeros((9, 9), bool)), device())
+    mask = np.ones((9, 9), bool)
+    mask[3] = False
+    q[0, 0, 3, :2] = np.inf, -np.inf  # what is hidden does not count, whatever the query is
+    q[0, 0, 5, 0] = np.nan
+    found = run(q, k, v, mask)
+    assert (found[0, 0, 3] == 0).all() and np.isnan(found[0, 0, 5]).all()
+    others = [0, 1, 2, 4, 6, 7, 8]
+    check(found[:, :, others], q[:, :, others], k, v)
+    large = 1e10 * np.eye(9, 32, dtype=np.float32)[None, None]
+    np.testing.assert_array_equal(run(large, large, v, np.ones((9, 9), bool)), v)
+
+
+def test_what_is_not_compiled_says_why() -> None:
+    q, k = drawn(1, 2, 9, 64), drawn(1, 2, 5, 64)
+
+    def reason(*arrays: Array | None) -> str | None:
+        return attention.accepts(call_of(*arrays), device())
+
+    unit = 2 * machine.host().vector_bytes // 4
+    assert reason(q, k, k) is None
+    assert reason(q[:, :, :3], k, k) == "takes 8 queries or more, not 3: keys are brought into panels first"
+    odd = drawn(1, 2, 9, 65)
+    assert reason(odd, odd, q) == f"takes heads whose widths are multiples of {unit}, not 65 and 64"
+    assert reason(q, k[:, :, :0], k[:, :, :0]) == "an attention without elements needs no compiler"
+    assert reason(q.astype(np.float16), k, k) == "takes query of float32, not float16"
+    mask = np.zeros((9, 5))
+    assert reason(q, k, k, mask) == "takes a mask of float32 or bool, not float64"
+    many = np.broadcast_to(q[:, :, :1], (1, 2, 9000, 64))
+    found = reason(many, many, many)
+    assert found is not None and found.startswith(
+        "keeps keys and values of a head in 1048576 bytes, and these take "
+    )
+
+
+def test_a_plan_takes_heads_as_they_lie() -> None:
+    """The result has its heads behind the positions in memory, so joining them copies nothing."""
+    x, w = drawn(1, 64, 3 * 128), drawn(128, 128)
+
+    def network(x: Any) -> Any:
+        parts = oy.split(x, sections=3, axis=2)
+        heads = (oy.permute_dims(oy.reshape(p, shape=(1, 64, 2, 64)), axes=(0, 2, 1, 3)) for p in parts)
+        joined = oy.permute_dims(oy.scaled_dot_product_attention(*heads), axes=(0, 2, 1, 3))
+        return oy.matmul(oy.reshape(joined, shape=(1, 64, 128)), w)
+
+    registry = oy.default_registry()
+    placement = oy.place(oy.trace(network, TensorSpec.of(x)), [device()], registry, oy.costs.Roofline())
+    assert "cpu/gemm" in [
+        decision.chosen.kernel.id
+        for decision in placement.decisions
+        if decision.chosen.kernel.op == "scaled_dot_product_attention"
+    ]
+    q, k, v = (part.reshape(1, 64, 2, 64).transpose(0, 2, 1, 3) for part in np.split(x, 3, axis=2))
+    result = attention.prepare(call_of(q, k, v), device())(q, k, v)
+    assert result.transpose(0, 2, 1, 3).flags.c_contiguous
+    with oy.using(block=("opencl",)):
+        found = np.asarray(oy.compile(network)(x))
+    expected = (
+        OP.reference(*(a.astype(np.float64) for a in (q, k, v))).transpose(0, 2, 1, 3).reshape(1, 64, 128) @ w
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
