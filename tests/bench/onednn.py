@@ -163,6 +163,19 @@ def dense_gelu(rows: int, depth: int, columns: int) -> tuple[Ways, float]:
     return ways, flops
 
 
+def layers(count: int, rows: int, depth: int, columns: int) -> tuple[Ways, float]:
+    """As many dense layers, each with weights of its own, which are not in the caches when their turn comes."""
+    found = [
+        kernels("linear", drawn(rows, depth), drawn(depth, columns), drawn(columns)) for _ in range(count)
+    ]
+    every = {way: [ways[way] for ways, _ in found] for way in found[0][0]}
+
+    def one_after_another(way: str) -> Callable[[], object]:
+        return lambda: [run() for run in every[way]]
+
+    return {way: one_after_another(way) for way in every}, sum(flops for _, flops in found)
+
+
 def conv_relu6(x: tuple[int, ...], weight: tuple[int, ...], **attributes: Any) -> tuple[Ways, float]:
     """A convolution by itself, with relu6 as it is, and with the exact relu6 for what may be infinite or NaN."""
     import opyard as oy
@@ -221,6 +234,9 @@ WORKS: dict[str, Callable[[], tuple[Ways, float]]] = {
     "matmul 2048": lambda: matmul(2048, 2048, 2048),
     "matmul 1x1024x1024": lambda: matmul(1, 1024, 1024),
     "matmul 16x1024x1024": lambda: matmul(16, 1024, 1024),
+    "12 layers, 128x768x768": lambda: layers(12, 128, 768, 768),
+    "12 layers, 128x768x3072": lambda: layers(12, 128, 768, 3072),
+    "12 layers, 197x1536x384": lambda: layers(12, 197, 1536, 384),
     "linear and gelu 128x768x3072": lambda: dense_gelu(128, 768, 3072),
 }
 

@@ -150,6 +150,20 @@ done:
         assert list(counts) == [1] * count
 
 
+def test_threads_are_as_many_as_have_enough_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row of a large matrix is much to read, though little to compute."""
+    monkeypatch.setattr(products, "num_threads", lambda: 3)
+    for rows, depth, columns, expected in (
+        (1, 64, 64, 1),
+        (1, 1024, 1024, 3),
+        (1, 512, 640, 2),
+        (64, 256, 512, 2),
+    ):
+        found = tail.tail_of(call_of(oy.matmul, drawn(rows, depth), drawn(depth, columns)))
+        assert isinstance(found, tail.Tail)
+        assert products._threads(found) == expected
+
+
 def matched(name: str, function: Callable[..., Any], *arrays: Array) -> tuple[Any, Any]:
     """A pattern kernel, and the place where it is found."""
     kernel = next(k for k in oy.default_registry().patterns if k.id == name)

@@ -13,7 +13,7 @@ from opyard.kernels import Work
 from opyard.settings import num_threads
 
 from ..jit import machine, scalars
-from ..jit.region import INSTRUCTIONS_PER_SECOND
+from ..jit.region import INSTRUCTIONS_PER_SECOND, THREAD_BANDWIDTH
 from ..onednn.addresses import Array, address, aligned, dense
 from ..onednn.chains import SECONDS, Run
 from ..onednn.layouts import concrete
@@ -33,8 +33,11 @@ ONE_ROW = 0.95
 LEAST_ROWS = 4
 """Rows below which memory sets the pace, and not arithmetic: packing gains nothing."""
 
-THREAD_WORK = 2e6
-"""Operations, some 15 microseconds, or bytes, as long, below which another thread does not pay."""
+THREAD_FLOPS = 1.7e11
+"""Operations per second of one thread, by which threads are counted."""
+
+THREAD_SECONDS = 4e-5
+"""What a thread must have to do at least; another one takes some 10 microseconds to wake."""
 
 
 def _tail(work: Work) -> Tail | str:
@@ -83,8 +86,10 @@ def panels(weight: Array, cut: Blocking) -> Array:
 
 
 def _threads(tail: Tail) -> int:
-    work = 2 * tail.rows * tail.depth * tail.columns
-    return max(1, min(num_threads(), int(work / THREAD_WORK)))
+    """As many as have enough to do: arithmetic, or reading the weights."""
+    numbers = tail.depth * tail.columns
+    seconds = max(2 * tail.rows * numbers / THREAD_FLOPS, 4 * numbers / THREAD_BANDWIDTH)
+    return max(1, min(num_threads(), int(seconds / THREAD_SECONDS)))
 
 
 def prepare_packed(work: Work, device: Device) -> Run:

@@ -162,6 +162,7 @@ class Source:
     # The loops around it ---------------------------------------------------------------------------------------------
 
     def _loops(self, rest: int) -> str:
+        """Parts of the depth, panels, and tiles below each other; ``rest`` rows are below the last whole tile."""
         cut, code = self.cut, Code()
         loads, scratch = Loads(code, cut.lanes), cut.chunks > 1
         code.label("entry")
@@ -211,17 +212,20 @@ class Source:
         code.line(f"call void @finish(ptr %data, ptr {tile}, i64 {row}, i64 {height}, i64 {column})")
         code.line("br label %finished")
         code.label("finished")
-        for name, limit, exit_ in (
-            ("block", end, "units.end"),
-            ("unit", "%end", "chunks.end"),
-            ("chunk", str(cut.chunks), "done"),
-        ):
-            code.line(f"%next.{name} = add i64 %{name}, 1")
-            code.line(f"%more.{name} = icmp ult i64 %next.{name}, {limit}")
-            code.line(f"br i1 %more.{name}, label %{name}s, label %{exit_}")
-            code.label(exit_)
+        self._again(
+            code, {"block": (end, "units.end"), "unit": ("%end", "chunks.end"), "chunk": (cut.chunks, "done")}
+        )
         code.line("ret void")
         return self._function(code, "void @kernel(ptr %data, ptr %table, i64 %begin, i64 %end)")
+
+    @staticmethod
+    def _again(code: Code, limits: dict[str, tuple[object, str]]) -> None:
+        """Ends loops, the innermost first: what each counts, up to where, and the block behind it."""
+        for name, (limit, behind) in limits.items():
+            code.line(f"%next.{name} = add i64 %{name}, 1")
+            code.line(f"%more.{name} = icmp ult i64 %next.{name}, {limit}")
+            code.line(f"br i1 %more.{name}, label %{name}s, label %{behind}")
+            code.label(behind)
 
     def _choose(self, code: Code, rest: int, call: str) -> str:
         """The call of the function for whole tiles, or for the last one of fewer rows; the number of rows."""
