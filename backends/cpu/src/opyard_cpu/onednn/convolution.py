@@ -194,7 +194,11 @@ def _compute(chain: Chain) -> Run:
             form = weight.form(plain, wanted)
         return compute(x, form, *[others[position] for position in used], empty(shape, FLOAT32))
 
-    return run
+    def biased(x: Array, weight: Any, bias: Array) -> Any:
+        form = weight.forms.get(number)
+        return run(x, weight, bias) if form is None else compute(x, form, bias, empty(shape, FLOAT32))
+
+    return biased if used == [0] else run
 
 
 def prepare_plain(call: Call, device: Device) -> Run:
