@@ -25,6 +25,7 @@ def test_reports_every_row() -> None:
     ].keys()
     assert report["plan_ns"].keys() == {
         "plan, per node",
+        "session callable, per node beside its kernel",
         "session callable, per call beyond the plan",
         "no-op kernel alone",
     }

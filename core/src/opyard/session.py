@@ -125,15 +125,15 @@ class Session:
     def callable(self, fetches: Any, feeds: Sequence[Any], *, updates: bool = False) -> Callable[..., Any]:
         """A function of the feeds' arrays, in this order, that gives the fetches: the hot path, without checks by name.
 
-        Arrays must be native to one device, on which the results are left: NumPy in, NumPy out. NumPy results are the
-        caller's own; results on other devices may be views of the arrays given, as their libraries make them.
-        Raises DeviceError when the arrays live on several devices.
+        Arrays must be native to one device, else DeviceError; there results are left: NumPy in, NumPy out. NumPy results are
+        the caller's own; results on other devices may be views of the arrays given, as their libraries make them.
         """
         names = tuple(input_name(self.graph, feed) for feed in feeds)
         wanted, effects = self._asked(fetches, updates)
         check_names(self.graph, names, (*wanted, *effects.values))
         nothing = Transaction(effects, self.registry)
         single = isinstance(fetches, (str, Value))
+        flat = type(fetches) is list and all(isinstance(fetch, (str, Value)) for fetch in fetches)
         hot: dict[Any, tuple[Executable, bool]] = {}
 
         def run(arrays: tuple[Any, ...], state: Transaction) -> tuple[tuple[Any, ...], Plan]:
@@ -163,8 +163,8 @@ class Session:
                     state.keep(results, plan)
             else:
                 results, _ = run(arrays, nothing)
-            if single:
-                return results[0]
+            if single or flat:
+                return results[0] if single else [*results]
             rest = iter(results)
             return None if fetches is None else map_leaves(lambda _: next(rest), fetches)
 

@@ -189,7 +189,11 @@ def _compute(chain: Chain) -> Run:
             form = weight.form(plain, wanted)
         return compute(x, form, *[others[position] for position in used], make())
 
-    return run
+    def biased(x: Array, weight: Any, bias: Array) -> Any:
+        form = weight.forms.get(number)
+        return run(x, weight, bias) if form is None else compute(x, form, bias, empty(shape, FLOAT32))
+
+    return biased if used == [0] else run
 
 
 def prepare_plain(call: Call, device: Device) -> Run:

@@ -1,7 +1,7 @@
 """What else is done to images between convolutions, on channels-last arrays, so that they stay so: ``[n, *spatial, c]``.
 
-Functions of elements are NumPy's, which do not care how an array lies. oneDNN's own maxima leave NaN out, so where there could be any
-NumPy makes the maxima, too.
+oneDNN's own maxima leave NaN out, so maxima are a loop of our own, or NumPy's where there is no compiler; functions of elements are
+NumPy's, which do not care how an array lies.
 """
 
 from __future__ import annotations
