@@ -191,7 +191,7 @@ def _compute(chain: Chain) -> Run:
 
     def biased(x: Array, weight: Any, bias: Array) -> Any:
         form = weight.forms.get(number)
-        return run(x, weight, bias) if form is None else compute(x, form, bias, empty(shape, FLOAT32))
+        return run(x, weight, bias) if form is None else compute(x, form, bias, make())
 
     return biased if used == [0] else run
 
