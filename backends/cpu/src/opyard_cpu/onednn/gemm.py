@@ -16,7 +16,7 @@ from .layouts import concrete, dense
 from .library import describe_status, library, missing
 from .products import plain_cost
 
-LEAST, SLOWER = 512, 1.1
+LEAST, SLOWER = 768, 1.1
 """Rows, columns and depth from which on it is faster than a primitive, and how many times as long it takes below."""
 
 PEAK = 0.97
