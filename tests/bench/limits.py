@@ -134,10 +134,10 @@ def plans_of(
     outputs, feeds = list(graph.outputs), dict(zip(graph.inputs, arrays, strict=True))
 
     def made(session: Any) -> tuple[tuple[str, ...], Function]:
-        run = session.callable(outputs, list(feeds))
-        run(*arrays)
+        session.callable(outputs, list(feeds))(*arrays)
         decisions = session.placement(outputs, feeds).decisions
-        return tuple(decision.chosen.kernel.id for decision in decisions), run
+        executable, _ = next(iter(session._cache.values()))  # it stays, whatever the policy is later
+        return tuple(decision.chosen.kernel.id for decision in decisions), executable
 
     prior = oy.Session(graph, devices=["cpu:0"], costs=oy.Roofline())
     found = {"estimates": made(prior)}

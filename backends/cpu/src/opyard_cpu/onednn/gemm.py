@@ -14,9 +14,10 @@ from .addresses import Array, address, dense
 from .chains import SECONDS, Run
 from .layouts import concrete
 from .library import describe_status, library, missing
+from .products import plain_cost
 
-LEAST = 768
-"""Rows, columns and depth from which on it is faster than a primitive."""
+LEAST, SLOWER = 768, 1.1
+"""Rows, columns and depth from which on it is faster than a primitive, and how many times as long it takes below."""
 
 PEAK = 0.97
 """Fraction of the device's peak that it reaches."""
@@ -30,8 +31,8 @@ def accepts(call: Call, device: Device) -> str | None:
     assert second is not None
     if second.ndim != 2:
         return f"takes one matrix for all rows, [k, n], not {second!r}"
-    if min(_sizes(call)) < LEAST:
-        return f"products with less than {LEAST} rows, columns or terms are faster as primitives"
+    if any(spec is not None and not spec.size for spec in call.inputs):
+        return "an empty tensor is nothing for oneDNN"
     return None
 
 
@@ -39,7 +40,7 @@ def _sizes(call: Call) -> tuple[int, int, int]:
     """Rows, depth and columns; a stack of rows for one matrix is a longer matrix."""
     assert call.inputs[1] is not None
     depth, columns = concrete(call.inputs[1].shape)
-    return int(call.output.size) // max(columns, 1), depth, columns
+    return int(call.output.size) // columns, depth, columns
 
 
 def prepare(call: Call, device: Device) -> Run:
@@ -69,5 +70,7 @@ def prepare(call: Call, device: Device) -> Run:
 
 def cost(call: Call, device: Device) -> float:
     """Estimated seconds."""
+    if min(_sizes(call)) < LEAST:
+        return SLOWER * plain_cost(call, device)
     abilities, (flops, nbytes) = device.capabilities, call.cost
     return max(flops / (abilities.flops * PEAK), nbytes / abilities.bandwidth) + SECONDS
