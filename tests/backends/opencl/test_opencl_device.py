@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,35 @@ def test_a_kernel_that_lacks_an_argument(opencl: Any) -> None:
     launch = Launch(opencl, _SCALE, "scale", 1, ())
     with pytest.raises(DeviceError, match="starting kernel 'scale': the OpenCL driver reports"):
         launch(opencl.upload(np.zeros(1, np.float32)))
+
+
+def test_what_a_compiler_says_is_no_warning_of_ours(opencl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = pyopencl.Program.build
+
+    def build(*arguments: Any, **named: Any) -> Any:
+        warnings.warn("Non-empty compiler output", pyopencl.CompilerWarning, stacklevel=2)
+        return make(*arguments, **named)
+
+    monkeypatch.setattr(pyopencl.Program, "build", build)
+    monkeypatch.delenv("PYOPENCL_COMPILER_OUTPUT", raising=False)
+    assert opencl.build(_SCALE + "// said nothing of")
+    monkeypatch.setenv("PYOPENCL_COMPILER_OUTPUT", "1")
+    with pytest.warns(pyopencl.CompilerWarning, match="Non-empty compiler output"):
+        opencl.build(_SCALE + "// asked for")
+
+
+def test_programs_are_built_where_the_cache_of_the_binding_fails(
+    opencl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyopencl import cache
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(cache, "_create_built_program_from_source_cached", fail)
+    with pytest.warns(UserWarning, match=r"(?s)caching failed.*no space left on device"):
+        cache.create_built_program_from_source_cached(opencl.context, _SCALE, b"")
+    assert opencl.build(_SCALE + "// not in a cache")
 
 
 def test_programs_are_built_once(opencl: Any) -> None:

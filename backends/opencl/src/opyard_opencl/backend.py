@@ -85,6 +85,8 @@ class OpenCLBackend:
 def _binding() -> Any:
     # PoCL reads it when its platform is first listed; without it, it takes every processor of the machine
     os.environ.setdefault("POCL_MAX_PTHREAD_COUNT", str(num_threads()))
+    # pyopencl builds a program without its cache where that fails, and reads this first, which must be there
+    os.environ.setdefault("PYOPENCL_CACHE_FAILURE_FATAL", "")
     try:
         import pyopencl
     except ImportError as error:

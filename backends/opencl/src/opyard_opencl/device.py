@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
+import warnings
 import weakref
 from typing import Any
 
@@ -186,7 +188,11 @@ class OpenCLDevice(Device):
             with self._build_lock:
                 program = self._programs.get(key)
                 if program is None:
-                    with _failures(f"{self.name}: building a program"):
+                    with _failures(f"{self.name}: building a program"), warnings.catch_warnings():
+                        if (
+                            "PYOPENCL_COMPILER_OUTPUT" not in os.environ
+                        ):  # where what compilers say is asked for
+                            warnings.simplefilter("ignore", cl.CompilerWarning)
                         flags = ["-w", *self.quirks.options, *options]
                         program = cl.Program(self.context, source).build(options=flags)
                     self._programs[key] = program
