@@ -17,6 +17,7 @@ from opyard.errors import KernelError, PlacementError
 from opyard.kernels import Kernel
 from opyard.placement import CostStore, MeasuredCosts, calibration, tuning
 from opyard.placement.measuring import convert, disagreement, expect, make_start
+from opyard.placement.store import Measurement
 from opyard.region import Region
 from opyard.testing import NullDevice, add_null_backend, prepare_null
 
@@ -94,6 +95,28 @@ def test_the_truly_fastest_kernel_is_found(costs: MeasuredCosts) -> None:
     assert kernels(chosen) == ["b"]
     assert chosen.decisions[0].chosen.estimate is not None
     assert chosen.decisions[0].chosen.estimate.source == "measured"
+
+
+def test_another_process_may_find_a_kernel_wrong_meanwhile(
+    costs: MeasuredCosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = null_registry()
+    for name, seconds, claim in (("a", FAST, 1e-4), ("b", FAST, 2e-4)):
+        registry.kernel(
+            "exp", backend="null", name=name, prepare=sleeper(seconds), cost=lambda c, d, claim=claim: claim
+        )
+    other, bounds = CostStore(costs.store.path), tuning.Bounds
+
+    def bounds_later(*arguments: Any, slow: Any = None, **options: Any) -> Any:
+        if slow and not other.is_there:
+            wrong = Measurement(0.0, verdict="wrong", reason="it is zero")
+            for work, kernel, *_ in slow:
+                other.put(work, kernel, registry.device("null:0"), wrong)
+        return bounds(*arguments, slow=slow, **options)
+
+    monkeypatch.setattr(tuning, "Bounds", bounds_later)
+    report = tune(session(oy.exp, registry, costs))
+    assert kernels(report.after) == ["b"]
 
 
 def test_what_cannot_change_the_plan_is_not_measured(costs: MeasuredCosts) -> None:

@@ -260,6 +260,18 @@ def test_a_forked_child_computes_as_well() -> None:
     assert done.stdout == "both computed\n", done.stderr
 
 
+def test_no_more_threads_are_used_than_openmp_may_have() -> None:
+    program = FORKING[: FORKING.index("child")] + "print('computed')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "OMP_THREAD_LIMIT": "1", "OPYARD_NUM_THREADS": "2"},
+    )
+    assert done.stdout == "computed\n", done.stderr
+
+
 SETTINGS = """
 import os
 before = dict(os.environ)

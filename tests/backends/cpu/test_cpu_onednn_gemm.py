@@ -75,7 +75,7 @@ def test_without_onednn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 def test_placement_takes_it_for_large_matrices(size: int, is_chosen: bool) -> None:
     graph = oy.trace(oy.matmul, oy.TensorSpec((size, size)), oy.TensorSpec((size, size)))
     feeds = dict.fromkeys(graph.inputs, drawn(size, size))
-    with oy.using(block=("cpu/gemm",)):  # compiled for this processor, it is another way for the same products
+    with oy.using(block=("cpu/gemm",)):  # another way for the same products
         session = oy.Session(graph, devices=["cpu:0"], costs=oy.Roofline())
         (decision,) = session.placement(list(graph.outputs), feeds).decisions
     assert (decision.chosen.kernel.id == "cpu/onednn_gemm") == is_chosen

@@ -199,7 +199,7 @@ class _Tuner:
             own = believed.chosen(plan)
             hopeful = Bounds(self.costs, slow=set(own), without=self.failed)
             rival = hopeful.chosen(self.place(hopeful))
-            doubtful = {key: hopeful.arms[key] for key in own.keys() ^ rival.keys()}
+            doubtful = {k: hopeful.arms[k] for k in own.keys() ^ rival.keys() if k in hopeful.arms}
             used = {arm.device for arm in (*own.values(), *rival.values())} | {plan.home}
             pairs = self._new_pairs(hopeful.pairs, used) if doubtful else []
             if any(arm.kernel.layouts for arm in doubtful.values()):

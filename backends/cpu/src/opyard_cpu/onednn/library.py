@@ -80,6 +80,9 @@ class Library:
             [c_void_p, c_void_p, ctypes.c_uint, ctypes.c_uint],
             None,
         )
+        self._most = max(
+            1, int(self.openmp.omp_get_thread_limit())
+        )  # a primitive made for more would wait for them forever
         self._alone = _Alone()
         self.use_threads()
         self.engine = self.make("engine_create", api.CPU, 0)
@@ -122,7 +125,7 @@ class Library:
     @property
     def threads(self) -> int:
         """How many threads what the current thread makes is for."""
-        return 1 if self._alone.is_set else num_threads()
+        return 1 if self._alone.is_set else min(num_threads(), self._most)
 
     def make(self, function: str, *arguments: Any) -> c_void_p:
         """The handle that a function makes. Raises KernelError with the reason where it fails."""
