@@ -268,3 +268,15 @@ def test_a_record_of_models_has_no_page(tmp_path: Path, capsys: pytest.CaptureFi
     assert "a record of models has no html; there are table, json, markdown." in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def test_the_ratio_is_that_of_rounds_and_to_the_hardest_peer() -> None:
+    """A machine that slows down for some rounds slows all contestants down."""
+    ours = Entry("opyard", "ok", samples=(2.0, 4.4, 2.2))
+    even = Entry("ort", "ok", samples=(2.0, 4.0, 2.0))
+    slow = Entry("torch", "ok", samples=(1.9, 9.0, 9.0))
+    match = Match("mlp", 1, 1, 1, 1, (ours, even, slow))
+    assert match.best_peer is even
+    assert match.ratio == pytest.approx(1.1)
+    lost = Match("mlp", 1, 1, 1, 1, (Entry("opyard", "failed"), even))
+    assert lost.best_peer is None and lost.ratio is None

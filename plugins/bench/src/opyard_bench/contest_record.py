@@ -68,15 +68,24 @@ class Match:
 
     @property
     def best_peer(self) -> Entry | None:
-        """The fastest of the others; None where none was timed."""
-        timed = [entry for entry in self.entries[1:] if entry.seconds is not None]
-        return min(timed, key=lambda entry: entry.seconds or math.inf, default=None)
+        """The one of the others that we look worst beside; None where none was timed, or ours was not."""
+        ratios = {entry.name: self._ratio(entry) for entry in self.entries[1:]}
+        return (
+            max(self.entries[1:], key=lambda entry: ratios[entry.name] or 0.0)
+            if any(ratios.values())
+            else None
+        )
 
     @property
     def ratio(self) -> float | None:
-        """Our median over that of the best peer."""
-        ours, best = self.entries[0].seconds, self.best_peer
-        return ours / best.seconds if ours and best and best.seconds else None
+        """Our time over that of the best peer: the median of the rounds, for what slows the machine down slows both in a round."""
+        return self._ratio(self.best_peer) if self.best_peer else None
+
+    def _ratio(self, peer: Entry) -> float | None:
+        ours = self.entries[0]
+        if not (ours.seconds and peer.seconds):
+            return None
+        return median(mine / other for mine, other in zip(ours.samples, peer.samples, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
