@@ -21,6 +21,9 @@ from .steps import Step, steps_of
 CALL_SECONDS = 3e-7
 """What one call takes beside the arithmetic."""
 
+SEVERAL_SECONDS = 2e-6
+"""For a call with several outputs, whose arrays are made in Python: two calls of NumPy on a few numbers take less."""
+
 EFFICIENCY = 0.95
 """Of the bandwidth."""
 
@@ -76,7 +79,8 @@ def accepts(region: Region, device: Device) -> str | None:
 
 def cost(region: Region, device: Device) -> float:
     """Estimated seconds."""
-    return sum(_step_seconds(step, device) for step in steps_of(region))
+    several = SEVERAL_SECONDS if region.is_tuple else 0.0
+    return sum(_step_seconds(step, device) for step in steps_of(region)) + several
 
 
 def _step_seconds(step: Step, device: Device) -> float:
