@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -38,10 +38,14 @@ _HEAD = {
 }
 """Words before the table of the kernel: number and type of arrays, kernel, fallback, end, scratch, and two functions of Python."""
 
-_LOADS = "\n".join(
-    f"  %at.{name} = getelementptr i64, ptr %words, i64 {place}\n  %{name} = load {kind}, ptr %at.{name}"
-    for place, (name, kind) in enumerate(_HEAD.items())
-)
+
+def loads(words: str, head: Mapping[str, str]) -> str:
+    """Instructions that read the words of a head, each of a name and a type, from the address ``words``."""
+    return "\n".join(
+        f"  %at.{name} = getelementptr i64, ptr {words}, i64 {place}\n  %{name} = load {kind}, ptr %at.{name}"
+        for place, (name, kind) in enumerate(head.items())
+    )
+
 
 _CALLS = {
     False: """
@@ -61,7 +65,7 @@ define ptr @kernel(ptr %self, ptr %arguments, i64 %given, ptr %names) nounwind {
 entry:
   %place = getelementptr i8, ptr %self, i64 16
   %words = load ptr, ptr %place
-{_LOADS}
+{loads("%words", _HEAD)}
   %table = getelementptr i64, ptr %words, i64 {len(_HEAD)}
   %named = icmp ne ptr %names, null
   %one = zext i1 %named to i64

@@ -87,8 +87,8 @@ def _primitive(g: Geometry, bias: bool, steps: tuple[Step, ...], threads: int) -
 def is_product(g: Geometry) -> bool:
     """Whether each result is of one pixel: then channels-last images are the rows of a matrix, and weights are another.
 
-    oneDNN's product of them is up to seven times as quick as its 1x1 convolution (128 to 512 channels, 28x28: 0.56 ms and
-    4.0 ms of one core with AVX-512), and nowhere slower by more than the noise.
+    oneDNN's product of them was as quick as its 1x1 convolution in one measurement, and up to seven times as quick in another (128 to 512
+    channels, 28x28: 0.56 ms and 4.0 ms of one core with AVX-512); nowhere slower by more than the noise.
     """
     return g.is_pointwise and g.groups == 1 and set(g.strides) == {1}
 

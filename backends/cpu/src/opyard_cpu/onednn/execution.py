@@ -35,28 +35,36 @@ class Execution(threading.local):
         self.run = _frame(primitive, tuple(roles))
 
 
-class _Scratch(threading.local):
-    """Memory that primitives use while they run, shared by all of a thread: it stays in the cache."""
+class Scratch:
+    """Memory that primitives use while they run, shared by many: it stays in the cache."""
 
     def __init__(self) -> None:
-        library().use_threads()
         self.memory = aligned(1 << 16)
 
     def of(self, nbytes: int) -> Array:
+        """So many bytes or more."""
         if nbytes > self.memory.nbytes:
             self.memory = aligned(max(nbytes, 2 * self.memory.nbytes))
         return self.memory
 
 
+class _Local(threading.local):
+    """What a thread has for the primitives that it runs."""
+
+    def __init__(self) -> None:
+        library().use_threads()
+        self.scratch = Scratch()
+
+
 @cache
-def _scratch() -> _Scratch:
-    return _Scratch()
+def _local() -> _Local:
+    return _Local()
 
 
 def _frame(primitive: Primitive, roles: tuple[str, ...]) -> Callable[..., None]:
     """The call for one thread: memories without addresses, and the array of arguments that names them."""
     found = library()
-    scratch = _scratch().of(primitive.scratchpad.nbytes)
+    scratch = _local().scratch.of(primitive.scratchpad.nbytes)
     memories, arguments = arguments_of(primitive, roles, scratch)
     make: Callable[..., Callable[..., None]] = _maker(len(roles))
     return make(

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..jit.launch import built_in
+from ..jit.launch import built_in, loads
 from ..jit.machine import Module, compiler, missing
-from .addresses import Array, address, aligned, dense
-from .execution import Execution, arguments_of
+from .addresses import Array, address, dense
+from .execution import Execution, Scratch, arguments_of
 from .library import library
 from .primitives import Primitive
 
@@ -39,15 +39,10 @@ _HEAD = {
 }
 """Words before the memories: functions of oneDNN and of OpenMP, and what they are called with."""
 
-_LOADS = "\n".join(
-    f"  %at.{name} = getelementptr i64, ptr %table, i64 {place}\n  %{name} = load {kind}, ptr %at.{name}"
-    for place, (name, kind) in enumerate(_HEAD.items())
-)
-
 _SOURCE = f"""
 define i64 @kernel(ptr %data, ptr %table, i64 %begin, i64 %end) nounwind {{
 entry:
-{_LOADS}
+{loads("%table", _HEAD)}
   %memories = getelementptr i64, ptr %table, i64 {len(_HEAD)}
   br label %loop
 loop:
@@ -78,21 +73,10 @@ def _module() -> Module:
     return compiler().function(_SOURCE)
 
 
-class _Scratch:
-    """Memory that primitives use while they run, shared by all calls that hold the lock."""
-
-    def __init__(self) -> None:
-        self.memory = aligned(1 << 16)
-
-    def of(self, nbytes: int) -> Array:
-        if nbytes > self.memory.nbytes:
-            self.memory = aligned(max(nbytes, 2 * self.memory.nbytes))
-        return self.memory
-
-
 @cache
-def _scratch() -> _Scratch:
-    return _Scratch()
+def _scratch() -> Scratch:
+    """Memory that primitives use while they run, shared by all calls that hold the lock."""
+    return Scratch()
 
 
 def on_dense(primitive: Primitive, roles: Sequence[str], operations: float) -> Call:
