@@ -1,6 +1,7 @@
 """Compiled functions on all threads of GNU OpenMP, the ones that oneDNN works with: they are awake when its kernels run before.
 
-``in_parts`` of opyard_cpu.threads begins with Python in each thread, which takes longer than the smallest products.
+``in_parts`` of opyard_cpu.threads begins with Python in each thread, which takes longer than the smallest products. Those are called
+by a built-in function (see jit/launch.py), which makes the team itself.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from ..jit.launch import KERNEL
+import numpy as np
+
+from ..jit.launch import KERNEL, Array, built_in, loads
 from ..jit.machine import Module, compiler
 from ..onednn.library import library
 
@@ -42,10 +45,50 @@ define void @kernel(ptr %words) nounwind {
 """
 
 
+_TEAM = {"parallel": "ptr", "part": "ptr", "run": "i64", "number": "i64", "team": "i64", "threads": "i32"}
+
+_STORES = "\n".join(
+    f"  %to.{name} = getelementptr i64, ptr %words, i64 {place}\n  store {kind} %{name}, ptr %to.{name}"
+    for place, (name, kind) in enumerate(
+        {"run": "i64", "data": "ptr", "none": "i64", "end": "i64", "number": "i64", "team": "i64"}.items()
+    )
+)
+
+_TEAM_SOURCE = f"""
+define void @kernel(ptr %data, ptr %table, i64 %begin, i64 %end) nounwind {{
+{loads("%table", _TEAM)}
+  %none = add i64 0, 0
+  %words = alloca [6 x i64]
+{_STORES}
+  call void %parallel(ptr %part, ptr %words, i32 %threads, i32 0)
+  ret void
+}}
+"""
+"""Makes the six words of a part, and lets a team of threads run it."""
+
+
 @cache
 def _part() -> Module:
     """The function of a thread: ``kernel(data, table, begin, end)`` on its share of ``count``, as six words say."""
     return compiler().function(_SOURCE)
+
+
+def held(
+    module: Module,
+    arrays: int,
+    count: int,
+    threads: int,
+    scratch_bytes: int,
+    otherwise: Callable[..., Any],
+) -> Callable[..., Any]:
+    """The same as a function of so many arrays, which holds the interpreter's lock: for what takes little. See ``built_in``."""
+    threads = min(threads, count)
+    if threads < 2:
+        return built_in(module, arrays, np.empty(0, np.int64), count, scratch_bytes, otherwise)
+    found, part, team = library(), _part(), compiler().function(_TEAM_SOURCE)
+    words = [found.parallel_address, part.address, module.address, found.number, found.team, threads]
+    table: Array = np.array(words, np.int64)
+    return built_in(team, arrays, table, count, scratch_bytes, otherwise, needed=(module, part))
 
 
 def on_threads(module: Module, count: int, threads: int) -> Callable[[Any, Any], None]:
