@@ -156,8 +156,8 @@ def test_threads_are_as_many_as_have_enough_to_do(monkeypatch: pytest.MonkeyPatc
     for rows, depth, columns, expected in (
         (1, 64, 64, 1),
         (1, 1024, 1024, 3),
-        (1, 512, 320, 2),
-        (64, 256, 256, 2),
+        (1, 512, 160, 2),
+        (64, 256, 128, 2),
     ):
         found = tail.tail_of(call_of(oy.matmul, drawn(rows, depth), drawn(depth, columns)))
         assert isinstance(found, tail.Tail)

@@ -36,8 +36,8 @@ LEAST_ROWS = 4
 THREAD_FLOPS = 1.7e11
 """Operations per second of one thread, by which threads are counted."""
 
-THREAD_SECONDS = 2e-5
-"""What a thread must have to do at least; another one that is awake takes some 5 microseconds to begin and end."""
+THREAD_SECONDS = 1e-5
+"""What a thread must have to do at least; to tell another one takes about a microsecond, and some more where it sleeps."""
 
 HELD_SECONDS = 1e-4
 """Up to here the interpreter's lock is held; Python itself keeps it for 5 milliseconds."""

@@ -29,12 +29,12 @@ PLACES = {
 }
 """Words of the pool by name; those that several threads write lie on cache lines of their own."""
 
-AWAKE = 100_000
-"""Cycles, some 40 microseconds, for which a thread without work looks for some before it sleeps: longer than the pause between
-two kernels of a plan."""
+AWAKE = 200_000
+"""Cycles, some 80 microseconds, for which a thread without work looks for some before it sleeps: longer than the pause between
+two kernels of a plan, and mostly than that between two runs."""
 
-PATIENT = 20_000
-"""Cycles after which a caller that waits for a chunk lets other threads have its processor."""
+PATIENT = 5_000
+"""Cycles after which a thread that waits lets others have its processor, where there are any."""
 
 _FUTEX, _WAIT, _WAKE = 202, 128, 129
 """The system call of Linux on x86-64, and what it shall do: wait and wake, within one process."""
@@ -123,8 +123,9 @@ entry:
   %index.at = getelementptr i64, ptr %words, i64 1
   %index = load i64, ptr %index.at
   %epoch.at = getelementptr i32, ptr %pool, i64 1
-{_words("sleepers", "syscall")}
+{_words("sleepers", "syscall", "sched_yield")}
   %syscall = load ptr, ptr %syscall.at
+  %sched_yield = load ptr, ptr %sched_yield.at
   br label %fresh
 fresh:
   %start = call i64 @llvm.readcyclecounter()
@@ -141,8 +142,14 @@ idle:
   call void @llvm.x86.sse2.pause()
   %now = call i64 @llvm.readcyclecounter()
   %waited = sub i64 %now, %start
-  %early = icmp ult i64 %waited, {AWAKE}
-  br i1 %early, label %look, label %sleep
+  %early = icmp ult i64 %waited, {PATIENT}
+  br i1 %early, label %look, label %later
+later:
+  %late = icmp ugt i64 %waited, {AWAKE}
+  br i1 %late, label %sleep, label %yield
+yield:
+  %yielded = call i32 %sched_yield()
+  br label %look
 sleep:
   %one = atomicrmw add ptr %sleepers.at, i64 1 seq_cst
   %expected = zext i32 %epoch to i64
