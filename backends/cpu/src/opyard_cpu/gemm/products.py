@@ -42,6 +42,9 @@ THREAD_SECONDS = 1e-5
 HELD_SECONDS = 1e-4
 """Up to here the interpreter's lock is held; Python itself keeps it for 5 milliseconds."""
 
+HELD_CALL_SECONDS = 1e-6
+"""What a call takes then, beside the arithmetic."""
+
 
 def _tail(work: Work) -> Tail | str:
     return machine.missing() or no_threads() or tail_of(work)
@@ -170,16 +173,17 @@ def _bound(
 
 def _tail_seconds(tail: Tail) -> float:
     vectors = tail.weight * 4 / machine.host().vector_bytes
-    return vectors / INSTRUCTIONS_PER_SECOND / _threads(tail) + SECONDS
+    return vectors / INSTRUCTIONS_PER_SECOND / _threads(tail)
 
 
 def cost(work: Work, device: Device) -> float:
     """Estimated seconds with packed weights: of arithmetic, or of reading them."""
     tail, abilities = _known(work), device.capabilities
     arithmetic = 2.0 * tail.rows * tail.depth * tail.columns / (abilities.flops * PEAK)
-    return max(arithmetic, work.cost.bytes / abilities.bandwidth) + _tail_seconds(tail)
+    call = HELD_CALL_SECONDS if _seconds(tail) <= HELD_SECONDS else SECONDS
+    return max(arithmetic, work.cost.bytes / abilities.bandwidth) + _tail_seconds(tail) + call
 
 
 def row_cost(work: Work, device: Device) -> float:
     """Estimated seconds of one row: of reading the weights."""
-    return work.cost.bytes / (device.capabilities.bandwidth * ONE_ROW) + _tail_seconds(_known(work))
+    return work.cost.bytes / (device.capabilities.bandwidth * ONE_ROW) + _tail_seconds(_known(work)) + SECONDS

@@ -114,9 +114,7 @@ define internal void @compute(ptr %pool, i64 %chunk) nounwind {{
 """
 
 
-def worker_source() -> str:
-    """``kernel(words)``: what a thread does for ever. The words are the address of the pool, and its number from 1 on."""
-    return f"""{_SHARED}
+WORKER = f"""{_SHARED}
 define ptr @kernel(ptr %words) nounwind {{
 entry:
   %pool = load ptr, ptr %words
@@ -158,14 +156,9 @@ sleep:
   br label %fresh
 }}
 """
+"""``kernel(words)``: what a thread does for ever. The words are the address of the pool, and its number from 1 on."""
 
-
-def leader_source() -> str:
-    """``kernel(data, table, begin, end)``: the table has the pool, the function, its own table, and how many threads may work.
-
-    Where another work has the helpers, the caller does all of it.
-    """
-    return f"""{_SHARED}
+LEADER = f"""{_SHARED}
 define void @kernel(ptr %data, ptr %words, i64 %begin, i64 %end) nounwind {{
 entry:
   %pool = load ptr, ptr %words
@@ -237,4 +230,8 @@ finish:
   store atomic i64 0, ptr %busy.at release, align 8
   ret void
 }}
+"""
+"""``kernel(data, table, begin, end)``: the table has the pool, the function, its own table, and how many threads may work.
+
+Where another work has the helpers, the caller does all of it.
 """

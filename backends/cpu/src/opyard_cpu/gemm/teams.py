@@ -22,7 +22,7 @@ import numpy as np
 
 from ..jit.launch import KERNEL, Array, address, aligned, built_in
 from ..jit.machine import Module, compiler
-from .team_source import CLOSED, PLACES, leader_source, worker_source
+from .team_source import CLOSED, LEADER, PLACES, WORKER
 
 _TABLE = ctypes.c_void_p * 4
 """What the leader is told: the pool, the function, its table, and how many threads may work."""
@@ -40,9 +40,7 @@ class _Pool:
         self._create: Any = libc.pthread_create
         self._lock = threading.Lock()
         self._begin_anew()
-        self._leader, self._worker = (
-            compiler().function(text) for text in (leader_source(), worker_source())
-        )
+        self._leader, self._worker = map(compiler().function, (LEADER, WORKER))
         self.kernel = KERNEL(self._leader.address)
         # threads use them as long as the process lives, also while Python ends
         ctypes.pythonapi.Py_IncRef(ctypes.py_object((self, compiler())))
