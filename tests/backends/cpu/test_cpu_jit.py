@@ -253,3 +253,22 @@ def test_quotients_by_extremes_are_those_of_the_reference_to_the_bit() -> None:
         found = oy.Session(graph, devices=["cpu:0"]).run(next(iter(graph.outputs)), {"x": x})
     span = (x.max(axis=-1, keepdims=True) - x.min(axis=-1, keepdims=True)) / np.float32(255)
     np.testing.assert_array_equal(found, x / span)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_parts_of_a_split_array_are_taken_as_they_lie(several: bool) -> None:
+    """Views give what their copies give, wherever the result is wanted."""
+    spec = TensorSpec((4, 40), "float32")
+
+    def function(a: Any, b: Any) -> Any:
+        return (oy.tanh(a) * b, oy.exp(b)) if several else oy.tanh(a) * b
+
+    run = COMPILER.bind(region_of(function, spec, spec), DEVICE)
+    whole = np.random.default_rng(0).standard_normal((4, 120)).astype(np.float32)
+    views = np.split(whole, 3, -1)[1:]
+    expected = run(*(view.copy() for view in views))
+    np.testing.assert_array_equal(run(*views), expected)
+    if not several:
+        for out in (np.empty((4, 40), np.float32), np.empty((40, 4), np.float32).T):
+            assert run(*views, out=out) is out
+            np.testing.assert_array_equal(out, expected)

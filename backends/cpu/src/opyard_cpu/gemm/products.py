@@ -12,7 +12,7 @@ from opyard.driver import Device
 from opyard.kernels import Work
 from opyard.settings import num_threads
 
-from ..jit import machine, scalars
+from ..jit import machine
 from ..jit.region import INSTRUCTIONS_PER_SECOND, THREAD_BANDWIDTH
 from ..onednn.addresses import Array, address, aligned, dense
 from ..onednn.chains import SECONDS, Run
@@ -22,7 +22,7 @@ from ..onednn.plain import room
 from .row import RowSource
 from .source import Blocking, Source, blocking
 from .tail import Tail, tail_of
-from .teams import on_threads
+from .teams import held, on_threads
 
 PEAK = 1.1
 """Times the device's peak, which is that of the nominal clock, that these products reach."""
@@ -36,8 +36,14 @@ LEAST_ROWS = 4
 THREAD_FLOPS = 1.7e11
 """Operations per second of one thread, by which threads are counted."""
 
-THREAD_SECONDS = 4e-5
-"""What a thread must have to do at least; another one takes some 10 microseconds to wake."""
+THREAD_SECONDS = 1e-5
+"""What a thread must have to do at least; to tell another one takes about a microsecond, and some more where it sleeps."""
+
+HELD_SECONDS = 1e-4
+"""Up to here the interpreter's lock is held; Python itself keeps it for 5 milliseconds."""
+
+HELD_CALL_SECONDS = 1e-6
+"""What a call takes then, beside the arithmetic."""
 
 
 def _tail(work: Work) -> Tail | str:
@@ -49,7 +55,7 @@ def accepts_packed(work: Work, device: Device) -> str | None:
     tail = _tail(work)
     if isinstance(tail, str):
         return tail
-    if tail.rows < LEAST_ROWS:
+    if tail.rows < LEAST_ROWS and tail.sections == 1:
         return (
             f"takes {LEAST_ROWS} rows or more, not {tail.rows}; fewer wait for the weights, however they lie"
         )
@@ -71,34 +77,40 @@ def _known(work: Work) -> Tail:
 
 
 def panels(weight: Array, cut: Blocking) -> Array:
-    """``[depth, columns]`` in panels, one part of the depth after the other; columns beyond the last are zeros."""
+    """``[depth, columns]`` in panels, one part of the depth after the other; columns beyond the last of a section are zeros."""
     made: Array = aligned(4 * cut.depth * cut.panels * cut.width).view(np.float32)
-    padded = weight
-    if weight.shape[1] % cut.width:
-        padded = np.zeros((cut.depth, cut.panels * cut.width), np.float32)
-        padded[:, : weight.shape[1]] = weight
+    padded = weight.reshape(cut.depth, cut.sections, -1)
+    size = padded.shape[2]
+    if size % cut.step:
+        padded = np.zeros((cut.depth, cut.sections, cut.panels * cut.step), np.float32)
+        padded[:, :, :size] = weight.reshape(cut.depth, cut.sections, size)
     begin = 0
     for start in range(0, cut.depth, cut.chunk):
-        part = padded[start : start + cut.chunk].reshape(-1, cut.panels, cut.width)
-        made[begin : begin + part.size].reshape(cut.panels, -1, cut.width)[...] = part.transpose(1, 0, 2)
+        part = padded[start : start + cut.chunk].reshape(-1, cut.sections, cut.panels, cut.step)
+        place = made[begin : begin + part.size].reshape(cut.panels, -1, cut.sections, cut.step)
+        place[...] = part.transpose(2, 0, 1, 3)
         begin += part.size
     return made
 
 
-def _threads(tail: Tail) -> int:
-    """As many as have enough to do: arithmetic, or reading the weights."""
+def _seconds(tail: Tail) -> float:
+    """About what one thread takes: for arithmetic, or for reading the weights."""
     numbers = tail.depth * tail.columns
-    seconds = max(2 * tail.rows * numbers / THREAD_FLOPS, 4 * numbers / THREAD_BANDWIDTH)
-    return max(1, min(num_threads(), int(seconds / THREAD_SECONDS)))
+    return max(2 * tail.rows * numbers / THREAD_FLOPS, 4 * numbers / THREAD_BANDWIDTH)
+
+
+def _threads(tail: Tail) -> int:
+    """As many as have enough to do."""
+    return max(1, min(num_threads(), int(_seconds(tail) / THREAD_SECONDS)))
 
 
 def prepare_packed(work: Work, device: Device) -> Run:
     """``run(x, weight, *others)`` with packed weights."""
     tail = _known(work)
-    threads = _threads(tail)
-    cut = blocking(tail.rows, tail.depth, tail.columns, machine.host(), threads)
+    sizes = tail.rows, tail.depth, tail.columns
+    cut = blocking(*sizes, machine.host(), _threads(tail), tail.sections)
     module = machine.compiler().function(Source(cut, tail).text())
-    key = ("panels", cut.width)
+    key = ("panels", cut.width, cut.sections)
 
     def weights(weight: Any) -> Array:
         found = weight.forms.get(key)
@@ -106,7 +118,7 @@ def prepare_packed(work: Work, device: Device) -> Run:
             found = weight.forms[key] = panels(weight.array, cut)
         return found  # type: ignore[no-any-return]
 
-    return _bound(work, tail, on_threads(module, cut.units, threads), weights, cut.scratch_bytes)
+    return _bound(work, tail, module, cut.units, weights, cut.scratch_bytes)
 
 
 def prepare_row(work: Work, device: Device) -> Run:
@@ -115,48 +127,63 @@ def prepare_row(work: Work, device: Device) -> Run:
     lanes = machine.host().vector_bytes // 4
     module = machine.compiler().function(RowSource(tail, lanes).text())
     vectors = -(-tail.columns // lanes)
-    return _bound(work, tail, on_threads(module, vectors, _threads(tail)), dense, 0)
+    return _bound(work, tail, module, vectors, lambda weight: weight, 0)
 
 
 def _bound(
     work: Work,
     tail: Tail,
-    compute: Callable[[Any, Any], None],
+    module: machine.Module,
+    units: int,
     weights: Callable[[Any], Array],
     scratch_bytes: int,
 ) -> Run:
-    """The kernel: finds the addresses, and computes."""
-    shape = concrete(work.outputs[0].shape)
+    """The kernel, from the function that computes so many units of it."""
+    shapes = [concrete(spec.shape) for spec in work.outputs]
     places = [place for _, _, place in tail.operands]
-    words: Any = ctypes.c_void_p * (len(places) + 4)
+    inputs, threads, empty = 2 + len(places), _threads(tail), np.empty
+    words: Any = ctypes.c_void_p * (inputs + len(shapes) + 1)
+    on_all = on_threads(module, units, threads)
 
-    def run(*inputs: Any, out: Array | None = None) -> Array:
-        result = np.empty(shape, np.float32) if out is None or not out.flags.c_contiguous else out
-        # kept by these names until all is done: what is dense already is not copied
-        arrays = [dense(inputs[0]), weights(inputs[1]), *(dense(inputs[place]) for place in places), result]
+    def released(*arrays: Array) -> Array:
+        """The inputs, and then the results."""
+        # kept by this name until all is done: what is dense already is not copied
+        given = [*map(dense, arrays[:inputs]), *arrays[inputs:]]
         scratch = room().of(scratch_bytes) if scratch_bytes else 0
-        compute(words(*map(address, arrays), scratch), None)
-        if out is None or out is result:
-            return result
-        np.copyto(out, result)
+        on_all(words(*map(address, given), scratch), None)
+        return arrays[-1]
+
+    compute: Callable[..., Array] = released
+    if _seconds(tail) <= HELD_SECONDS:
+        compute = held(module, inputs + len(shapes), units, threads, scratch_bytes, released)
+
+    def run(x: Array, weight: Any, *others: Any, out: Array | None = None) -> Any:
+        fits = out is not None and out.flags.c_contiguous
+        results = [out] if fits else [empty(shape, np.float32) for shape in shapes]
+        compute(x, weights(weight), *[others[place - 2] for place in places], *results)
+        if work.is_tuple:
+            return tuple(results)
+        if out is None or fits:
+            return results[0]
+        np.copyto(out, results[0])  # type: ignore[arg-type]
         return out
 
     return run
 
 
 def _tail_seconds(tail: Tail) -> float:
-    weight = sum(scalars.weight(node.call) for node in tail.nodes)
-    vectors = tail.rows * tail.columns * 4 / machine.host().vector_bytes
-    return weight * vectors / INSTRUCTIONS_PER_SECOND / _threads(tail) + SECONDS
+    vectors = tail.weight * 4 / machine.host().vector_bytes
+    return vectors / INSTRUCTIONS_PER_SECOND / _threads(tail)
 
 
 def cost(work: Work, device: Device) -> float:
     """Estimated seconds with packed weights: of arithmetic, or of reading them."""
     tail, abilities = _known(work), device.capabilities
     arithmetic = 2.0 * tail.rows * tail.depth * tail.columns / (abilities.flops * PEAK)
-    return max(arithmetic, work.cost.bytes / abilities.bandwidth) + _tail_seconds(tail)
+    call = HELD_CALL_SECONDS if _seconds(tail) <= HELD_SECONDS else SECONDS
+    return max(arithmetic, work.cost.bytes / abilities.bandwidth) + _tail_seconds(tail) + call
 
 
 def row_cost(work: Work, device: Device) -> float:
     """Estimated seconds of one row: of reading the weights."""
-    return work.cost.bytes / (device.capabilities.bandwidth * ONE_ROW) + _tail_seconds(_known(work))
+    return work.cost.bytes / (device.capabilities.bandwidth * ONE_ROW) + _tail_seconds(_known(work)) + SECONDS

@@ -7,6 +7,7 @@ from typing import Any
 from opyard.registry import Registry
 
 from ..onednn.registration import DTYPES, PACKED, chains
+from .recurrent import lstm_steps
 
 HERE = "opyard_cpu.gemm.products"
 
@@ -31,6 +32,15 @@ def register(registry: Registry) -> None:
             for name, pattern in chains(op):
                 ports = {"weight": PACKED} if packed else {}
                 registry.pattern(pattern, name=f"{kind}_{name}", layouts=ports, **facts)
+    steps: dict[str, Any] = {
+        "prepare": f"{HERE}:prepare_packed",
+        "accepts": f"{HERE}:accepts_packed",
+        "cost": f"{HERE}:cost",
+    }
+    for name, pattern in lstm_steps():
+        registry.pattern(
+            pattern, backend="cpu", name=f"gemm_{name}", layouts={"weight": PACKED}, dtypes=DTYPES, **steps
+        )
     attention: dict[str, Any] = {
         fact: f"opyard_cpu.gemm.attention:{fact}" for fact in ("prepare", "accepts", "cost")
     }

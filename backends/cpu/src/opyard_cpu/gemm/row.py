@@ -107,7 +107,8 @@ class RowSource:
         def body(index: str, mask: str | None) -> None:
             place = loads.moved(self.output, index)
             given = operands_of(loads, self.tail, addresses, mask, ((COLUMN, index), (ALL, index)))
-            loads.store(self.tail.emit(code, loads.load(place, mask), {**known, **given}), place, mask)
+            (result,) = self.tail.emit(code, [loads.load(place, mask)], [{**known, **given}])
+            loads.store(result, place, mask)
 
         self._each(body)
 

@@ -107,7 +107,12 @@ class Compiled:
         def without_outputs(*arrays: Any, out: Array | None = None) -> Any:
             """What the built-in function hands on: calls without arrays for the outputs, or with others than it knows."""
             if out is not None or len(arrays) > inputs:
-                return run(*arrays, out=out)
+                given = arrays[inputs + len(constants) :] if out is None else (out,)
+                dense = [as_dense(array) for array in arrays[:inputs]]  # views of a split array are not
+                if not all(type(a) is np.ndarray and a.flags.num & DENSE == DENSE for a in (*dense, *given)):
+                    return run(*arrays, out=out)
+                native(*dense, *constants, *given)
+                return given if is_tuple else given[0]
             made = [empty(shape, dtype) for shape, dtype in specs]
             native(*arrays, *constants, *made)
             return tuple(made) if is_tuple else made[0]
@@ -249,6 +254,8 @@ def as_dense(array: Any) -> Array:
     """The array itself where it is dense and aligned, or such a copy."""
     if isinstance(array, np.ndarray) and array.flags.num & DENSE == DENSE:
         return array
+    if isinstance(array, np.ndarray) and array.flags.aligned:
+        return array.copy()
     return np.require(array, requirements=("C", "A"))
 
 

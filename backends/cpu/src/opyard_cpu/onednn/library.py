@@ -71,15 +71,6 @@ class Library:
         self.execute: Function = self._released["dnnl_primitive_execute"]
         """``primitive_execute`` without types to convert to, which takes a quarter of the time of a tiny primitive."""
         self._pause = self.openmp.omp_pause_resource_all
-        self.number, self.team = (
-            ctypes.cast(getattr(self.openmp, name), c_void_p).value
-            for name in ("omp_get_thread_num", "omp_get_num_threads")
-        )
-        self._parallel = self.openmp.GOMP_parallel
-        self._parallel.argtypes, self._parallel.restype = (
-            [c_void_p, c_void_p, ctypes.c_uint, ctypes.c_uint],
-            None,
-        )
         self._most = max(
             1, int(self.openmp.omp_get_thread_limit())
         )  # a primitive made for more would wait for them forever
@@ -102,10 +93,6 @@ class Library:
     def use_threads(self) -> None:
         """Lets oneDNN use as many threads as opyard may, when it is called by the current thread."""
         self.openmp.omp_set_num_threads(self.threads)
-
-    def parallel(self, function: int, data: Any, threads: int) -> None:
-        """Calls the function at an address, with an address, in so many threads of GNU OpenMP at once, and waits for all."""
-        self._parallel(function, data, threads, 0)
 
     @contextmanager
     def on_one_thread(self) -> Iterator[None]:
