@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from ..driver import Device
 from ..kernels import Kernel, Work
 from ..units import format_seconds
-from .bounds import PRIOR_FACTOR, Arm, Key
+from .bounds import Arm, Key
 from .identity import describe_kernel, describe_work
 from .measured import TRANSFER_BYTES, MeasuredCosts, transfer_key
 from .model import Placement

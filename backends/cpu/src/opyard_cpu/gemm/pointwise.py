@@ -10,8 +10,6 @@ import ctypes
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from opyard import Graph, TensorSpec, linear, matmul
 from opyard.driver import Device
 from opyard.graph import Value
