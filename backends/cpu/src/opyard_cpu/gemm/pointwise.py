@@ -27,7 +27,7 @@ from ..onednn.convolution import is_product, refusal, result_shape
 from ..onednn.layouts import concrete
 from ..onednn.plain import room
 from .products import LEAST_ROWS, PEAK, THREAD_FLOPS, THREAD_SECONDS, panels
-from .source import Source, blocking
+from .source import Blocking, Source, blocking
 from .tail import Tail, tail_of
 from .teams import on_threads
 
@@ -114,7 +114,8 @@ def _known(work: Work) -> Tail:
     return tail
 
 
-def _threads(tail: Tail) -> int:
+def threads_for(tail: Tail) -> int:
+    """As many as have enough to do."""
     seconds = 2.0 * tail.rows * tail.depth * tail.columns / THREAD_FLOPS
     return max(1, min(num_threads(), int(seconds / THREAD_SECONDS)))
 
@@ -122,20 +123,16 @@ def _threads(tail: Tail) -> int:
 def prepare(work: Work, device: Device, constants: Constants = None) -> Run:
     """``run(x, weight, bias, *operands)`` on channels-last images and packed weights."""
     tail, places, chain = _known(work), _given(work), chain_of(work)
-    threads = _threads(tail)
+    threads = threads_for(tail)
     cut = blocking(tail.rows, tail.depth, tail.columns, machine.host(), threads)
     compute = on_threads(machine.compiler().function(Source(cut, tail).text()), cut.units, threads)
-    g, key = conv_geometry(chain.base), ("pixels", cut.width)
+    g = conv_geometry(chain.base)
     make = images_maker((g.batch, *g.counts, g.outputs))
     operands = [places[place] for _, _, place in tail.operands]
     words: Any = ctypes.c_void_p * (len(operands) + 4)
 
     def run(*inputs: Any) -> Array:
-        weight = inputs[1]
-        form = weight.forms.get(key)
-        if form is None:
-            form = weight.forms[key] = panels(weight.array.reshape(g.outputs, g.channels).T, cut)
-        result = make()
+        form, result = panels_of(inputs[1], cut), make()
         # kept by this name until all is done: what is dense already is not copied
         arrays = [dense(inputs[0]), form, *(dense(inputs[place]) for place in operands), result]
         scratch = room().of(cut.scratch_bytes) if cut.scratch_bytes else 0
@@ -146,12 +143,26 @@ def prepare(work: Work, device: Device, constants: Constants = None) -> Run:
     return bounded(run, chain, constants) if SHRINKING.issuperset(ops) else run
 
 
+def panels_of(weight: Any, cut: Blocking) -> Any:
+    """Packed weights ``[o, c, 1, ...]`` in panels, each made once."""
+    key = ("pixels", cut.width)
+    found = weight.forms.get(key)
+    if found is None:
+        found = weight.forms[key] = panels(weight.array.reshape(cut.columns, cut.depth).T, cut)
+    return found
+
+
 def cost(work: Work, device: Device) -> float:
     """Estimated seconds with packed weights."""
-    tail, abilities, threads = _known(work), device.capabilities, _threads(_known(work))
+    return product_seconds(_known(work), work.cost.bytes, device)
+
+
+def product_seconds(tail: Tail, nbytes: float, device: Device) -> float:
+    """Estimated seconds of a product that reads and writes so many bytes."""
+    abilities, threads = device.capabilities, threads_for(tail)
     arithmetic = 2.0 * tail.rows * tail.depth * tail.columns / (abilities.flops * PEAK)
     results = tail.rows * tail.columns
     vectors = results * 4 / machine.host().vector_bytes
     after = sum(scalars.weight(node.call) for node in tail.nodes) * vectors / INSTRUCTIONS_PER_SECOND
-    streamed = max(arithmetic, work.cost.bytes / abilities.bandwidth)
+    streamed = max(arithmetic, nbytes / abilities.bandwidth)
     return streamed + (after + results * STORE_SECONDS) / threads + SECONDS
