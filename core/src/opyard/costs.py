@@ -11,7 +11,8 @@ from .kernels import Kernel, Work, resolve
 
 
 class Estimate(NamedTuple):
-    """Seconds of one call, and where the number comes from: "roofline", "kernel" or "measured".
+    """Seconds of one call, and where the number comes from: "roofline", "kernel", "measured", or "scaled", an estimate times what
+    whole plans took over theirs.
 
     refusal  why the kernel must not be chosen at all, as a sentence; empty when it may
     """

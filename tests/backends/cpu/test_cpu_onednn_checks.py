@@ -220,6 +220,36 @@ def test_images_begin_at_a_cache_line_and_know_their_norm() -> None:
     assert addresses.known_square(array) == 100.0
 
 
+def test_large_images_lie_where_earlier_ones_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "MOST_BYTES", 1000)
+    monkeypatch.setattr(addresses, "KEPT_BYTES", 20000)
+    monkeypatch.setattr(addresses, "_free", {})
+    make = addresses.images_maker((1, 8, 8, 32))
+    first, second = make(), make()
+    begin, other = addresses.address(first), addresses.address(second)
+    assert begin % addresses.ALIGNMENT == 0 and other not in range(begin - first.nbytes, begin + first.nbytes)
+    addresses.note_square(first, 5.0)
+    view = first[0, 1:]
+    del first
+    assert addresses.address(make()) != begin  # a part of it is still used
+    del view
+    again = [make(), make()]
+    assert begin in map(addresses.address, again)
+    assert {addresses.known_square(array) for array in again} == {np.inf}
+    assert not addresses._free
+    del again, second
+    assert len(addresses._free) == 2  # the oldest of three went back
+
+
+def test_a_block_is_not_used_for_much_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "MOST_BYTES", 1000)
+    monkeypatch.setattr(addresses, "_free", {})
+    begin = addresses.address(addresses.images_maker((1, 1, 10, 100))())
+    half, most = (addresses.images_maker((1, 1, size, 100))() for size in (5, 9))
+    assert addresses.address(half) != begin
+    assert addresses.address(most) == begin
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the images whose norms are computed, and not known."""

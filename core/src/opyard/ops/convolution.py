@@ -162,18 +162,20 @@ def conv(
     padded = windows.pad_spatial(x, windows.padding_pairs(padding, x.shape[2:], kernel, steps, spread), 0)
     grouped = padded.reshape(x.shape[0], groups, weight.shape[1], *padded.shape[2:])
     patches = windows.windows(grouped, counts, kernel, steps, spread)
-    n, out, area = x.shape[0], math.prod(counts), math.prod(weight.shape[1:])
     order = (
-        1,
         0,
-        *range(3, 3 + rank),
-        2,
-        *range(3 + rank, 3 + 2 * rank),
-    )  # [groups, n, *counts, c / groups, *kernel]
-    columns = patches.transpose(order).reshape(groups, n * out, area)
-    per_group = weight.reshape(groups, weight.shape[0] // groups, area).transpose(0, 2, 1)
-    result = np.matmul(columns, per_group).reshape(groups, n, out, weight.shape[0] // groups)
-    result = result.transpose(1, 0, 3, 2).reshape(n, weight.shape[0], *counts)
+        1,
+        *range(2 + rank, 2 + 2 * rank),
+        *range(2, 2 + rank),
+    )  # [groups, c / groups, *kernel, *counts]
+    area, out, per_group = math.prod(weight.shape[1:]), math.prod(counts), weight.shape[0] // groups
+    matrices = weight.reshape(groups, per_group, area)
+    result = np.empty((x.shape[0], groups, per_group, out), np.result_type(x, weight))
+    for image, windows_of_image in zip(
+        result, patches, strict=True
+    ):  # the columns of all would be many times x
+        np.matmul(matrices, windows_of_image.transpose(order).reshape(groups, area, out), out=image)
+    result = result.reshape(x.shape[0], weight.shape[0], *counts)
     return result if bias is None else result + _per_channel(wide(bias), rank)
 
 

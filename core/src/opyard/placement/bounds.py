@@ -8,7 +8,7 @@ they differ can change the decision. This sees joint changes, such as moving a c
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ..costs import Estimate
@@ -18,12 +18,16 @@ from .identity import describe_kernel, describe_work
 from .measured import MeasuredCosts
 from .measuring import LEAST_ROUNDS
 from .model import Placement
+from .store import SCALED
 
 PRIOR_FACTOR = 4.0
 """An estimate that nobody measured may be wrong by this factor, either way."""
 
 FEW_ROUNDS_FACTOR = 1.5
 """The same for a median of fewer rounds than make a range between quartiles meaningful."""
+
+KNOWN = ("measured", SCALED)
+"""Sources of estimates that are on the scale of what was measured."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +57,7 @@ class Bounds:
     only     arms that may be used, and no others; None: all
     without  arms that may not be used, with the reason
     device   the name of the only device that may be used; None: all
+    scales   what estimates of kernels are multiplied with that nobody measured, by the names of devices
     """
 
     def __init__(
@@ -63,12 +68,14 @@ class Bounds:
         only: Collection[Key] | None = None,
         without: dict[Key, str] | None = None,
         device: str | None = None,
+        scales: Mapping[str, float] | None = None,
     ) -> None:
         self._costs = costs
         self._slow = slow
         self._only = only
         self._without = without or {}
         self._device = device
+        self._scales = scales or {}
         self.arms: dict[Key, Arm] = {}
         self.conversions: dict[Key, Arm] = {}
         self.pairs: set[tuple[Device, Device]] = set()
@@ -78,6 +85,9 @@ class Bounds:
         believed = self._costs.kernel_seconds(kernel, call, device)
         if believed.refusal or not believed.seconds >= 0:
             return believed
+        if believed.source not in KNOWN:
+            seconds = believed.seconds * self._scales.get(device.name, 1.0)
+            believed = Estimate(seconds, believed.source)
         arm = Arm(call, kernel, device, believed, *self._interval(kernel, call, device, believed))
         key = arm.key
         if kernel.layouts and call.title == "identity":  # a change of layout, which no decision names
@@ -113,7 +123,7 @@ class Bounds:
         self, kernel: Kernel, work: Work, device: Device, believed: Estimate
     ) -> tuple[float, float]:
         found = self._costs.measurement(kernel, work, device)
-        if found is None:
+        if found is None or found.verdict == SCALED:
             return believed.seconds / PRIOR_FACTOR, believed.seconds * PRIOR_FACTOR
         if found.rounds < LEAST_ROUNDS:
             return found.seconds / FEW_ROUNDS_FACTOR, found.seconds * FEW_ROUNDS_FACTOR

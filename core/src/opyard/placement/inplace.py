@@ -4,22 +4,26 @@ The best plan by what is known is run, then what is known is corrected by its st
 that was run already. Kernels that no plan has used yet are believed to be as fast as they were by themselves, so a plan
 that looks better is always tried. The best plan on each single device is tried first, and the best of all is run once
 more: of several times that are uncertain, the least is more often too low than too high.
+
+A plan takes more than its parts by themselves, for its arrays come from memory, and other programs run beside it. So once a plan ran,
+estimates of kernels that nobody measured are multiplied with what it took over its prediction: else they would look better for
+being unknown. Where the time is up before the plan that looks best was run, what no plan ran is believed to take the most that it may.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..driver import Device
 from ..kernels import Kernel, Work
 from ..units import format_seconds
-from .bounds import Key
+from .bounds import Arm, Key
 from .identity import describe_kernel, describe_work
 from .measured import TRANSFER_BYTES, MeasuredCosts, transfer_key
 from .model import Placement
-from .store import Measurement
+from .store import SCALED, Measurement
 
 MOST_PLANS = 12
 LATE_ROUNDS = 2
@@ -71,10 +75,14 @@ Rehearse = Callable[[Placement, float], Rehearsal]
 
 @dataclass(slots=True)
 class Trials:
-    """The plans that were run, and what the store is told about their steps."""
+    """The plans that were run, and what the store is told about their steps.
+
+    scales  for each device what the first plan on it took, over what was believed of its kernels
+    """
 
     costs: MeasuredCosts
     report: list[PlanTime] = field(default_factory=list)
+    scales: dict[str, float] = field(default_factory=dict)
     _known: dict[object, Rehearsal] = field(default_factory=dict)
     _runs: Counter[object] = field(default_factory=Counter)
 
@@ -87,6 +95,7 @@ class Trials:
         decisions = (decision for part in placement.with_bodies() for decision in part.decisions)
         used = tuple(sorted({decision.chosen.device.name for decision in decisions}))
         self.report.append(PlanTime(used, placement.makespan, found.seconds))
+        self._scale(found)
         self._known[_signature(placement)] = found
         self._runs[_signature(placement)] += 1
         best = min(self._known.values(), key=lambda known: known.seconds)
@@ -96,6 +105,28 @@ class Trials:
         for other in self._known.values():
             if other is not best:
                 self._put(other, _without_shared(other, means, self.costs))
+
+    def keep_estimates(self, arms: Iterable[Arm], is_sure: bool) -> None:
+        """Keeps what is believed of kernels that no plan ran; unless that ``is_sure``, the most that they may take."""
+        ran = {_key(step) for known in self._known.values() for step in known.steps}
+        for arm in arms:
+            is_measured = arm.estimate.source == "measured"
+            if arm.key in ran or (is_measured and is_sure):
+                continue
+            scale = max(1.0, self.scales.get(arm.device.name, 1.0)) if is_measured else 1.0
+            seconds = arm.estimate.seconds if is_sure else arm.high * scale
+            self.costs.store.put(*arm.key[:2], arm.device, Measurement(seconds, verdict=SCALED))
+
+    def _scale(self, rehearsal: Rehearsal) -> None:
+        took, believed = defaultdict[str, float](float), defaultdict[str, float](float)
+        for step in rehearsal.steps:
+            if step.work is not None and step.kernel is not None:
+                name = step.device.name
+                took[name] += step.seconds
+                believed[name] += self.costs.kernel_seconds(step.kernel, step.work, step.device).seconds
+        for name, seconds in took.items():
+            if believed[name] > 0:
+                self.scales.setdefault(name, seconds / believed[name])
 
     def _put(self, rehearsal: Rehearsal, means: Mapping[Key, float]) -> None:
         for step in rehearsal.steps:

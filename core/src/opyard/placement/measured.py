@@ -11,14 +11,14 @@ from ..costs import Estimate, Roofline
 from ..driver import Capabilities, Device, shares_arrays
 from ..kernels import Kernel, Work
 from .identity import describe_kernel, describe_work, fingerprint
-from .store import FILE, WRONG, CostStore, Measurement
+from .store import FILE, SCALED, WRONG, CostStore, Measurement
 
 TRANSFER_BYTES = (1 << 12, 1 << 24)
 """Transfers are measured at two sizes; a line through both gives all others."""
 
 
 class MeasuredCosts:
-    """Costs out of a store: "measured" where there is a row, else the roofline of the measured or declared capabilities.
+    """Costs out of a store: "measured" or "scaled" where there is a row, else the roofline of the measured or declared capabilities.
 
     A kernel that was recorded as wrong on this machine is refused with that sentence.
     """
@@ -37,7 +37,7 @@ class MeasuredCosts:
             return self._prior.kernel_seconds(kernel, work, device)
         if found.verdict == WRONG:
             return Estimate(float("inf"), "measured", wrong_sentence(found.reason))
-        return Estimate(found.seconds, "measured")
+        return Estimate(found.seconds, SCALED if found.verdict == SCALED else "measured")
 
     def transfer_seconds(self, source: Device, target: Device, nbytes: float) -> float:
         """By the line through the measured sizes, else the prior."""

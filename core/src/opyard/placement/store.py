@@ -34,7 +34,7 @@ FILE = "costs.sqlite"
 BUSY_SECONDS = 10.0
 """How long to wait for other processes that write."""
 
-OK, WRONG = "ok", "wrong"
+OK, WRONG, SCALED = "ok", "wrong", "scaled"
 
 _TABLES = f"""
 CREATE TABLE measurement (
@@ -57,7 +57,8 @@ class CostsWarning(UserWarning):
 class Measurement:
     """Median seconds of one call, the range between the quartiles, the number of rounds, and when it was taken (Unix time).
 
-    ``verdict`` is "ok", or "wrong" where the kernel disagrees with the reference; ``reason`` then says how.
+    ``verdict`` is "ok", or "wrong" where the kernel disagrees with the reference; ``reason`` then says how. "scaled" is an
+    estimate beside what was measured: of a kernel that no plan ran, on the scale of those that ran.
     """
 
     seconds: float
@@ -132,7 +133,7 @@ class CostStore:
         counts = {
             name: (total, wrong)
             for name, total, wrong in self._read(
-                "SELECT device, COUNT(*), SUM(verdict = 'wrong') FROM measurement GROUP BY device"
+                "SELECT device, SUM(verdict != 'scaled'), SUM(verdict = 'wrong') FROM measurement GROUP BY device"
             )
         }
         devices = []
@@ -369,7 +370,7 @@ def _imported(row: Mapping[str, Any]) -> tuple[Any, ...]:
     texts = [str(row[name]) for name in ("work", "kernel", "device", "policy")]
     measured = Measurement(**{f.name: row[f.name] for f in fields(Measurement)})
     numbers = [float(n) for n in (measured.seconds, measured.spread, measured.time)]
-    if not all(math.isfinite(n) and n >= 0 for n in numbers) or measured.verdict not in (OK, WRONG):
+    if not all(math.isfinite(n) and n >= 0 for n in numbers) or measured.verdict not in (OK, WRONG, SCALED):
         raise ValueError(f"{asdict(measured)} is no measurement")
     seconds, spread, at = numbers
     return (*texts, seconds, spread, int(measured.rounds), at, measured.verdict, str(measured.reason))

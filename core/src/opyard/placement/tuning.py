@@ -168,6 +168,19 @@ class _Tuner:
     def settle_in_place(self, rehearse: Rehearse) -> None:
         """Runs the best plan of each device and of all, and corrects what is known, until the best plan was run twice."""
         trials = Trials(self.costs, self.plans)
+        try:
+            self._run_plans(trials, rehearse)
+        finally:  # also what an interrupt leaves
+            if self.plans:
+                self._keep_estimates(trials)
+
+    def _keep_estimates(self, trials: Trials) -> None:
+        """Sees to it that the plan of what is known from now on is one that was run."""
+        believed = Bounds(self.costs, without=self.failed, scales=trials.scales)
+        is_sure = trials.runs(self.place(believed)) > 0
+        trials.keep_estimates([*believed.arms.values(), *believed.conversions.values()], is_sure)
+
+    def _run_plans(self, trials: Trials, rehearse: Rehearse) -> None:
         believed = Bounds(self.costs, without=self.failed)
         self.place(believed)
         alone = sorted({arm.device.name for arm in believed.arms.values() if arm.device.backend != REFERENCE})
@@ -176,7 +189,8 @@ class _Tuner:
             if self.left <= 0:
                 return
             try:
-                plan = self.place(Bounds(self.costs, without=self.failed, device=device))
+                scales = trials.scales
+                plan = self.place(Bounds(self.costs, without=self.failed, device=device, scales=scales))
             except PlacementError:
                 continue  # a device that cannot run all of the graph
             if device is None and trials.runs(plan) > 1:

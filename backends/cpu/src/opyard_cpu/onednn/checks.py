@@ -41,7 +41,7 @@ LIMIT = 1e74
 CHEAP = ("relu", "clip_v2", "linear", "hardswish")
 """Post-ops that take next to nothing; the others have an exponential in them."""
 
-STEP_FLOPS = 50.0
+STEP_FLOPS = 60.0
 """What a post-op with an exponential takes for each element, in operations of a product that would take as long."""
 
 FEW = 1 << 16
