@@ -417,7 +417,7 @@ def test_without_time_nothing_is_measured(costs: MeasuredCosts) -> None:
 def test_a_reference_that_takes_longer_than_is_left_is_not_begun(
     costs: MeasuredCosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "REFERENCE_RATE", 1.0)  # seconds for an operation or a byte
+    monkeypatch.setattr(tuning, "REFERENCE_RATE", 1.0)  # seconds for a byte
     registry = null_registry()
     for name in "ab":
         registry.kernel("exp", backend="null", name=name, prepare=prepare_null, cost=lambda c, d: 1e-4)
@@ -425,6 +425,44 @@ def test_a_reference_that_takes_longer_than_is_left_is_not_begun(
     assert not report.stable and {row.work.partition(" ")[0] for row in report.measured} <= {"transfer"}
     assert "to check it, its reference takes some " in str(report)
     assert report.failed[0].startswith("nothing of exp(float32[4]) -> float32[4] was measured")
+
+
+def test_products_are_not_expected_to_take_as_long_as_other_ops_of_as_many_operations() -> None:
+    square = oy.TensorSpec((1024, 1024), "float32")
+    product = tuning._reference_prior(oy.matmul.op.call(square, square))
+    assert product == pytest.approx(2 * 1024**3 / tuning.REFERENCE_FLOPS)
+    chain = oy.exp.op.call(square)
+    assert tuning._reference_prior(chain) == pytest.approx(chain.cost.bytes * tuning.REFERENCE_RATE)
+
+
+def test_estimates_of_what_was_not_measured_are_on_the_scale_of_what_was(
+    costs: MeasuredCosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels take fifty times their estimates; the one that could not be measured must not look good for being unknown."""
+    prior = tuning._reference_prior
+
+    def slow_tanh(work: Any) -> float:
+        return 1e6 if work.title == "tanh" else prior(work)
+
+    monkeypatch.setattr(tuning, "_reference_prior", slow_tanh)
+    registry = null_registry()
+    for op, name, estimate in (
+        ("exp", "a", 1e-4),
+        ("exp", "b", 1.2e-4),
+        ("tanh", "a", 1e-4),
+        ("tanh", "b", 2e-4),
+    ):
+        registry.kernel(op, backend="null", name=name, prepare=sleeper(5e-3), cost=lambda c, d, e=estimate: e)
+    both = session(lambda x: oy.tanh(oy.exp(x)), registry, costs)
+    with monkeypatch.context() as patch:  # as if no plan could be run in the time that is left
+        patch.setattr(tuning, "LATE_RUNS", 1e9)
+        report = tune(both)
+    assert "exp(" in str(report.measured) and "tanh(" not in str(report.measured) and not report.plans
+    device = next(device for device in registry.devices() if device.name == "null:0")
+    for kernel in registry.kernels("tanh"):
+        if kernel.name in "ab":
+            found = costs.kernel_seconds(kernel, oy.tanh.op.call(SPEC), device)
+            assert found.source == "scaled" and found.seconds > 25 * (1e-4 if kernel.name == "a" else 2e-4)
 
 
 def test_progress_is_told(costs: MeasuredCosts) -> None:

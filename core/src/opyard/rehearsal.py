@@ -54,9 +54,9 @@ def rehearse(placement: Placement, arrays: Mapping[str, Array], seconds: float) 
 
     for _ in range(WARM_UP):
         executable(*feeds)
-        seconds_of_steps()
         if time.perf_counter() > deadline:
             break
+        seconds_of_steps()
     whole: list[float] = []
     steps: list[list[float]] = []
     while len(whole) < MOST_ROUNDS:

@@ -109,6 +109,16 @@ def test_what_is_not_finite() -> None:
     np.testing.assert_array_equal(run(large, large, v, np.ones((9, 9), bool)), v)
 
 
+@pytest.mark.parametrize("spread", [0.0, 80.0, 86.9, 87.1, 95.0, 104.0, 1e4])
+def test_keys_far_below_the_best_one(spread: float) -> None:
+    """Their shares go through the smallest numbers to zero; where all are as far down they are equal."""
+    q, k, v = (drawn(1, 1, 9, 32) for _ in range(3))
+    mask = np.zeros((9, 9), np.float32)
+    mask[:, 4:] = -spread
+    mask[3] = -min(spread, 104.0)  # float32 has no more digits of a score that is further down
+    check(attention.prepare(call_of(q, k, v, mask), device())(q, k, v, mask), q, k, v, mask)
+
+
 def test_what_is_not_compiled_says_why() -> None:
     q, k = drawn(1, 2, 9, 64), drawn(1, 2, 5, 64)
 

@@ -19,18 +19,18 @@ from dataclasses import dataclass, field
 from ..driver import Device
 from ..kernels import Kernel, Work
 from ..units import format_seconds
-from .bounds import Arm, Key
+from .bounds import Arm, Bounds, Key
 from .identity import describe_kernel, describe_work
 from .measured import TRANSFER_BYTES, MeasuredCosts, transfer_key
 from .model import Placement
 from .store import SCALED, Measurement
 
 MOST_PLANS = 12
-LATE_ROUNDS = 2
+LATE_ROUNDS = 1
 """Rounds at least, where they take longer than there is time: runs of seconds differ little."""
 
-LATE_RUNS = 2 * (1 + LATE_ROUNDS)
-"""How often a placement is run then: as a whole and step by step, and once before."""
+LATE_RUNS = 1 + 2 * LATE_ROUNDS
+"""How often a placement is run then: as a whole and step by step, and as a whole once before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,12 +77,13 @@ Rehearse = Callable[[Placement, float], Rehearsal]
 class Trials:
     """The plans that were run, and what the store is told about their steps.
 
-    scales  for each device what the first plan on it took, over what was believed of its kernels
+    scales  for each device what kernels take over their estimates: at first by themselves, then in the first plan on it
     """
 
     costs: MeasuredCosts
     report: list[PlanTime] = field(default_factory=list)
     scales: dict[str, float] = field(default_factory=dict)
+    _in_place: dict[str, float] = field(default_factory=dict)
     _known: dict[object, Rehearsal] = field(default_factory=dict)
     _runs: Counter[object] = field(default_factory=Counter)
 
@@ -113,20 +114,22 @@ class Trials:
             is_measured = arm.estimate.source == "measured"
             if arm.key in ran or (is_measured and is_sure):
                 continue
-            scale = max(1.0, self.scales.get(arm.device.name, 1.0)) if is_measured else 1.0
+            scale = max(1.0, self._in_place.get(arm.device.name, 1.0)) if is_measured else 1.0
             seconds = arm.estimate.seconds if is_sure else arm.high * scale
             self.costs.store.put(*arm.key[:2], arm.device, Measurement(seconds, verdict=SCALED))
 
     def _scale(self, rehearsal: Rehearsal) -> None:
         took, believed = defaultdict[str, float](float), defaultdict[str, float](float)
+        costs = Bounds(self.costs, scales=self.scales)
         for step in rehearsal.steps:
             if step.work is not None and step.kernel is not None:
                 name = step.device.name
                 took[name] += step.seconds
-                believed[name] += self.costs.kernel_seconds(step.kernel, step.work, step.device).seconds
+                believed[name] += costs.kernel_seconds(step.kernel, step.work, step.device).seconds
         for name, seconds in took.items():
-            if believed[name] > 0:
-                self.scales.setdefault(name, seconds / believed[name])
+            if believed[name] > 0 and name not in self._in_place:
+                self._in_place[name] = seconds / believed[name]
+                self.scales[name] = self.scales.get(name, 1.0) * self._in_place[name]
 
     def _put(self, rehearsal: Rehearsal, means: Mapping[Key, float]) -> None:
         for step in rehearsal.steps:

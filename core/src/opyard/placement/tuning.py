@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from random import Random
 from typing import Any
@@ -14,7 +15,7 @@ from ..driver import Device, shares_arrays, transfer
 from ..errors import OpyardError, PlacementError
 from ..kernels import Work
 from ..registry import REFERENCE, Registry, describe_error
-from .bounds import Arm, Bounds, Key
+from .bounds import KNOWN, Arm, Bounds, Key
 from .calibration import calibrate, keep
 from .identity import short
 from .inplace import LATE_RUNS, MOST_PLANS, PlanTime, Rehearse, Trials
@@ -30,8 +31,8 @@ CALIBRATION_SHARE = 0.25
 REHEARSAL_SHARE = 0.3
 """Part of the time that is kept for running whole plans."""
 
-REFERENCE_RATE = 2e-9
-"""Seconds of references for one operation or byte, before any ran: NumPy, in float64, on one thread."""
+REFERENCE_RATE, REFERENCE_FLOPS = 2e-9, 1e10
+"""Seconds of references for one byte, and operations per second, before any ran: NumPy, in float64, on one thread."""
 
 Place = Callable[[Costs], Placement]
 Progress = Callable[[float, str], None]
@@ -100,6 +101,12 @@ def _seconds_of(place: Place, costs: MeasuredCosts, arms: set[Key]) -> float | N
         return None
 
 
+def _reference_prior(work: Work) -> float:
+    """Seconds of a reference of which nothing is known: of reading and writing, or of matrix products."""
+    flops, nbytes = work.cost
+    return max(nbytes * REFERENCE_RATE, flops / REFERENCE_FLOPS, 1e-9)
+
+
 class _Tuner:
     """The state of one tuning. ``settled`` arms are measured no more."""
 
@@ -126,9 +133,15 @@ class _Tuner:
         self.plans: list[PlanTime] = []
         self._pairs: set[tuple[Device, Device]] = set()
         self.omitted = False
-        self._rates: dict[
-            str, float
-        ] = {}  # seconds of references for one operation or byte, by what they compute
+        self._references: dict[
+            str, tuple[float, float]
+        ] = {}  # the prior of the last of each kind, and its seconds
+        self._took, self._believed = defaultdict[str, float](float), defaultdict[str, float](float)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """For each device what the best kernels took of all works that were measured, over their estimates."""
+        return {name: self._took[name] / seconds for name, seconds in self._believed.items()}
 
     @property
     def left(self) -> float:
@@ -167,17 +180,17 @@ class _Tuner:
 
     def settle_in_place(self, rehearse: Rehearse) -> None:
         """Runs the best plan of each device and of all, and corrects what is known, until the best plan was run twice."""
-        trials = Trials(self.costs, self.plans)
+        trials = Trials(self.costs, self.plans, self.scales)
         try:
             self._run_plans(trials, rehearse)
         finally:  # also what an interrupt leaves
-            if self.plans:
+            if trials.scales:
                 self._keep_estimates(trials)
 
     def _keep_estimates(self, trials: Trials) -> None:
-        """Sees to it that the plan of what is known from now on is one that was run."""
+        """Sees to it that the plan of what is known from now on is one that was run, if any was."""
         believed = Bounds(self.costs, without=self.failed, scales=trials.scales)
-        is_sure = trials.runs(self.place(believed)) > 0
+        is_sure = trials.runs(self.place(believed)) > 0 or not self.plans
         trials.keep_estimates([*believed.arms.values(), *believed.conversions.values()], is_sure)
 
     def _run_plans(self, trials: Trials, rehearse: Rehearse) -> None:
@@ -208,10 +221,11 @@ class _Tuner:
 
     def _settle(self) -> bool:
         while True:
-            believed = Bounds(self.costs, without=self.failed)
+            scales = self.scales
+            believed = Bounds(self.costs, without=self.failed, scales=scales)
             plan = self.place(believed)
             own = believed.chosen(plan)
-            hopeful = Bounds(self.costs, slow=set(own), without=self.failed)
+            hopeful = Bounds(self.costs, slow=set(own), without=self.failed, scales=scales)
             rival = hopeful.chosen(self.place(hopeful))
             doubtful = {k: hopeful.arms[k] for k in own.keys() ^ rival.keys() if k in hopeful.arms}
             used = {arm.device for arm in (*own.values(), *rival.values())} | {plan.home}
@@ -277,7 +291,7 @@ class _Tuner:
             known, fixed = self._known(work, plan)
             begin = time.perf_counter()
             expected = expect(work, known, self.seed)
-            self._rates[work.title] = (time.perf_counter() - begin) / max(1.0, sum(work.cost))
+            self._references[work.title] = _reference_prior(work), time.perf_counter() - begin
         except Exception as error:
             sentence = f"nothing of {short(work)} was measured: its reference fails on drawn arrays ({describe_error(error)})"
             self._note(sentence)
@@ -290,15 +304,29 @@ class _Tuner:
         try:
             interleave([batch for _, batch in ready], self.random, deadline)
         finally:  # also what an interrupt leaves
-            for arm, batch in ready:
-                if batch.samples:
-                    self._keep(arm, batch.result())
+            sampled = [(arm, batch) for arm, batch in ready if batch.samples]
+            self._compare(sampled)
+            for arm, batch in sampled:
+                self._keep(arm, batch.result())
+
+    def _compare(self, sampled: list[tuple[Arm, Batch]]) -> None:
+        """Adds the best kernel of each device to what says how far off estimates are."""
+        best: dict[str, tuple[float, float]] = {}
+        for arm, batch in sampled:
+            prior = self.costs.kernel_seconds(arm.kernel, arm.work, arm.device)
+            if prior.source not in KNOWN and arm.work.title != "identity":
+                pair = batch.result().seconds, prior.seconds
+                best[arm.device.name] = min(pair, best.get(arm.device.name, pair))
+        for name, (took, believed) in best.items():
+            self._took[name] += took
+            self._believed[name] += believed
 
     def _reference_seconds(self, work: Work) -> float:
-        """How long the reference will take, by those that ran before."""
-        rates = self._rates
-        rate = sum(rates.values()) / len(rates) if rates else REFERENCE_RATE
-        return rates.get(work.title, rate) * sum(work.cost)
+        """How long the reference will take, by those of the same kind that ran before, or else by all of them."""
+        same = self._references.get(work.title)
+        known = [same] if same else self._references.values()
+        scale = sum(took for _, took in known) / sum(prior for prior, _ in known) if known else 1.0
+        return scale * _reference_prior(work)
 
     def _checked(self, arm: Arm, expected: Expected, fixed: Collection[int]) -> Batch | None:
         """The arm as a batch if it computes what the reference computes; else None, and the reason is kept."""

@@ -17,6 +17,9 @@ from .tile import Loads, Tile, function
 ROWS, VECTORS = 8, 2
 """Queries of a block; vectors in a row of a tile."""
 
+LOWEST = -87.0
+"""What is further below the maximum than this has no share: its exponential would be below the normal numbers, where processors are slow."""
+
 WORDS = ("query", "key", "value", "output", "mask")
 """What ``data`` has the addresses of."""
 
@@ -294,7 +297,10 @@ class AttentionSource:
         found, mark = [], len(code.lines)
         for n in range(0, shape.columns, lanes):
             place = loads.moved(scores, self._let("add", "%power.i", n))
-            power = mathematics.exp(code, code.subtract(loads.load(place), most))
+            below = code.subtract(loads.load(place), most)
+            none = code.compare("lt", below, code.constant(LOWEST, "float32"))
+            power = mathematics.exp(code, code.select(none, zero, below))
+            power = code.select(none, zero, power)
             loads.store(power, place)
             found.append(code.add(Value(f"%power.{n}", "float32", lanes), power))
         self._carry(mark, "power", "sum", ["zeroinitializer"] * VECTORS, found)
