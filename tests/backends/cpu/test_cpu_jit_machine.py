@@ -197,6 +197,35 @@ def test_stores_past_the_caches(monkeypatch: pytest.MonkeyPatch, size: int, coun
         assert (room[:offset] == 7).all() and (room[offset + size :] == 7).all()
 
 
+ROWS: tuple[Any, ...] = (
+    lambda v: oy.softmax(v),
+    lambda v: oy.layer_normalization(v),
+    lambda v: oy.max(v, axis=-1, keepdims=True) - v,
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("columns", [2, 15, 64, 1000, 9000])
+@pytest.mark.parametrize("function", ROWS)
+def test_rows_past_the_caches_are_the_same_wherever_they_lie(
+    monkeypatch: pytest.MonkeyPatch, function: Any, columns: int, dtype: str
+) -> None:
+    x = np.random.default_rng(columns).standard_normal((3, columns)).astype(dtype)
+    expected = bound(function, x)(x)
+    monkeypatch.setattr(compiled, "STREAM_BYTES", 0)
+    monkeypatch.setattr(compiled, "SMALL_SECONDS", 0.0)
+    run = bound(function, x)
+    for offset in (0, 1, 5, 12, 31):
+        room = launch.aligned((x.size + 64) * x.itemsize).view(dtype)
+        room[...] = 7
+        out = room[offset : offset + x.size].reshape(x.shape)
+        run(x, out=out)
+        if columns < 8192:  # longer sums of blocks are rounded where the blocks end
+            np.testing.assert_array_equal(out, expected)
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+        assert (room[:offset] == 7).all() and (room[offset + x.size :] == 7).all()
+
+
 def test_many_threads_call_one_function() -> None:
     run = bound(lambda v: oy.log_softmax(oy.exp(v)), SMALL)
     expected = run(SMALL)

@@ -19,6 +19,7 @@ from .combining import UFUNCS, identity
 from .launch import DENSE, KERNEL, address, aligned, built_in
 from .machine import Module, compiler, host
 from .nest import Nest, arrays_of
+from .passes import CACHE_LINE
 from .steps import Step
 from .unlocked import UNLOCKED, unlocking
 
@@ -53,6 +54,9 @@ class Compiled:
         self.module = compiler().function(nest.source())
         self.kernel = KERNEL(self.module.address)
         self.scratch_bytes = sum(v.dtype.itemsize for v in nest.scratch) * self.sizes[-1]
+        self.scratch_bytes += (
+            CACHE_LINE if nest.scratch else 0
+        )  # it may begin as far behind a line as an output
         self.specs = step.region.outputs
         constants = step.region.graph.constants.values()
         self.constants = [np.ascontiguousarray(array) for array in constants if array.size != 1]
