@@ -87,20 +87,20 @@ class Pass:
             self.nest.narrow[node.outputs[0]] = finish(self.code, totals, node)
 
     def _ahead(self, value: Value) -> _Ahead:
-        """What is asked for of an input: of a short row that is read several times, this pass's share of the next one.
+        """What is asked for of an input: where short rows are read several times, this pass's share of the next one.
 
-        Each pass asks for as much in the order of the addresses, so that memory is busy all the time; the last one, which writes,
-        for nothing where there are two others.
+        The shares follow each other in memory, so that it is busy all the time. The first and the last pass, which take least, have half
+        of what others have.
         """
-        code, stages, size = self.code, self.nest.stages, value.dtype.itemsize
-        readers = stages[:-1] if len(stages) > 2 else stages
-        lines, count = self._lines(size), len(readers)
-        number = next((n for n, stage in enumerate(readers) if stage is self.stage), count)
-        first, end = lines * number // count, lines * min(number + 1, count) // count
-        start = self.nest.pointers[value]
+        code, stages, lines = self.code, self.nest.stages, self._lines(value)
+        start, size, count = self.nest.pointers[value], value.dtype.itemsize, len(stages)
         here = code.let(f"getelementptr i8, ptr {start}, i64 {AHEAD}")
         if count == 1:
             return _Ahead(here, str(size), lines)
+        number = next(n for n, stage in enumerate(stages) if stage is self.stage)
+        first, end = (
+            min(max(lines * (2 * n - 1) // (2 * count - 2), 0), lines) for n in (number, number + 1)
+        )
         row = code.let(f"mul i64 {self.nest.columns}, {size}")
         near = code.let(f"icmp ult i64 {row}, {NEAR_ROW}")
         part = code.let(f"udiv i64 {code.let(f'mul i64 {row}, {lines + first}')}, {lines}")
@@ -317,14 +317,14 @@ class Pass:
         if nest.streams or self.stage is not heaviest or (heaviest is last and weight_of(last) >= MUCH):
             return
         for value in last.outputs:
-            start, size = nest.written[value], value.dtype.itemsize
+            start = nest.written[value]
             if heaviest is last:
                 start = self.code.let(f"getelementptr i8, ptr {start}, i64 {AHEAD}")
-            place = self.code.let(f"mul i64 {index}, {size}")
-            self._prefetch_lines(start, place, self._lines(size), writes=1)
+            place = self.code.let(f"mul i64 {index}, {value.dtype.itemsize}")
+            self._prefetch_lines(start, place, self._lines(value), writes=1)
 
-    def _lines(self, size: int) -> int:
-        return max(1, size * self.nest.lanes // CACHE_LINE)
+    def _lines(self, value: Value) -> int:
+        return max(1, value.dtype.itemsize * self.nest.lanes // CACHE_LINE)
 
     def _prefetch_lines(self, start: str, place: str, lines: int, writes: int = 0) -> None:
         code = self.code
