@@ -230,7 +230,7 @@ class Parts(Compiled):
 
 def _wider(op: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """What the results of parts are added up in."""
-    return np.dtype(np.float64) if op == "sum" and dtype.kind == "f" else dtype
+    return np.dtype(np.float64) if op in ("sum", "prod") and dtype.kind == "f" else dtype
 
 
 def compiled(step: Step, seconds: float) -> Compiled:
