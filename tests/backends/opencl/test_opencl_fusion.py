@@ -100,6 +100,31 @@ def test_a_chain_is_its_parts_to_the_bit(program: Any, seed: int, opencl: Any) -
         np.testing.assert_array_equal(found, expected)
 
 
+def many_functions(x: Any, y: Any) -> Any:
+    gate = oy.sigmoid(x) * y
+    kept = x > 0.25
+    return oy.where(kept, oy.tanh(gate), oy.exp(-y)) - oy.erf(y), gate
+
+
+@pytest.mark.parametrize("shapes", [((1000,), (1000,)), ((3, 300), (300,)), ((5, 7), (5, 1))])
+def test_what_is_too_much_for_one_loop_is_its_parts_to_the_bit(shapes: Any, opencl: Any) -> None:
+    region = largest(FUSED, opencl, many_functions, *map(oy.TensorSpec, shapes))
+    assert {node.op.name for node in region.graph.nodes} >= {"sigmoid", "greater", "tanh", "exp", "erf"}
+    arrays = arrays_of(region)
+    for found, expected in zip(
+        run(FUSED, region, opencl, arrays), one_by_one(region, opencl, arrays), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_several_loops_may_write_over_their_input(opencl: Any) -> None:
+    region = largest(FUSED, opencl, lambda x: many_functions(x, x * 0.5)[0], oy.TensorSpec((700,)))
+    arrays = arrays_of(region)
+    (expected,) = run(FUSED, region, opencl, arrays)
+    x = opencl.upload(arrays[0].copy())
+    np.testing.assert_array_equal(opencl.download(FUSED.bind(region, opencl)(x, out=x)), expected)
+
+
 def softmax(x: Any) -> Any:
     shifted = oy.exp(x - oy.max(x, axis=-1, keepdims=True))
     return shifted / oy.sum(shifted, axis=-1, keepdims=True)

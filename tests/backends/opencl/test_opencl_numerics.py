@@ -103,6 +103,7 @@ def test_special_pairs(name: str, opencl: Any) -> None:
         ("exp", -103.0, 89.0),
         ("expm1", -20.0, 88.0),
         ("tanh", -10.0, 10.0),
+        ("sigmoid", -110.0, 110.0),
         ("erf", -5.0, 5.0),
         ("log", 1e-6, 1e6),
         ("log1p", -0.999, 9.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -28,15 +28,20 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     output = call.output
     specs = [spec for spec in call.inputs if spec is not None]
     launch = launch_of(body_of(call), specs, output, device)
-    given = tuple(spec is not None for spec in call.inputs)
+    dense = all(spec is not None for spec in call.inputs)
 
     def run(*arrays: Array, out: Array | None = None) -> Array:
         result = device.empty(output) if out is None else out
         if launch is not None:
-            launch(*(array for array, there in zip(arrays, given, strict=False) if there), result)
+            launch(*(arrays if dense else given(arrays)), result)
         return result
 
     return run
+
+
+def given(arrays: Iterable[Array | None]) -> list[Array]:
+    """The arrays of the inputs that there are."""
+    return [array for array in arrays if array is not None]
 
 
 def launch_of(body: Body, specs: list[TensorSpec], output: TensorSpec, device: OpenCLDevice) -> Launch | None:

@@ -13,7 +13,7 @@ from opyard_codegen.regions import body_of_region, shape_refusal, specs_of
 
 from .array import Array
 from .device import OpenCLDevice
-from .elementwise import launch_of
+from .elementwise import given, launch_of
 from .expressions import accepts as expression_refusal
 from .launch import exact
 
@@ -64,12 +64,11 @@ def runner(
     region: Region, device: OpenCLDevice, launch: Any, constants: tuple[Array, ...]
 ) -> Callable[..., Any]:
     """Makes the outputs, and starts the kernel on inputs, constants and outputs."""
-    outputs = region.outputs
+    outputs, dense = region.outputs, all(spec is not None for spec in region.inputs)
 
     def run(*arrays: Array, out: Array | None = None) -> Any:
         made = tuple(device.empty(spec) for spec in outputs) if out is None else (out,)
-        given = (array for array in arrays if array is not None)
-        launch(*given, *constants, *made)
+        launch(*(arrays if dense else given(arrays)), *constants, *made)
         return made if region.is_tuple else made[0]
 
     return run

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from opyard.operation import Call
 
 from .dialect import Dialect
+from .dialects.family import POLYNOMIAL_OPERATIONS
 from .expressions import inputs_of, lowered
 from .kernels import ports, prelude
 from .printing import Printer, type_of, variable_text
@@ -96,22 +97,16 @@ def _text(printer: Printer, entry: Entry) -> str:
     body, moving = entry.body, entry.body.moving(entry.strides)
     parameters = [f"GLOBAL const P{i} *RESTRICT p{i}" for i in range(len(body.inputs))]
     parameters += [f"GLOBAL R{i} *RESTRICT r{i}" for i in range(len(body.outputs))]
-    fixed: list[str] = []
-    changing: list[str] = []
-    for i, ((name, dtype), stride) in enumerate(zip(body.inputs, entry.strides, strict=True)):
-        place = f"o{i}" if entry.grid and not entry.flat else f"o{i} + i" if stride else f"o{i}"
-        compute = printer.dialect.formats[dtype].compute
-        (changing if stride else fixed).append(
-            f"const {compute} {variable_text(name)} = LOAD_P{i}(p{i}, {place});"
-        )
-    for name, term in body.steps:
-        line = f"const {type_of(computing(term.dtype), printer.dialect)} {variable_text(name)} = {printer.text(term)};"
-        (changing if name in moving else fixed).append(line)
-    changing += [
-        f"STORE_R{i}(r{i}, o + i, {variable_text(name)});" for i, (name, _) in enumerate(body.outputs)
-    ]
-    if entry.grid and not entry.flat:
-        fixed, changing = [], [*fixed, *changing]
+    loads = {name: _load(printer, entry, i) for i, (name, _) in enumerate(body.inputs)}
+    fixed = [load for name, load in loads.items() if name not in moving]
+    fixed += [_step(printer, name, term) for name, term in body.steps if name not in moving]
+    if entry.grid:
+        changing = [load for name, load in loads.items() if name in moving]
+        changing += [_step(printer, name, term) for name, term in body.steps if name in moving]
+        changing += _stores(body)
+        fixed, changing = (fixed, changing) if entry.flat else ([], [*fixed, *changing])
+    else:
+        changing = _loops(printer, body, {name: load for name, load in loads.items() if name in moving})
     template = (_GRID_FLAT if entry.flat else _GRID) if entry.grid else (_FLAT if entry.flat else _ROWS)
     return template.format(
         name=entry.name,
@@ -125,22 +120,100 @@ def _text(printer: Printer, entry: Entry) -> str:
     )
 
 
+def _load(printer: Printer, entry: Entry, i: int) -> str:
+    name, dtype = entry.body.inputs[i]
+    place = f"o{i}" if entry.grid and not entry.flat else f"o{i} + i" if entry.strides[i] else f"o{i}"
+    return f"const {printer.dialect.formats[dtype].compute} {variable_text(name)} = LOAD_P{i}(p{i}, {place});"
+
+
+def _step(printer: Printer, name: str, term: Term) -> str:
+    return f"const {_type(printer, term)} {variable_text(name)} = {printer.text(term)};"
+
+
+def _type(printer: Printer, term: Term) -> str:
+    return type_of(computing(term.dtype), printer.dialect)
+
+
+def _stores(body: Body) -> list[str]:
+    return [f"STORE_R{i}(r{i}, o + i, {variable_text(name)});" for i, (name, _) in enumerate(body.outputs)]
+
+
+CHUNK = 256
+"""Elements that are computed between two calls of READ_AHEAD, and, halved, that the loops of several stages pass on."""
+
+_FUNCTIONS = frozenset(POLYNOMIAL_OPERATIONS) - {"absolute"}
+_MOST_FUNCTIONS = 2  # of a loop: the numbers and constants of more do not fit into the registers
+
+
+def _stages(body: Body, moving: Container[str]) -> list[dict[str, Term]]:
+    """The steps that change along a row, in groups with so few functions each that a loop over them is fast."""
+    stages: list[list[tuple[str, Term]]] = [[]]
+    functions = 0
+    for name, term in reversed(body.steps):  # so that a step is where its result is needed, as a rule
+        if name not in moving:
+            continue
+        own = _functions(term)
+        if functions and own and functions + own > _MOST_FUNCTIONS:
+            stages.append([])
+            functions = 0
+        functions += own
+        stages[-1].append((name, term))
+    return [dict(reversed(stage)) for stage in reversed(stages)]
+
+
+def _functions(term: Term) -> int:
+    return (term.operation in _FUNCTIONS) + sum(map(_functions, term.arguments))
+
+
+def _loops(printer: Printer, body: Body, loads: dict[str, str]) -> list[str]:
+    """The loops over a chunk of a row: one for each stage. What a later one needs is kept in arrays; the last one writes."""
+    moving = body.moving(tuple(int(name in loads) for name, _ in body.inputs))
+    stages = _stages(body, moving)
+    last = len(stages) - 1
+    needs = [{used for term in stage.values() for used in variables(term)} for stage in stages]
+    needs[last] |= {name for name, _ in body.outputs}
+    made = [{*stage} for stage in stages]
+    kept = {
+        name: term
+        for number, stage in enumerate(stages)
+        for name, term in stage.items()
+        if any(name in later for later in needs[number + 1 :])
+    }
+    chunk = CHUNK if len(stages) == 1 else CHUNK // 2
+    lines = [
+        f"READ_AHEAD(p{i} + o{i} + c, end - c);" for i, (name, _) in enumerate(body.inputs) if name in loads
+    ]
+    lines += [f"{_type(printer, term)} k_{name}[{chunk}];" for name, term in kept.items()]
+    for number, stage in enumerate(stages):
+        lines += ["LOOP", "for (INDEX i = c; i < end; i++) {"]
+        lines += [load for name, load in loads.items() if name in needs[number]]
+        lines += [
+            f"const {_type(printer, term)} {variable_text(name)} = k_{name}[i - c];"
+            for name, term in kept.items()
+            if name in needs[number] - made[number]
+        ]
+        for name, term in stage.items():
+            lines.append(_step(printer, name, term))
+            if name in kept:
+                lines.append(f"k_{name}[i - c] = {variable_text(name)};")
+        lines += [*(_stores(body) if number == last else ()), "}"]
+    head = f"for (INDEX c = begin; c < stop; c += {chunk}) {{"
+    return [head, f"const INDEX end = c + {chunk} < stop ? c + {chunk} : stop;", *lines, "}"]
+
+
 _FLAT = """
 KERNEL {name}({parameters}, INDEX count, INDEX step WORK_ITEM) {{
-    const INDEX first = ITEM * step, last = first + step < count ? first + step : count, o = 0{starts};
-    if (first < count) {{
+    const INDEX begin = ITEM * step, stop = begin + step < count ? begin + step : count, o = 0{starts};
+    if (begin < count) {{
         {fixed}
-        LOOP
-        for (INDEX i = first; i < last; i++) {{
             {changing}
-        }}
     }}
 }}
 """
 
 _ROWS = """
 KERNEL {name}({parameters}, INDEX rows, INDEX width, INDEX step, int rank, GLOBAL const INDEX *RESTRICT table WORK_ITEM) {{
-    const INDEX first = ITEM * step, last = first + step < rows ? first + step : rows;
+    const INDEX first = ITEM * step, last = first + step < rows ? first + step : rows, begin = 0, stop = width;
     for (INDEX r = first; r < last; r++) {{
         INDEX rest = r, o = r * width{starts};
         for (int axis = rank - 1; axis >= 0; axis--) {{
@@ -149,10 +222,7 @@ KERNEL {name}({parameters}, INDEX rows, INDEX width, INDEX step, int rank, GLOBA
             {advance}
         }}
         {fixed}
-        LOOP
-        for (INDEX i = 0; i < width; i++) {{
             {changing}
-        }}
     }}
 }}
 """

@@ -1,6 +1,6 @@
 """Functions that C and its relatives lack: texts for one type each, see Dialect.helpers.
 
-Polynomials are near-minimax fits (Lawson's iteration) to the function after range reduction. Loops over them become vector code,
+Polynomials and quotients of them are near-minimax fits (Lawson's iteration) to the function after range reduction. Loops over them become vector code,
 which the functions of many C libraries and OpenCL implementations do not.
 """
 
@@ -101,7 +101,7 @@ POLYNOMIALS = {
     "with_sign_of": "float self(float x, float y) { return AS_FLOAT((AS_INT(y) & 0x7fffffff) | (AS_INT(x) & ~0x7fffffff)); }",
     # exp(x) = (2^n)^2 exp(r), n = round(x / (2 ln 2)), |r| <= ln(2): 2^n is a number for all x, (2^n)^2 may be infinite, or subnormal
     "exponential": """float self(float x) {
-    const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer that stands in the low bits
+    const float shift = 12583039.0f;  // 1.5 * 2^23 + 127: adding it rounds to an integer, and n + 127 stands in the low bits
     x = x < -105.0f ? -105.0f : x;
     x = x > 90.0f ? 90.0f : x;
     const float shifted = x * 0.72134752f + shift;
@@ -113,12 +113,31 @@ POLYNOMIALS = {
     p = p * r + 4.166127369e-2f;
     p = p * r + 1.666661352e-1f;
     p = p * r + 5.000003576e-1f;
-    const float power = AS_FLOAT((AS_INT(shifted) << 23) + 0x3f800000);
-    return (p * r * r + r + 1.0f) * power * power;
+    p = p * r + 1.0f;
+    const float power = AS_FLOAT(AS_INT(shifted) << 23);
+    return (p * (r * power) + power) * power;
+}""",
+    # 1 / (1 + exp(-x)) = 2^n / (2^n + exp(-r)), n = round(x / ln 2), |r| <= ln(2) / 2; 0 where it would be subnormal, 1 beyond 30
+    "logistic": """float self(float x) {
+    const float shift = 12583039.0f;
+    x = x < -87.9f ? -87.9f : x;
+    x = x > 30.0f ? 30.0f : x;
+    const float shifted = x * 1.44269504f + shift;
+    const float whole = shifted - shift;
+    const float r = (whole * 0.693145752f - x) + whole * 1.42860677e-6f;
+    float p = 1.3814163e-3f;
+    p = p * r + 8.368898e-3f;
+    p = p * r + 4.1668408e-2f;
+    p = p * r + 1.666652e-1f;
+    p = p * r + 4.9999994e-1f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    const float power = AS_FLOAT(AS_INT(shifted) << 23);
+    return power / (power + p);
 }""",
     # exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), n = round(x / ln 2), |r| <= ln(2) / 2; for -30 <= x <= 88.9, where half of it is a number
     "bounded_exponential_minus_one": """float self(float x) {
-    const float shift = 12582912.0f;
+    const float shift = 12583038.0f;  // 1.5 * 2^23 + 126
     const float shifted = x * 1.44269504f + shift;
     const float whole = shifted - shift;
     const float r = (x - whole * 0.693145752f) - whole * 1.42860677e-6f;
@@ -127,7 +146,7 @@ POLYNOMIALS = {
     p = p * r + 4.166720062e-2f;
     p = p * r + 1.666654348e-1f;
     p = p * r + 4.999999702e-1f;
-    const float half_power = AS_FLOAT((AS_INT(shifted) << 23) + 0x3f000000);
+    const float half_power = AS_FLOAT(AS_INT(shifted) << 23);
     return 2.0f * ((p * r * r + r) * half_power + (half_power - 0.5f));
 }""",
     "exponential_minus_one": """float self(float x) {
@@ -164,12 +183,22 @@ POLYNOMIALS = {
     const float result = @logarithm(sum) + (sum < 1e30f && sum > 0.0f ? lost : 0.0f);
     return sum == 1.0f ? x : result;
 }""",
-    # m / (m + 2), m = exp(2 x) - 1
+    # x P(x^2) / Q(x^2), with a relative error below 2.3e-8; 1 beyond 9.02
     "hyperbolic_tangent": """float self(float x) {
-    float bounded = x < -10.0f ? -10.0f : x;
-    bounded = bounded > 10.0f ? 10.0f : bounded;
-    const float m = @bounded_exponential_minus_one(2.0f * bounded);
-    return @with_sign_of(x, m / (m + 2.0f));
+    x = x < -9.02f ? -9.02f : x;
+    x = x > 9.02f ? 9.02f : x;
+    const float square = x * x;
+    float p = 1.33843745e-8f;
+    p = p * square + 2.0635887e-5f;
+    p = p * square + 3.4974618e-3f;
+    p = p * square + 1.3382691e-1f;
+    p = p * square + 1.0f;
+    float q = 7.790285e-7f;
+    q = q * square + 3.288524e-4f;
+    q = q * square + 2.5884377e-2f;
+    q = q * square + 4.671601e-1f;
+    q = q * square + 1.0f;
+    return x * p / q;
 }""",
     # erf(t) = 1 - exp(t q(t)), q(t) = log(1 - erf(t)) / t for 0 <= t <= 3.95; it rounds to 1 beyond
     "error_function": """float self(float x) {

@@ -12,7 +12,7 @@ import numpy as np
 from opyard.errors import SpecError
 
 from .dialect import Dialect
-from .terms import BOOL, Term, computing
+from .terms import BOOL, Term, computing, logistic_of
 
 _WORDS = re.compile(r"([@%]?)\b(\w+)\b")
 
@@ -31,6 +31,9 @@ class Printer:
 
     def text(self, term: Term) -> str:
         """The term as an expression. Raises SpecError for what the dialect has no form for."""
+        found = logistic_of(term)
+        if found is not None and term.dtype.name in self.dialect.operations.get("logistic", ()):
+            term = found
         dialect, arguments = self.dialect, [self.text(argument) for argument in term.arguments]
         match term.operation:
             case "variable":

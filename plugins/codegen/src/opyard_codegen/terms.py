@@ -197,6 +197,19 @@ def choose(test: Term, body: Term, orelse: Term) -> Term:
     return Term("choose", kind, (converted(test, BOOL), converted(body, kind), converted(orelse, kind)))
 
 
+def logistic_of(term: Term) -> Term | None:
+    """The term ``logistic(x)`` for ``1 / (1 + exp(-x))``; None for any other."""
+    match term:
+        case Term(
+            "true_divide",
+            kind,
+            (first, Term("add", _, (second, Term("exp", _, (Term("negative", _, (x,)),))))),
+        ):
+            ones = all(one.operation == "constant" and one.value == 1 for one in (first, second))
+            return Term("logistic", kind, (x,)) if ones else None
+    return None
+
+
 def converted(term: Term, kind: Kind) -> Term:
     """The value of a term in another dtype."""
     if term.kind == kind:

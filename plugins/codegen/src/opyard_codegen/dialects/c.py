@@ -28,6 +28,7 @@ C = Dialect(
         "ITEM": "opyard_item",
         "ITEMS": "opyard_items",
         "LOOP": "",
+        "READ_AHEAD(p, count)": "",
         "WORK_ITEM": ", long long opyard_item, long long opyard_items",
         "AS_INT(x)": "opyard_as_int(x)",
         "AS_UINT(x)": "((unsigned int)opyard_as_int(x))",

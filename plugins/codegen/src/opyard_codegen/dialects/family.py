@@ -114,6 +114,7 @@ POLYNOMIAL_OPERATIONS: dict[str, Templates] = {
     "exp": {"float32": "@exponential({0})"},
     "expm1": {"float32": "@exponential_minus_one({0})"},
     "log": {"float32": "@logarithm({0})"},
+    "logistic": {"float32": "@logistic({0})"},
     "log1p": {"float32": "@logarithm_of_one_plus({0})"},
     "tanh": {"float32": "@hyperbolic_tangent({0})"},
     "erf": {"float32": "@error_function({0})"},

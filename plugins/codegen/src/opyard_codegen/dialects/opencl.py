@@ -29,6 +29,14 @@ _VECTORS = """#ifdef __AVX512F__
 #else
 #define LOOP
 #endif
+#if defined(__clang__) && !defined(__SPIR__)  // what PoCL has for prefetch() is empty
+#define READ_AHEAD(p, count) { \\
+    const char *ahead = (const char *)(size_t)((p) + 256); \\
+    for (long byte = 0; byte < (count) * (long)sizeof(*(p)); byte += 64) __builtin_prefetch(ahead + byte); \\
+}
+#else
+#define READ_AHEAD(p, count) prefetch((p) + 256, (size_t)(count))
+#endif
 """
 
 OPENCL = Dialect(
