@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,8 +32,11 @@ SET_BY_TESTING = (
 def pytest_configure(config: pytest.Config) -> None:
     """Gives the whole run, and the processes that it starts, a cache folder of its own.
 
-    It holds measured costs, quarantined plugins and trusted devices.
+    It holds measured costs, quarantined plugins and trusted devices. A run in the background of a shell ignores Ctrl-C,
+    and so would the programs that it starts: the tests that press it need it heard.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in SET_BY_TESTING:
         os.environ.pop(name, None)
     config.stash[FOLDER] = os.environ["OPYARD_CACHE_DIR"] = tempfile.mkdtemp(prefix="opyard-tests-")

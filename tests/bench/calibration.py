@@ -7,7 +7,7 @@
 Each calibration is of a fresh process. Before and after it the process times a loop of Python's own on each processor: the same
 instructions, which touch no memory, so that a change of their time is a change of the machine (its clock, or a neighbour on the same
 core), not of the calibration. The table gives how far the largest of each number is above the smallest: of the loop, of the calibrations,
-and of the pairs of calibrations next to each other that found the loop's time alike. docs/performance.md holds a table made by this script.
+and of those pairs of calibrations around which all four loops took the same time. docs/performance.md holds a table made by this script.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import combinations
 from typing import Any
 
 NUMBERS = ("flops", "bandwidth")
@@ -34,9 +34,9 @@ ALIKE = 1.02
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One calibration: seconds of the loop (the mean of the medians of the processors), what was found, what was doubted."""
+    """One calibration: seconds of the loop before and after (means of the medians of the processors), what was found, what was doubted."""
 
-    loop: float
+    loops: tuple[float, float]
     numbers: dict[str, dict[str, float]]
     doubts: tuple[str, ...]
 
@@ -78,7 +78,7 @@ def measure(names: Sequence[str], seconds: float) -> Sample:
         for name, result in found.items()
     }
     doubts = tuple(f"{name}: {doubt}" for name, result in found.items() for doubt in result.doubts)
-    return Sample((before + after) / 2, numbers, doubts)
+    return Sample((before, after), numbers, doubts)
 
 
 def in_processes(count: int, names: Sequence[str], seconds: float) -> list[Sample]:
@@ -104,8 +104,8 @@ def rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
             values = [sample.numbers[device][number] for sample in sure]
             alike = [
                 above((one.numbers[device][number], other.numbers[device][number]))
-                for one, other in pairwise(sure)
-                if above((one.loop, other.loop)) < ALIKE - 1
+                for one, other in combinations(sure, 2)
+                if above((*one.loops, *other.loops)) < ALIKE - 1
             ]
             found.append(
                 {
@@ -115,7 +115,9 @@ def rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
                     "doubted": len(samples) - len(sure),
                     "median": statistics.median(values) if values else None,
                     "difference": above(values) if values else None,
-                    "loop_difference": above([sample.loop for sample in sure]) if sure else None,
+                    "loop_difference": above([loop for sample in sure for loop in sample.loops])
+                    if sure
+                    else None,
                     "alike_pairs": len(alike),
                     "alike_median": statistics.median(alike) if alike else None,
                     "alike_most": max(alike, default=None),

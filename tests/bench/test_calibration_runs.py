@@ -24,4 +24,5 @@ def test_the_script_calibrates_in_fresh_processes():
         ("cpu:0", "bandwidth"),
     ]
     assert len(report["samples"]) == 2
-    assert all(sample["loop"] > 0 and sample["numbers"]["cpu:0"]["flops"] > 0 for sample in report["samples"])
+    for sample in report["samples"]:
+        assert min(sample["loops"]) > 0 and sample["numbers"]["cpu:0"]["flops"] > 0

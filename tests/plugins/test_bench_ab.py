@@ -144,7 +144,7 @@ def workers() -> list[str]:
 def test_what_became_slower_and_what_broke_is_found(bench, acme, tmp_path):
     head = python_with(
         tmp_path / "head",
-        GOOD.replace("def slow(x):\n", "def slow(x):\n    time.sleep(0.005)\n")
+        GOOD.replace("def slow(x):\n", "def slow(x):\n    time.sleep(0.02)\n")
         .replace("def fades(x):\n    return x + 1", "def fades(x):\n    return x * 0")
         .replace('"gone": gone', '"new": gone'),
     )
