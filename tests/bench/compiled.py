@@ -177,6 +177,7 @@ def least(candidates: dict[str, Function], seconds: float) -> dict[str, float]:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[next(iter(times))]) < 5:
         for name, function in candidates.items():
+            function()  # finds the caches full of what the last one had; some hold all of these arrays
             begin = now()
             for _ in range(repeats[name]):
                 function()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -225,6 +227,42 @@ def test_columns_and_long_rows_are_reduced_in_parts(
     work = region_of(function, TensorSpec.of(x))
     assert len(steps.steps_of(work)) == number
     check(work, [x])
+
+
+TRUTH: tuple[Callable[..., Any], ...] = (
+    oy.any,
+    oy.all,
+    lambda x, axis: oy.any(x != 1, axis=axis),
+    lambda x, axis: (oy.all(x == x, axis=axis), oy.any(x == 2, axis=axis)),
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int8", "bool"])
+@pytest.mark.parametrize("shape", [(3, 70), (1, 70_000)])
+def test_whether_some_or_all_are_true(dtype: str, shape: tuple[int, ...]) -> None:
+    ones = np.ones(shape, as_dtype(dtype))
+    other = np.nan if "float" in dtype else 2
+    mixed = np.random.default_rng(0).choice(np.asarray([0, 1, 1, other]), shape).astype(ones.dtype)
+    arrays = [ones, np.zeros_like(ones), ones.copy(), np.zeros_like(ones), mixed]
+    arrays[2][0, -1], arrays[3][0, -1] = 0, 1
+    for function, axis in itertools.product(TRUTH, (0, 1) if len(ones) > 1 else (1,)):
+        work = region_of(partial(function, axis=axis), TensorSpec.of(ones))
+        for array in arrays if COMPILER.refusal(work, DEVICE) is None else ():
+            check(work, [array])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "uint32"])
+@pytest.mark.parametrize("shape", [(3, 70), (40, 1100), (1, 70_000)])
+def test_products(dtype: str, shape: tuple[int, ...]) -> None:
+    x = (
+        np.random.default_rng(0)
+        .choice([0.5, 1.0, 2.0, 3.0], shape, p=[0.01, 0.975, 0.01, 0.005])
+        .astype(dtype)
+    )
+    for axis in (0, 1, None):
+        if axis is None or shape[axis] > 1:
+            work = region_of(lambda v, axis=axis: oy.prod(v * v, axis=axis), TensorSpec.of(x))
+            check(work, [x])
 
 
 def test_a_sum_of_many_equal_numbers_is_precise() -> None:

@@ -184,9 +184,8 @@ def test_an_input_may_be_the_output() -> None:
 @pytest.mark.parametrize("size", [1, 15, 16, 63, 64, 1000, 5001])
 def test_stores_past_the_caches(monkeypatch: pytest.MonkeyPatch, size: int, count: str) -> None:
     monkeypatch.setenv("OPYARD_NUM_THREADS", count)
-    monkeypatch.setattr(compiled, "STREAM_BYTES", 0)
-    monkeypatch.setattr(compiled, "SMALL_SECONDS", 0.0)
-    monkeypatch.setattr(compiled, "THREAD_SECONDS", 1e-9)
+    for limit in ("STREAM_BYTES", "SMALL_SECONDS", "TEAM_SECONDS"):
+        monkeypatch.setattr(compiled, limit, 0)
     x = np.random.default_rng(size).standard_normal(size).astype(np.float32)
     run = bound(lambda v: v * 2.0 - v * v, x)
     for offset in range(0, 20, 3):
@@ -197,6 +196,35 @@ def test_stores_past_the_caches(monkeypatch: pytest.MonkeyPatch, size: int, coun
         assert (room[:offset] == 7).all() and (room[offset + size :] == 7).all()
 
 
+ROWS: tuple[Any, ...] = (
+    lambda v: oy.softmax(v),
+    lambda v: oy.layer_normalization(v),
+    lambda v: oy.max(v, axis=-1, keepdims=True) - v,
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("columns", [2, 15, 64, 1000, 9000])
+@pytest.mark.parametrize("function", ROWS)
+def test_rows_past_the_caches_are_the_same_wherever_they_lie(
+    monkeypatch: pytest.MonkeyPatch, function: Any, columns: int, dtype: str
+) -> None:
+    x = np.random.default_rng(columns).standard_normal((3, columns)).astype(dtype)
+    expected = bound(function, x)(x)
+    for limit in ("STREAM_BYTES", "SMALL_SECONDS", "TEAM_SECONDS"):
+        monkeypatch.setattr(compiled, limit, 0)
+    run = bound(function, x)
+    for offset in (0, 1, 5, 12, 31):
+        room = launch.aligned((x.size + 64) * x.itemsize).view(dtype)
+        room[...] = 7
+        out = room[offset : offset + x.size].reshape(x.shape)
+        run(x, out=out)
+        if columns < 8192:  # longer sums of blocks are rounded where the blocks end
+            np.testing.assert_array_equal(out, expected)
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+        assert (room[:offset] == 7).all() and (room[offset + x.size :] == 7).all()
+
+
 def test_many_threads_call_one_function() -> None:
     run = bound(lambda v: oy.log_softmax(oy.exp(v)), SMALL)
     expected = run(SMALL)
@@ -205,13 +233,15 @@ def test_many_threads_call_one_function() -> None:
             np.testing.assert_array_equal(found, expected)
 
 
-def test_many_threads_call_one_function_without_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has scratch memory of its own."""
-    monkeypatch.setenv("OPYARD_NUM_THREADS", "1")
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_many_threads_call_one_function_without_the_lock(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    """Each has scratch memory of its own, and so has each thread of a team."""
+    monkeypatch.setenv("OPYARD_NUM_THREADS", count)
     monkeypatch.setattr(compiled, "SMALL_SECONDS", 0.0)
+    monkeypatch.setattr(compiled, "TEAM_SECONDS", 1.0 if count == "1" else 0.0)
     arrays = [np.random.default_rng(n).standard_normal((64, 1003)).astype(np.float32) for n in range(4)]
     run = bound(lambda v: oy.log_softmax(oy.exp(v)), arrays[0])
-    assert type(run).__name__ == "builtin_function_or_method"
+    assert type(run).__name__ == ("builtin_function_or_method" if count == "1" else "function")
     expected = [run(array) for array in arrays]
     work = [number % len(arrays) for number in range(100)]
     with ThreadPoolExecutor(4) as pool:
@@ -219,12 +249,15 @@ def test_many_threads_call_one_function_without_the_lock(monkeypatch: pytest.Mon
             np.testing.assert_array_equal(found, expected[number])
 
 
+@pytest.mark.parametrize("reason", [None, "no pool"])
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_long_loops_ask_for_the_number_of_threads_in_each_call(
-    monkeypatch: pytest.MonkeyPatch, count: str
+    monkeypatch: pytest.MonkeyPatch, count: str, reason: str | None
 ) -> None:
-    monkeypatch.setattr(compiled, "SMALL_SECONDS", 0.0)
-    monkeypatch.setattr(compiled, "THREAD_SECONDS", 1e-9)
+    if reason is not None:
+        monkeypatch.setattr(compiled, "no_teams", lambda: reason)
+    for limit in ("SMALL_SECONDS", "TEAM_SECONDS", "THREAD_SECONDS"):
+        monkeypatch.setattr(compiled, limit, 1e-12)
     x = np.random.default_rng(0).standard_normal((64, 1003)).astype(np.float32)
     run = bound(lambda v: oy.softmax(v * 2.0), x)
     expected = run(x)

@@ -12,21 +12,34 @@ from opyard.graph import Node
 
 from .code import ELEMENTS, Code, Value, is_float
 
-UFUNCS = {"sum": np.add, "max": np.maximum, "min": np.minimum}
+UFUNCS = {
+    "sum": np.add,
+    "prod": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "any": np.logical_or,
+    "all": np.logical_and,
+}
 """What combines partial results in NumPy."""
 
 _COMBINE: dict[str, Callable[[Code, Value, Value], Value]] = {
     "sum": lambda code, a, b: code.add(a, b),
+    "prod": lambda code, a, b: code.multiply(a, b),
+    "any": lambda code, a, b: code.binary("or", a, b),
+    "all": lambda code, a, b: code.binary("and", a, b),
     "max": lambda code, a, b: code.extremum("gt", a, b),
     "min": lambda code, a, b: code.extremum("lt", a, b),
 }
 
 
+_NEUTRAL = {"sum": 0, "prod": 1, "any": False, "all": True}
+
+
 def identity(node: Node) -> Value:
     """What a reduction begins with."""
     dtype = node.outputs[0].dtype
-    if node.op.name == "sum":
-        return Value("", dtype.name, 1, 0)
+    if node.op.name in _NEUTRAL:
+        return Value("", dtype.name, 1, _NEUTRAL[node.op.name])
     low = node.op.name == "max"
     if is_float(dtype.name):
         return Value("", dtype.name, 1, -np.inf if low else np.inf)
@@ -35,8 +48,8 @@ def identity(node: Node) -> Value:
 
 
 def combine(code: Code, node: Node, a: Value, b: Value) -> Value:
-    """Two partial results of a reduction as one."""
-    return _COMBINE[node.op.name](code, a, b)
+    """A partial result of a reduction, and another one or a vector, as one."""
+    return _COMBINE[node.op.name](code, a, code.convert(b, a.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,7 @@ class Accumulator:
         if self.is_nan:
             found = code.is_nan(value)
             return code.binary("or", total, found if mask is None else code.binary("and", mask, found))
+        value = code.convert(value, self.dtype)  # only for truth values it is another one
         if mask is not None:
             value = code.select(mask, value, self.start)
         return self.merge(code, value, total)
@@ -72,16 +86,20 @@ class Accumulator:
         """Two of them as one."""
         if self.is_nan:
             return code.binary("or", a, b)
-        name = self.node.op.name
-        if name == "sum" or not is_float(a.dtype):
+        if not _finds_nan(self.node):
             return combine(code, self.node, a, b)
-        return code.select(code.compare("gt" if name == "max" else "lt", a, b), a, b)
+        relation = "gt" if self.node.op.name == "max" else "lt"
+        return code.select(code.compare(relation, a, b), a, b)
 
 
 def accumulators_of(node: Node) -> tuple[Accumulator, ...]:
     """What a reduction carries."""
-    floats = is_float(node.outputs[0].dtype.name) and node.op.name != "sum"
-    return (Accumulator(node), Accumulator(node, True)) if floats else (Accumulator(node),)
+    return (Accumulator(node), Accumulator(node, True)) if _finds_nan(node) else (Accumulator(node),)
+
+
+def _finds_nan(node: Node) -> bool:
+    """Whether it is of greatest or least numbers, among which NaN is carried apart."""
+    return node.op.name in ("max", "min") and is_float(node.outputs[0].dtype.name)
 
 
 def finish(code: Code, totals: dict[Accumulator, Value], node: Node) -> Value:

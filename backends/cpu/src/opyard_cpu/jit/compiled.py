@@ -19,7 +19,10 @@ from .combining import UFUNCS, identity
 from .launch import DENSE, KERNEL, address, aligned, built_in
 from .machine import Module, compiler, host
 from .nest import Nest, arrays_of
+from .passes import CACHE_LINE
+from .pool import missing as no_teams
 from .steps import Step
+from .teams import Shared, team
 from .unlocked import UNLOCKED, unlocking
 
 Array = np.ndarray[Any, Any]
@@ -27,8 +30,11 @@ Array = np.ndarray[Any, Any]
 SMALL_SECONDS = 2e-5
 """Below this the interpreter's lock is not released."""
 
+TEAM_SECONDS = 1e-5
+"""From here on, reckoned with all threads, another one of the pool pays."""
+
 THREAD_SECONDS = 1e-4
-"""From here on another thread pays."""
+"""From here on another one of Python pays."""
 
 STREAM_BYTES = 1 << 26
 """Outputs from this size on go past the caches."""
@@ -52,7 +58,8 @@ class Compiled:
         self.sizes = step.space.sizes
         self.module = compiler().function(nest.source())
         self.kernel = KERNEL(self.module.address)
-        self.scratch_bytes = sum(v.dtype.itemsize for v in nest.scratch) * self.sizes[-1]
+        scratch = sum(v.dtype.itemsize for v in nest.scratch) * self.sizes[-1]
+        self.scratch_bytes = scratch and scratch + CACHE_LINE  # it begins as far behind a line as an output
         self.specs = step.region.outputs
         constants = step.region.graph.constants.values()
         self.constants = [np.ascontiguousarray(array) for array in constants if array.size != 1]
@@ -61,15 +68,17 @@ class Compiled:
         self.streaming = self._streaming()
         self.is_flat = len(self.sizes) == 1
         self.end = self.sizes[0] if self.is_flat else math.prod(self.sizes[:-1])
+        self.units = -(-self.end // UNIT) if self.is_flat else self.end
+        if self.is_flat and step.space.reduces:
+            self.units = 1
 
-    def _streaming(self) -> Any:
+    def _streaming(self) -> Module | None:
         """The same with outputs that go past the caches, where they are large and alike; else None."""
         sizes = {spec.dtype.itemsize for spec in self.specs}
         wide = all(spec.size == math.prod(self.sizes) for spec in self.specs)
         if len(sizes) > 1 or not wide or sum(spec.nbytes for spec in self.specs) < STREAM_BYTES:
             return None
-        module: Module = compiler().function(Nest(self.step.region, self.step.space, host(), True).source())
-        return KERNEL(module.address), module
+        return compiler().function(Nest(self.step.region, self.step.space, host(), True).source())
 
     def _table(self) -> Array:
         words = [self.sizes[-1], *self.sizes[1:-1]]
@@ -83,22 +92,29 @@ class Compiled:
         return np.array(words, np.int64)
 
     def function(self) -> Callable[..., Any]:
-        """What a plan calls: a built-in function where one thread does the work, for interpreted code is cold after large arrays."""
+        """What a plan calls: a built-in function, for interpreted code is cold after large arrays. It asks for the number of threads."""
+        several = self.streaming is not None and len(self.specs) > 1  # they may lie in different ways
         is_small, run = self.seconds <= SMALL_SECONDS, self.run
-        if self.streaming is not None or (not is_small and self.scratch_bytes > STACK_BYTES):
+        if several or (not is_small and self.scratch_bytes > STACK_BYTES):
             return run
-        native = self._native(is_small)
-        if native is None or self.seconds <= THREAD_SECONDS:
+        native = self._native(1)
+        if native is None or self.seconds <= TEAM_SECONDS or self.units < 2:
             return native or run
+        by_threads: dict[int, Callable[..., Any] | None] = {1: native}
+        make = self._native if no_teams() is None else self._pooled
 
         def on_threads(*arrays: Any, out: Array | None = None) -> Any:
-            if num_threads() > 1:
-                return run(*arrays, out=out)
-            return native(*arrays) if out is None else native(*arrays, out=out)
+            threads = num_threads()
+            call = by_threads.get(threads) or by_threads.setdefault(threads, make(threads)) or run
+            return call(*arrays) if out is None else call(*arrays, out=out)
 
         return on_threads
 
-    def _native(self, is_small: bool) -> Callable[..., Any] | None:
+    def _pooled(self, threads: int) -> Callable[..., Any] | None:
+        """Threads of Python take longer to begin."""
+        return self.run if self.seconds > THREAD_SECONDS else self._native(1)
+
+    def _native(self, threads: int) -> Callable[..., Any] | None:
         """The built-in function; where little is computed it holds the interpreter's lock. None where there is none."""
         specs = [(spec.shape, spec.dtype) for spec in self.specs]
         inputs, constants = len(self.step.region.graph.inputs), self.constants
@@ -117,15 +133,22 @@ class Compiled:
             native(*arrays, *constants, *made)
             return tuple(made) if is_tuple else made[0]
 
-        count, module, table = len(self.arrays), self.module, self.table
-        if not is_small:
-            module = compiler().function(UNLOCKED)
-            table = np.array([*unlocking(self.module, count, self.scratch_bytes), *table], np.int64)
-        scratch = self.scratch_bytes if is_small else 0
-        native = built_in(module, count, table, self.end, scratch, without_outputs)
+        module, words, scratch = self._called(threads)
+        table = np.array([*words, *self.table], np.int64)
+        native = built_in(module, len(self.arrays), table, self.end, scratch, without_outputs)
         if native is without_outputs:
             return None
         return without_outputs if constants or is_tuple else native
+
+    def _called(self, threads: int) -> tuple[Module, list[int], int]:
+        """What the built-in function calls, what is in front of the table, and bytes of scratch memory that it brings."""
+        module, count = self.streaming or self.module, len(self.arrays)
+        if threads > 1:
+            unit = UNIT if self.is_flat else 1
+            return *team(Shared(module, count, self.scratch_bytes, self.units, unit, self.end), threads), 0
+        if self.seconds <= SMALL_SECONDS:
+            return module, [], self.scratch_bytes
+        return compiler().function(UNLOCKED), unlocking(module, count, self.scratch_bytes), 0
 
     def run(self, *arrays: Any, out: Array | None = None) -> Any:
         """Any arrays, on all threads."""
@@ -145,19 +168,17 @@ class Compiled:
         addresses = [address(array) for array in arrays]
         kernel = self.kernel
         if self.streaming is not None and len({place % 64 for place in addresses[-outputs:]}) == 1:
-            kernel = self.streaming[0]
-        table, end, words = address(self.table), self.end, pointers(len(addresses) + 1)
-        divisible = self.is_flat and not self.step.space.reduces
+            kernel = KERNEL(self.streaming.address)
+        table, end, units, words = address(self.table), self.end, self.units, pointers(len(addresses) + 1)
 
         def part(first: int, last: int) -> None:
             scratch = aligned(self.scratch_bytes)
             data = words(*addresses, address(scratch))
             if self.is_flat:
-                first, last = first * UNIT, min(last * UNIT, end) if divisible else end
+                first, last = first * UNIT, end if last == units else last * UNIT
             kernel(data, table, first, last)
 
-        count = -(-end // UNIT) if divisible else 1 if self.is_flat else end
-        in_parts(part, count, LEAST_WORK * self.seconds / THREAD_SECONDS)
+        in_parts(part, units, LEAST_WORK * self.seconds / THREAD_SECONDS)
 
 
 class Parts(Compiled):
@@ -214,7 +235,7 @@ class Parts(Compiled):
 
 def _wider(op: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """What the results of parts are added up in."""
-    return np.dtype(np.float64) if op == "sum" and dtype.kind == "f" else dtype
+    return np.dtype(np.float64) if op in ("sum", "prod") and dtype.kind == "f" else dtype
 
 
 def compiled(step: Step, seconds: float) -> Compiled:

@@ -31,7 +31,7 @@ def arrays_of(region: Region) -> list[Value]:
 
 
 class Nest:
-    """A region on its way to text. ``streams``: outputs go past the caches."""
+    """A region on its way to text. ``streams``: outputs go past the caches, and each row begins ``shift`` numbers behind a whole vector."""
 
     def __init__(self, region: Region, space: Space, target: Processor, streams: bool = False) -> None:
         self.region, self.target, self.streams = region, target, streams
@@ -50,6 +50,7 @@ class Nest:
         self.written: dict[Value, str] = {}
         self.kept: dict[Value, str] = {}
         self.columns = ""
+        self.shift = "0"
 
     def _wide(self) -> list[Node]:
         """The ops that compute vectors."""
@@ -141,11 +142,10 @@ class Nest:
         self.written = {}
         for value, address in zip(self.arrays[inputs:], addresses[inputs : len(self.arrays)], strict=True):
             self.written.setdefault(value, address)
-        offset = ""
+        scratch, offset = self._aligned(addresses[-1]) if self.streams else addresses[-1], ""
         for value in self.scratch:
-            base = addresses[-1]
             self.kept[value] = (
-                self.code.let(f"getelementptr i8, ptr {base}, i64 {offset}") if offset else base
+                self.code.let(f"getelementptr i8, ptr {scratch}, i64 {offset}") if offset else scratch
             )
             size = self.code.let(f"mul i64 {self.columns}, {value.dtype.itemsize}")
             size = self.code.let(f"add i64 {size}, {offset}") if offset else size
@@ -155,6 +155,23 @@ class Nest:
         for value, pointer in self.written.items():
             if not self.space.is_wide(value):
                 self._store_number(self.number(value), pointer)
+
+    def _aligned(self, scratch: str) -> str:
+        """Finds how many numbers lie between a whole vector in memory and the first output; scratch memory that lies in the same way.
+
+        The line where a row ends and the next one begins is written by usual stores, which wait for it, and those past the caches
+        wait for them: so it is asked for in time.
+        """
+        code, output = self.code, self.stages[-1].outputs[0]
+        size, pointer = output.dtype.itemsize, self.written[output]
+        unit = min(self.target.vector_bytes, size * self.lanes)
+        nbytes = code.let(f"and i64 {code.let(f'ptrtoint ptr {pointer} to i64')}, {unit - 1}")
+        self.shift = code.let(f"udiv i64 {nbytes}, {size}")
+        end = code.let(f"mul i64 {self.columns}, {size}")
+        end = code.let(f"getelementptr i8, ptr {pointer}, i64 {end}")
+        code.declarations["declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"] = None
+        code.line(f"call void @llvm.prefetch.p0(ptr {end}, i32 1, i32 3, i32 1)")
+        return code.let(f"getelementptr i8, ptr {scratch}, i64 {nbytes}")
 
     # One number for a row --------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opyard.graph import Node, Value
@@ -43,6 +44,15 @@ def to_memory(code: Code, value: Operand) -> tuple[str, str]:
     return code.type(value.dtype), code.text(value)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What is asked for in each step of a pass: so many lines, ``step`` bytes from ``start`` for each column."""
+
+    start: str
+    step: str
+    lines: int
+
+
 class Pass:
     """One stage as loops over the columns."""
 
@@ -56,7 +66,7 @@ class Pass:
             n.op.name == "sum" and is_float(n.outputs[0].dtype.name) for n in self.reductions
         )
         self.totals: list[str] = []
-        self.ahead: dict[Value, str] = {}
+        self.ahead: list[_Ahead] = []
 
     def write(self) -> None:
         """Writes the loops, and what the reductions give."""
@@ -68,47 +78,77 @@ class Pass:
             for value in node.inputs:
                 if value is not None and not self.nest.space.is_wide(value):
                     self.nest.splat(value)
-        if self.stage is self.nest.heaviest:
-            self.ahead = {value: self._ahead(value) for value in self.nest.stages[0].loaded}
-        self._streaming() if self.streams else self._plain()
+        self.ahead = [self._ahead(value) for value in self.nest.stages[0].loaded]
+        self._columns()
         lanes = self.nest.lanes
         pairs = zip(self.carried, self.totals, strict=True)
         totals = {one: Operand(name, one.dtype, lanes) for one, name in pairs}
         for node in self.reductions:
             self.nest.narrow[node.outputs[0]] = finish(self.code, totals, node)
 
-    def _ahead(self, value: Value) -> str:
-        """Bytes from what is read to what is asked for: in a later pass over a short row, to the next row."""
-        if self.stage is self.nest.stages[0]:
-            return str(AHEAD)
-        row = self.code.let(f"mul i64 {self.nest.columns}, {value.dtype.itemsize}")
-        near = self.code.let(f"icmp ult i64 {row}, {NEAR_ROW}")
-        return self.code.let(f"select i1 {near}, i64 {row}, i64 {AHEAD}")
+    def _ahead(self, value: Value) -> _Ahead:
+        """What is asked for of an input: where short rows are read several times, this pass's share of the next one.
+
+        The shares follow each other in memory, so that it is busy all the time. The first and the last pass, which take least, have half
+        of what others have.
+        """
+        code, stages, lines = self.code, self.nest.stages, self._lines(value)
+        start, size, count = self.nest.pointers[value], value.dtype.itemsize, len(stages)
+        here = code.let(f"getelementptr i8, ptr {start}, i64 {AHEAD}")
+        if count == 1:
+            return _Ahead(here, str(size), lines)
+        number = next(n for n, stage in enumerate(stages) if stage is self.stage)
+        first, end = (
+            min(max(lines * (2 * n - 1) // (2 * count - 2), 0), lines) for n in (number, number + 1)
+        )
+        row = code.let(f"mul i64 {self.nest.columns}, {size}")
+        near = code.let(f"icmp ult i64 {row}, {NEAR_ROW}")
+        part = code.let(f"udiv i64 {code.let(f'mul i64 {row}, {lines + first}')}, {lines}")
+        next_ = code.let(f"getelementptr i8, ptr {start}, i64 {part}")
+        step = code.let(f"select i1 {near}, i64 {size * (end - first) // lines}, i64 {size}")
+        return _Ahead(code.let(f"select i1 {near}, ptr {next_}, ptr {here}"), step, end - first)
 
     # Control flow ----------------------------------------------------------------------------------------------------
 
-    def _plain(self) -> None:
-        code, lanes, n = self.code, self.nest.lanes, self.nest.columns
-        here, tail, join, exit_ = (code.fresh(s) for s in ("here", "tail", "join", "exit"))
-        code.line(f"br label %{here}")
-        code.label(here)
-        whole = code.let(f"and i64 {n}, {-lanes}")
-        sums = (
-            self._blocks(here, whole)
-            if self.in_blocks
-            else self._loop(here, "0", whole, self._initial(), join)
+    def _columns(self) -> None:
+        """Masked up to where the outputs are aligned, whole vectors, and masked for the rest, by the same code.
+
+        Each lane gets the columns that it would get without the first step, so sums are the same wherever the outputs lie.
+        """
+        code, lanes, n, shift = self.code, self.nest.lanes, self.nest.columns, self.nest.shift
+        entry, masked, head, last, exit_ = (
+            code.fresh(stem) for stem in ("entry", "masked", "head", "last", "exit")
         )
-        if self.in_blocks:
-            code.line(f"br label %{join}")
-            code.label(join)
-        rest = code.let(f"sub i64 {n}, {whole}")
-        any_ = code.let(f"icmp ne i64 {rest}, 0")
-        code.line(f"br i1 {any_}, label %{tail}, label %{exit_}")
-        code.label(tail)
-        after = self._body(whole, sums, self._mask(rest))
-        code.line(f"br label %{exit_}")
+        code.line(f"br label %{entry}")
+        code.label(entry)
+        before = code.let(f"sub i64 0, {shift}")
+        any_ = code.let(f"icmp ne i64 {shift}, 0")
+        code.line(f"br i1 {any_}, label %{masked}, label %{head}")
+        code.label(masked)
+        index, low, begin, whole = (f"%{code.fresh('p')}" for _ in range(4))
+        code.line(f"{index} = phi i64 [ {before}, %{entry} ], [ {whole}, %{last} ]")
+        code.line(f"{low} = phi i64 [ {shift}, %{entry} ], [ 0, %{last} ]")
+        final = code.let(f"phi i1 [ false, %{entry} ], [ true, %{last} ]")
+        names, places = [f"%{code.fresh('sum')}" for _ in self.carried], len(code.lines)
+        after = self._body(index, names, self._mask(low, code.let(f"sub i64 {n}, {index}")))
+        next_ = code.let(f"add i64 {index}, {lanes}")
+        code.line(f"br i1 {final}, label %{exit_}, label %{head}")
+        code.label(head)
+        first = self._phis([(self._initial(), entry), (after, masked)])
+        code.line(f"{begin} = phi i64 [ 0, %{entry} ], [ {next_}, %{masked} ]")
+        left = code.let(f"sub i64 {n}, {begin}")
+        some = code.let(f"icmp sgt i64 {left}, 0")
+        left = code.let(f"select i1 {some}, i64 {left}, i64 0")
+        code.line(f"{whole} = add i64 {begin}, {code.let(f'and i64 {left}, {-lanes}')}")
+        sums = (self._blocks if self.in_blocks else self._loop)(head, begin, whole, first, last)
+        more = code.let(f"icmp slt i64 {whole}, {n}")
+        code.line(f"br i1 {more}, label %{masked}, label %{exit_}")
+        code.lines[places:places] = [
+            f"  {name} = phi {kind} [ {start}, %{entry} ], [ {total}, %{last} ]"
+            for name, kind, start, total in zip(names, self._kinds(), self._initial(), sums, strict=True)
+        ]
         code.label(exit_)
-        self.totals = self._phis([(sums, join), (after, tail)])
+        self.totals = self._phis([(sums, last), (after, masked)])
 
     def _loop(self, before: str, start: str, stop: str, sums: list[str], join: str) -> list[str]:
         """A loop of whole vectors from start to stop, which ends in the block ``join``; the sums are there."""
@@ -133,15 +173,16 @@ class Pass:
         code.label(join)
         return self._phis([(sums, before), (after, loop)])
 
-    def _blocks(self, before: str, stop: str) -> list[str]:
-        """Loops over blocks of whole vectors, each of which begins with new sums."""
+    def _blocks(self, before: str, start: str, stop: str, sums: list[str], out: str) -> list[str]:
+        """Loops over blocks of whole vectors, of which all but the first begin with new sums; then comes the block ``out``."""
         code, step = self.code, self.nest.lanes * BLOCK
-        head, inner, join, out = (code.fresh(s) for s in ("block", "inner", "added", "blocks"))
-        any_ = code.let(f"icmp ne i64 {stop}, 0")
+        head, inner, join = (code.fresh(stem) for stem in ("block", "inner", "added"))
+        any_ = code.let(f"icmp ult i64 {start}, {stop}")
         code.line(f"br i1 {any_}, label %{head}, label %{out}")
         code.label(head)
         begin, end = f"%{code.fresh('b')}", f"%{code.fresh('b')}"
-        code.line(f"{begin} = phi i64 [ 0, %{before} ], [ {end}, %{join} ]")
+        code.line(f"{begin} = phi i64 [ {start}, %{before} ], [ {end}, %{join} ]")
+        fresh = self._phis([(sums, before), (self._initial(), join)])
         names = [f"%{code.fresh('total')}" for _ in self.carried]
         places = len(code.lines)
         full = code.let(f"add i64 {begin}, {step}")
@@ -149,8 +190,7 @@ class Pass:
         code.line(f"{end} = select i1 {less}, i64 {full}, i64 {stop}")
         code.line(f"br label %{inner}")
         code.label(inner)
-        sums = self._loop(inner, begin, end, self._initial(), join)
-        totals = self._merged(names, sums)
+        totals = self._merged(names, self._loop(inner, begin, end, fresh, join))
         code.lines[places:places] = [
             f"  {name} = phi {kind} [ {first}, %{before} ], [ {last}, %{join} ]"
             for name, kind, first, last in zip(names, self._kinds(), self._initial(), totals, strict=True)
@@ -158,45 +198,7 @@ class Pass:
         more = code.let(f"icmp ult i64 {end}, {stop}")
         code.line(f"br i1 {more}, label %{head}, label %{out}")
         code.label(out)
-        return self._phis([(self._initial(), before), (totals, join)])
-
-    def _streaming(self) -> None:
-        """Masked up to where the outputs are aligned, whole vectors, and masked for the rest, by the same code."""
-        code, lanes, n = self.code, self.nest.lanes, self.nest.columns
-        entry, masked, head, loop, last, exit_ = (
-            code.fresh(s) for s in ("entry", "masked", "head", "loop", "last", "exit")
-        )
-        out = self.nest.written[self.stage.outputs[0]]
-        size = self.stage.outputs[0].dtype.itemsize
-        code.line(f"br label %{entry}")
-        code.label(entry)
-        address = code.let(f"ptrtoint ptr {out} to i64")
-        missing = code.let(
-            f"and i64 {code.let(f'sub i64 0, {address}')}, {self.nest.target.vector_bytes - 1}"
-        )
-        missing = code.let(f"udiv i64 {missing}, {size}")
-        few = code.let(f"icmp ult i64 {missing}, {n}")
-        peel = code.let(f"select i1 {few}, i64 {missing}, i64 {n}")
-        any_ = code.let(f"icmp ne i64 {peel}, 0")
-        code.line(f"br i1 {any_}, label %{masked}, label %{head}")
-        code.label(masked)
-        start, count, final, whole, rest = (f"%{code.fresh('p')}" for _ in range(5))
-        code.line(f"{start} = phi i64 [ 0, %{entry} ], [ {whole}, %{last} ]")
-        code.line(f"{count} = phi i64 [ {peel}, %{entry} ], [ {rest}, %{last} ]")
-        code.line(f"{final} = phi i1 [ false, %{entry} ], [ true, %{last} ]")
-        self._body(start, [], self._mask(count))
-        code.line(f"br i1 {final}, label %{exit_}, label %{head}")
-        code.label(head)
-        left = code.let(f"sub i64 {n}, {peel}")
-        vectors = code.let(f"and i64 {left}, {-lanes}")
-        code.line(f"{whole} = add i64 {peel}, {vectors}")
-        code.line(f"br label %{loop}")
-        code.label(loop)
-        self._loop(loop, peel, whole, [], last)
-        code.line(f"{rest} = sub i64 {n}, {whole}")
-        any_ = code.let(f"icmp ne i64 {rest}, 0")
-        code.line(f"br i1 {any_}, label %{masked}, label %{exit_}")
-        code.label(exit_)
+        return self._phis([(sums, before), (totals, join)])
 
     def _phis(self, sources: list[tuple[list[str], str]]) -> list[str]:
         """The sums behind a place where two ways meet."""
@@ -227,13 +229,18 @@ class Pass:
 
     # The body --------------------------------------------------------------------------------------------------------
 
-    def _mask(self, count: str) -> str:
-        lanes = self.nest.lanes
-        few = self.code.let(f"trunc i64 {count} to i32")
-        self.code.lanes = 1
-        wide = self.code.splat(Operand(few, "int32"), lanes)
-        steps = ", ".join(f"i32 {n}" for n in range(lanes))
-        return self.code.let(f"icmp ult <{lanes} x i32> <{steps}>, {wide.name}")
+    def _mask(self, low: str, high: str) -> str:
+        """Which lanes are from ``low``, which is less than all of them, to ``high``, which may be more."""
+        code, lanes = self.code, self.nest.lanes
+        few = code.let(f"icmp slt i64 {high}, {lanes}")
+        high = code.let(f"select i1 {few}, i64 {high}, i64 {lanes}")
+        kind = f"<{lanes} x i32>"
+        numbers = f"{kind} <{', '.join(f'i32 {n}' for n in range(lanes))}>"
+        found = []
+        for relation, limit in (("uge", low), ("ult", high)):
+            short = Operand(code.let(f"trunc i64 {limit} to i32"), "int32")
+            found.append(code.let(f"icmp {relation} {numbers}, {code.splat(short, lanes).name}"))
+        return code.let(f"and <{lanes} x i1> {found[0]}, {found[1]}")
 
     def _body(self, index: str, sums: list[str], mask: str | None) -> list[str]:
         """One vector of each value; the sums with it."""
@@ -299,33 +306,32 @@ class Pass:
     def _prefetch(self, index: str) -> None:
         """Asks for what comes later: the processor alone looks too few lines ahead to compute and read at once.
 
-        What is read is asked for where most is computed; a row that is read several times is the next one there. What is written
-        by a later pass is asked for there, too, and else where little is computed: otherwise the instructions for it take longer
-        than they save.
+        What is written by a later pass is asked for where most is computed, and else where little is computed: otherwise the
+        instructions for it take longer than they save.
         """
+        for ahead in self.ahead:
+            place = self.code.let(f"mul i64 {index}, {ahead.step}")
+            self._prefetch_lines(ahead.start, place, ahead.lines)
         nest = self.nest
         heaviest, last = nest.heaviest, nest.stages[-1]
-        if self.stage is heaviest:
-            for value in nest.stages[0].loaded:
-                self._prefetch_one(nest.pointers[value], value, index, self.ahead[value])
-        if nest.streams:
+        if nest.streams or self.stage is not heaviest or (heaviest is last and weight_of(last) >= MUCH):
             return
-        if heaviest is last and self.stage is last and weight_of(last) < MUCH:
-            self._prefetch_written(index, str(AHEAD))
-        elif heaviest is not last and self.stage is heaviest:
-            self._prefetch_written(index, "0")
+        for value in last.outputs:
+            start = nest.written[value]
+            if heaviest is last:
+                start = self.code.let(f"getelementptr i8, ptr {start}, i64 {AHEAD}")
+            place = self.code.let(f"mul i64 {index}, {value.dtype.itemsize}")
+            self._prefetch_lines(start, place, self._lines(value), writes=1)
 
-    def _prefetch_written(self, index: str, ahead: str) -> None:
-        for value in self.nest.stages[-1].outputs:
-            self._prefetch_one(self.nest.written[value], value, index, ahead, writes=1)
+    def _lines(self, value: Value) -> int:
+        return max(1, value.dtype.itemsize * self.nest.lanes // CACHE_LINE)
 
-    def _prefetch_one(self, base: str, value: Value, index: str, ahead: str, writes: int = 0) -> None:
-        code, size = self.code, bits_of(value.dtype.name) // 8
+    def _prefetch_lines(self, start: str, place: str, lines: int, writes: int = 0) -> None:
+        code = self.code
         code.declarations["declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"] = None
-        start = code.let(f"getelementptr i{8 * size}, ptr {base}, i64 {index}")
-        start = code.let(f"getelementptr i8, ptr {start}, i64 {ahead}")
-        for offset in range(0, size * self.nest.lanes, CACHE_LINE):
-            place = code.let(f"getelementptr i8, ptr {start}, i64 {offset}")
+        start = code.let(f"getelementptr i8, ptr {start}, i64 {place}")
+        for line in range(lines):
+            place = code.let(f"getelementptr i8, ptr {start}, i64 {line * CACHE_LINE}")
             code.line(f"call void @llvm.prefetch.p0(ptr {place}, i32 {writes}, i32 3, i32 1)")
 
     def _load(self, value: Value, index: str, mask: str | None) -> Operand:

@@ -36,6 +36,9 @@ THREAD_BANDWIDTH = 1.5e10
 ROW_SECONDS = 1e-8
 """What beginning a row takes."""
 
+NUMERIC = [name for name in REDUCTIONS if name not in ("any", "all")]
+"""Reductions whose results are numbers."""
+
 INSTRUCTIONS_PER_SECOND = 4e9
 """Of vectors, on one thread: processors begin two in a cycle, and memory and other instructions take some of that."""
 
@@ -55,7 +58,7 @@ def claims(call: Call, device: Device) -> str | None:
     unknown = next((s.dtype.name for s in specs if s.dtype.name not in ELEMENTS), None)
     if unknown is not None:
         return f"{unknown} is not among the dtypes that are compiled here"
-    if name in REDUCTIONS and specs[0].dtype.name in (*scalars.NARROW, "bool"):
+    if name in NUMERIC and specs[0].dtype.name in (*scalars.NARROW, "bool"):
         return f"sums of {specs[0].dtype.name} are not compiled here"
     return None
 

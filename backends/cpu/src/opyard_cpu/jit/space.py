@@ -14,7 +14,7 @@ from opyard.infer import normalize_axes
 
 from .scalars import PLAIN, Untranslatable
 
-REDUCTIONS = ("sum", "max", "min")
+REDUCTIONS = ("sum", "prod", "max", "min", "any", "all")
 """Ops that reduce, and are compiled."""
 
 RESHAPES = ("squeeze", "expand_dims", "reshape")

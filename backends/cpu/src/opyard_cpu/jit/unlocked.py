@@ -32,10 +32,12 @@ define void @kernel(ptr %data, ptr %table, i64 %begin, i64 %end) nounwind {{
 """Calls another kernel without the lock. Several threads may do so at once, so each has scratch memory on its stack."""
 
 
+def lock_functions() -> list[int]:
+    """The addresses of the functions of Python that give the lock up, and take it again."""
+    names = ("PyEval_SaveThread", "PyEval_RestoreThread")
+    return [ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0 for name in names]
+
+
 def unlocking(module: Module, arrays: int, scratch_bytes: int) -> list[int]:
     """What is in front of the table of a kernel of so many arrays."""
-    found = (
-        ctypes.cast(getattr(ctypes.pythonapi, f"PyEval_{name}Thread"), ctypes.c_void_p).value or 0
-        for name in ("Save", "Restore")
-    )
-    return [*found, module.address, arrays, scratch_bytes]
+    return [*lock_functions(), module.address, arrays, scratch_bytes]
