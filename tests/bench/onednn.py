@@ -163,6 +163,26 @@ def dense_gelu(rows: int, depth: int, columns: int) -> tuple[Ways, float]:
     return ways, flops
 
 
+def lstm_step(rows: int, width: int) -> tuple[Ways, float]:
+    """A step of an LSTM as one kernel, beside its product alone."""
+    import opyard as oy
+    from opyard.placement.matching import find_matches
+    from opyard.placement.patterns import Pattern
+
+    hidden, weight, memory = drawn(rows, width), drawn(width, 4 * width) / 16, drawn(rows, width)
+    product, flops = kernels("matmul", hidden, weight)
+
+    def step(hidden: Any, weight: Any, entered: Any, memory: Any) -> Any:
+        entry, forget, content, leave = oy.split(oy.matmul(hidden, weight) + entered, sections=4, axis=-1)
+        memory = oy.sigmoid(forget) * memory + oy.sigmoid(entry) * oy.tanh(content)
+        return oy.sigmoid(leave) * oy.tanh(memory), memory
+
+    arrays = hidden, weight, drawn(rows, 4 * width), memory
+    fused = next(k for k in oy.default_registry().patterns if k.name == "gemm_lstm_ifco")
+    (match,) = find_matches(Pattern.of(fused), oy.trace(step, *map(oy.TensorSpec.of, arrays)))
+    return {"oneDNN": product["oneDNN"], "LLVM": started(fused, match.work, *arrays)}, flops
+
+
 def layers(count: int, rows: int, depth: int, columns: int) -> tuple[Ways, float]:
     """As many dense layers, each with weights of its own, which are not in the caches when their turn comes."""
     found = [
@@ -237,6 +257,9 @@ WORKS: dict[str, Callable[[], tuple[Ways, float]]] = {
     "12 layers, 128x768x768": lambda: layers(12, 128, 768, 768),
     "12 layers, 128x768x3072": lambda: layers(12, 128, 768, 3072),
     "12 layers, 197x1536x384": lambda: layers(12, 197, 1536, 384),
+    "lstm step, 1 row of 256": lambda: lstm_step(1, 256),
+    "lstm step, 16 rows of 256": lambda: lstm_step(16, 256),
+    "lstm step, 16 rows of 512": lambda: lstm_step(16, 512),
     "linear and gelu 128x768x3072": lambda: dense_gelu(128, 768, 3072),
 }
 

@@ -249,7 +249,7 @@ def test_many_threads_call_one_function_without_the_lock(monkeypatch: pytest.Mon
             np.testing.assert_array_equal(found, expected[number])
 
 
-@pytest.mark.parametrize("reason", [None, "no OpenMP"])
+@pytest.mark.parametrize("reason", [None, "no pool"])
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_long_loops_ask_for_the_number_of_threads_in_each_call(
     monkeypatch: pytest.MonkeyPatch, count: str, reason: str | None

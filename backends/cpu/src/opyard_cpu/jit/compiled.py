@@ -14,13 +14,13 @@ from opyard.graph import Value
 from opyard.region import Region
 from opyard.settings import num_threads
 
-from ..onednn.library import missing as no_teams
 from ..threads import LEAST_WORK, in_parts
 from .combining import UFUNCS, identity
 from .launch import DENSE, KERNEL, address, aligned, built_in
 from .machine import Module, compiler, host
 from .nest import Nest, arrays_of
 from .passes import CACHE_LINE
+from .pool import missing as no_teams
 from .steps import Step
 from .teams import Shared, team
 from .unlocked import UNLOCKED, unlocking
@@ -31,7 +31,7 @@ SMALL_SECONDS = 2e-5
 """Below this the interpreter's lock is not released."""
 
 TEAM_SECONDS = 1e-5
-"""From here on, reckoned with all threads, another one of OpenMP pays."""
+"""From here on, reckoned with all threads, another one of the pool pays."""
 
 THREAD_SECONDS = 1e-4
 """From here on another one of Python pays."""

@@ -1,4 +1,4 @@
-"""Compiled functions on all threads of GNU OpenMP, the ones that oneDNN works with: they are awake when its kernels run before.
+"""Compiled loops on several threads of the pool, without the interpreter's lock.
 
 ``in_parts`` of opyard_cpu.threads begins with Python in each thread, which takes some hundred microseconds more.
 """
@@ -8,39 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from ..onednn.library import library
 from .launch import loads
 from .machine import Module, compiler
+from .pool import pool
 from .unlocked import lock_functions
 
-_PART = {
-    "run": "ptr",
-    "table": "ptr",
-    "data": "ptr",
-    "arrays": "i64",
-    "bytes": "i64",
-    "count": "i64",
-    "unit": "i64",
-    "end": "i64",
-    "number": "ptr",
-    "threads": "ptr",
-}
-"""Words of the function of a thread: ``kernel(data, table, begin, end)``, its arguments, of which data are so many arrays and
-scratch memory of so many bytes, in how many units up to the end it is divided, and two functions of OpenMP."""
+_PART = {"run": "ptr", "table": "ptr", "arrays": "i64", "bytes": "i64", "unit": "i64", "end": "i64"}
+"""Words of the function of a chunk: ``kernel(data, table, begin, end)`` and its table; data are so many arrays and scratch memory of so
+many bytes, and units of so many elements end at the last one."""
 
 _PART_SOURCE = f"""
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
-define void @kernel(ptr %words) nounwind {{
+define void @kernel(ptr %data, ptr %words, i64 %from.unit, i64 %to.unit) nounwind {{
 {loads("%words", _PART)}
-  %me = call i32 %number()
-  %all = call i32 %threads()
-  %first = zext i32 %me to i64
-  %last = add i64 %first, 1
-  %parts = zext i32 %all to i64
-  %from = mul i64 %first, %count
-  %to = mul i64 %last, %count
-  %from.unit = udiv i64 %from, %parts
-  %to.unit = udiv i64 %to, %parts
   %begin = mul i64 %from.unit, %unit
   %to.number = mul i64 %to.unit, %unit
   %is.last = icmp ugt i64 %to.number, %end
@@ -59,29 +39,32 @@ define void @kernel(ptr %words) nounwind {{
 }}
 """
 
-_TEAM = {"save": "ptr", "restore": "ptr", "parallel": "ptr", "part": "ptr", "size": "i64"}
-"""Words before those of the function of a thread: functions of Python and of OpenMP, that function, and the number of threads."""
+_LEAD = ("pool", "part", "words", "threads")
+"""Words of the leader of the pool."""
+
+_TEAM = {"save": "ptr", "restore": "ptr", "lead": "ptr", "count": "i64"}
+"""Words before those: functions of Python, the leader, and the number of units. Behind them are the words of a chunk."""
 
 _TEAM_SOURCE = f"""
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 define void @kernel(ptr %data, ptr %table, i64 %begin, i64 %end) nounwind {{
 {loads("%table", _TEAM)}
   %given = getelementptr i64, ptr %table, i64 {len(_TEAM)}
-  %words = alloca i64, i64 {len(_PART)}
-  call void @llvm.memcpy.p0.p0.i64(ptr %words, ptr %given, i64 {8 * len(_PART)}, i1 false)
-  %own = getelementptr i64, ptr %given, i64 {len(_PART)}
+  %leading = alloca i64, i64 {len(_LEAD) + len(_PART)}
+  call void @llvm.memcpy.p0.p0.i64(ptr %leading, ptr %given, i64 {8 * (len(_LEAD) + len(_PART))}, i1 false)
+  %words = getelementptr i64, ptr %leading, i64 {len(_LEAD)}
+  %at.words = getelementptr ptr, ptr %leading, i64 {_LEAD.index("words")}
+  store ptr %words, ptr %at.words
+  %own = getelementptr i64, ptr %given, i64 {len(_LEAD) + len(_PART)}
   %at.own = getelementptr ptr, ptr %words, i64 {list(_PART).index("table")}
   store ptr %own, ptr %at.own
-  %at.data = getelementptr ptr, ptr %words, i64 {list(_PART).index("data")}
-  store ptr %data, ptr %at.data
-  %threads = trunc i64 %size to i32
   %state = call ptr %save()
-  call void %parallel(ptr %part, ptr %words, i32 %threads, i32 0)
+  call void %lead(ptr %data, ptr %leading, i64 0, i64 %count)
   call void %restore(ptr %state)
   ret void
 }}
 """
-"""Calls another kernel on a team of threads, without the interpreter's lock."""
+"""Calls another kernel on the threads of the pool, without the interpreter's lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +78,15 @@ class Shared:
     unit: int
     end: int
 
-    def words(self, table: int = 0, data: int = 0) -> list[int]:
-        """What the function of a thread reads."""
-        found = library()
-        sizes = (self.arrays, self.scratch_bytes, self.count, self.unit, self.end)
-        return [self.module.address, table, data, *sizes, found.number, found.team]
-
 
 @cache
-def part() -> Module:
-    """The function of a thread, of the address of the words of a shared kernel."""
+def _part() -> Module:
     return compiler().function(_PART_SOURCE)
 
 
 def team(kernel: Shared, threads: int) -> tuple[Module, list[int]]:
     """A kernel that runs another one on so many threads, and what is in front of the table of that one."""
-    words = [library().parallel_address, part().address, min(threads, kernel.count), *kernel.words()]
-    return compiler().function(_TEAM_SOURCE), [*lock_functions(), *words]
+    words = pool().words(_part(), 0, min(threads, kernel.count))
+    before = [*lock_functions(), pool().leader.address, kernel.count]
+    sizes = [kernel.arrays, kernel.scratch_bytes, kernel.unit, kernel.end]
+    return compiler().function(_TEAM_SOURCE), [*before, *words, kernel.module.address, 0, *sizes]

@@ -71,10 +71,6 @@ class Library:
         self.execute: Function = self._released["dnnl_primitive_execute"]
         """``primitive_execute`` without types to convert to, which takes a quarter of the time of a tiny primitive."""
         self._pause = self.openmp.omp_pause_resource_all
-        self.number, self.team, self.parallel_address = (
-            ctypes.cast(getattr(self.openmp, name), c_void_p).value or 0
-            for name in ("omp_get_thread_num", "omp_get_num_threads", "GOMP_parallel")
-        )
         self._most = max(
             1, int(self.openmp.omp_get_thread_limit())
         )  # a primitive made for more would wait for them forever

@@ -1,4 +1,4 @@
-"""Threads that divide the work of a compiled function as they come. See opyard_cpu.gemm.teams."""
+"""Threads that divide the work of a compiled function as they come. See opyard_cpu.jit.pool."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opyard_cpu.gemm import team_source, teams
-from opyard_cpu.jit import machine
-from opyard_cpu.onednn import library
+from opyard_cpu.gemm import teams
+from opyard_cpu.jit import machine, pool, pool_source
 
-REASON = library.missing() or machine.missing()
+REASON = pool.missing() or machine.missing()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 Array = np.ndarray[Any, Any]
@@ -125,9 +124,9 @@ def test_two_callers_at_once_do_not_disturb_each_other() -> None:
 
 
 def test_where_the_system_gives_no_threads_the_caller_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = teams._Pool()
-    monkeypatch.setattr(pool, "_create", lambda *arguments: 11)
-    monkeypatch.setattr(teams, "_pool", lambda: pool)
+    lonely = pool.Pool()
+    monkeypatch.setattr(lonely, "_create", lambda *arguments: 11)
+    monkeypatch.setattr(teams, "pool", lambda: lonely)
     assert set(run(teams.on_threads(counting(), 40, 4), 40)) == {threading.get_native_id()}
 
 
@@ -150,6 +149,11 @@ def test_a_forked_process_computes_with_threads_of_its_own() -> None:
 
 
 def test_words_that_threads_write_are_on_lines_of_their_own() -> None:
-    written = [team_source.PLACES[name] // 8 for name in ("state", "done", "sleepers", "busy", "run")]
+    written = [pool_source.PLACES[name] // 8 for name in ("state", "done", "sleepers", "busy", "run")]
     assert len(set(written)) == len(written)
-    assert len(set(team_source.PLACES.values())) == len(team_source.PLACES)
+    assert len(set(pool_source.PLACES.values())) == len(pool_source.PLACES)
+
+
+def test_other_systems_say_why_there_are_no_such_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert pool.missing.__wrapped__() == "threads are shared by system calls of Linux on x86-64"
