@@ -196,6 +196,31 @@ def test_leaky_relu_without_a_slope_keeps_nan() -> None:
     np.testing.assert_array_equal(found.reshape(-1), [np.nan, np.nan, 0, 0, 1, np.inf])
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_silu_is_a_pass_of_its_own_where_all_threads_have_enough_to_do(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, threads: int
+) -> None:
+    monkeypatch.setattr(checks, "ELEMENT_SECONDS", seconds)
+    monkeypatch.setattr(checks, "num_threads", lambda: threads)
+    x, weight, bias = arrays_of("depthwise, relu6").values()
+    kernel = next(k for k in oy.default_registry().patterns if k.name == "onednn_conv_silu")
+    specs = (TensorSpec(shape, "float32") for shape in ((2, C, SIZE, SIZE), weight.shape, bias.shape))
+    graph = oy.trace(lambda x, w, b: oy.silu(oy.conv(x, w, b, padding=1, groups=C)), *specs)
+    (match,) = find_matches(Pattern.of(kernel), graph)
+    found = chain_of(match.work)
+    run, made = counted(found)
+    x[0, 1, 1, :3] = np.nan, np.inf, -np.inf
+    with np.errstate(all="ignore"):
+        before = convolution._compute(replace(found, steps=()))(x, Packed(weight), bias)
+        expected = oy.silu.op.reference(before)
+        result = run(x, Packed(weight), bias)
+    if is_alone := threads == 1 or seconds > 0:
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    (used,) = made
+    assert (used.steps == ()) == is_alone
+
+
 def images(array: Array) -> Array:
     """The same numbers as a kernel gives them, in a memory of their own."""
     made = addresses.images_maker(array.shape)()

@@ -26,13 +26,16 @@ from ..onednn.checks import Constants, bounded
 from ..onednn.convolution import is_product, refusal, result_shape
 from ..onednn.layouts import concrete
 from ..onednn.plain import room
-from .products import LEAST_ROWS, PEAK, THREAD_FLOPS, THREAD_SECONDS, panels
+from .products import LEAST_ROWS, PEAK, THREAD_FLOPS, panels
 from .source import Blocking, Source, blocking
 from .tail import Tail, tail_of
 from .teams import on_threads
 
 STORE_SECONDS = 2e-10
 """What a number takes on its way from a tile to memory, on one thread: few products for each make that count."""
+
+THREAD_SECONDS = 1e-5
+"""What a thread must have to do at least: the others are awake, for convolutions lie between convolutions."""
 
 INSTRUCTIONS_PER_SECOND = 1e10
 """Of vectors, in what follows: silu took 0.11 nanoseconds for each number (measured with AVX-512), and hides behind the products."""
@@ -160,7 +163,8 @@ def cost(work: Work, device: Device) -> float:
 def product_seconds(tail: Tail, nbytes: float, device: Device) -> float:
     """Estimated seconds of a product that reads and writes so many bytes."""
     abilities, threads = device.capabilities, threads_for(tail)
-    arithmetic = 2.0 * tail.rows * tail.depth * tail.columns / (abilities.flops * PEAK)
+    flops = abilities.flops * PEAK * threads / num_threads()
+    arithmetic = 2.0 * tail.rows * tail.depth * tail.columns / flops
     results = tail.rows * tail.columns
     vectors = results * 4 / machine.host().vector_bytes
     after = sum(scalars.weight(node.call) for node in tail.nodes) * vectors / INSTRUCTIONS_PER_SECOND
