@@ -16,11 +16,15 @@ from ..onednn.addresses import Array, address
 from ..onednn.chains import SECONDS, Run
 from ..onednn.layouts import concrete
 from ..onednn.library import missing as no_threads
-from .attention_source import ROWS, VECTORS, AttentionSource, Shape
+from .attention_shape import ROWS, VECTORS, Shape
+from .attention_source import AttentionSource
 from .teams import on_threads
 
 PEAK = 1.0
 """Times the device's peak that the products reach."""
+
+STREAMING = 1.1
+"""Times the memory's bandwidth, which is that of large arrays, at which keys and values of few queries are read."""
 
 EXPONENTIALS = 2e9
 """A second, of one thread."""
@@ -61,8 +65,6 @@ def accepts(call: Call, device: Device) -> str | None:
     if len(specs) > 3 and specs[3].dtype.name not in ("float32", "bool"):
         return f"takes a mask of float32 or bool, not {specs[3].dtype.name}"
     shape = shape_of(call)
-    if shape.length < ROWS:
-        return f"takes {ROWS} queries or more, not {shape.length}: keys are brought into panels first"
     unit = VECTORS * shape.lanes
     if shape.width % unit or shape.values % unit:
         return f"takes heads whose widths are multiples of {unit}, not {shape.width} and {shape.values}"
@@ -116,8 +118,9 @@ def _numbers(mask: Array, keys: int) -> Array:
 
 
 def cost(call: Call, device: Device) -> float:
-    """Estimated seconds: products, exponentials, and bringing keys and values into panels."""
+    """Estimated seconds: products, exponentials, and reading, which few queries wait for."""
     shape, abilities = shape_of(call), device.capabilities
     scores = shape.batch * shape.heads * shape.length * shape.keys * (0.55 if shape.causal else 1.0)
     products = 2 * scores * (shape.width + shape.values) / (abilities.flops * PEAK)
-    return products + scores / EXPONENTIALS / min(num_threads(), shape.units) + 2 * SECONDS
+    others = scores / EXPONENTIALS / min(num_threads(), shape.units) + 2 * SECONDS
+    return max(products, call.cost.bytes / (abilities.bandwidth * STREAMING)) + others

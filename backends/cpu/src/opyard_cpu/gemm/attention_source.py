@@ -1,83 +1,21 @@
 """Attention as LLVM IR: for a block of queries at a time scores, softmax and the sum of values, all in the nearest caches.
 
 Keys are transposed, and values copied, once for each head, into panels as products want them. Rows of scores are whole, so no
-maximum has to be corrected. Source: M. N. Rabe, C. Staats, "Self-attention Does Not Need O(n^2) Memory", arXiv:2112.05682.
+maximum has to be corrected. For few queries keys and values are read once, as they lie. Source: M. N. Rabe, C. Staats, "Self-attention Does Not Need O(n^2) Memory", arXiv:2112.05682.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..jit import mathematics
 from ..jit.code import Code, Value
+from .attention_shape import ROWS, STRIDES, VECTORS, WORDS, Shape
 from .tile import Loads, Tile, function
-
-ROWS, VECTORS = 8, 2
-"""Queries of a block; vectors in a row of a tile."""
 
 LOWEST = -87.0
 """What is further below the maximum than this has no share: its exponential would be below the normal numbers, where processors are slow."""
-
-WORDS = ("query", "key", "value", "output", "mask")
-"""What ``data`` has the addresses of."""
-
-STRIDES = tuple(f"{name}.{axis}" for name in WORDS for axis in ("batch", "head", "row"))
-"""What ``table`` has: distances in numbers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes; each head of keys serves ``shared`` of the queries, and queries are cut into ``parts`` of work.
-
-    A mask is "add"ed, or "hide"s where it is not zero, or there is none, "".
-    """
-
-    batch: int
-    heads: int
-    shared: int
-    length: int
-    keys: int
-    width: int
-    values: int
-    lanes: int
-    factor: float
-    causal: bool
-    mask: str
-    parts: int
-
-    @property
-    def columns(self) -> int:
-        """Columns of a panel."""
-        return VECTORS * self.lanes
-
-    @property
-    def row(self) -> int:
-        """Numbers of a row of scores."""
-        return -(-self.keys // self.columns) * self.columns
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of queries."""
-        return -(-self.length // ROWS)
-
-    @property
-    def units(self) -> int:
-        """Units of work."""
-        return self.batch * self.heads * self.parts
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Numbers of what a thread needs: keys and values in panels, and of a block queries, scores, sums and factors."""
-        return {
-            "keys": self.row * self.width,
-            "values": self.keys * self.values,
-            "queries": ROWS * self.width,
-            "scores": ROWS * self.row,
-            "sums": ROWS * self.columns,
-            "shares": ROWS * self.lanes,
-        }
 
 
 class AttentionSource:
@@ -144,13 +82,14 @@ class AttentionSource:
         batch, head = self._let("udiv", pair, shape.heads), self._let("urem", pair, shape.heads)
         shared = self._let("udiv", head, shape.shared)
         base = {name: self._head(name, batch, shared if name in ("key", "value") else head) for name in WORDS}
-        self._transpose(base["key"])
-        self._copy(base["value"])
+        if not shape.is_narrow:
+            self._transpose(base["key"])
+            self._copy(base["value"])
         first, last = (
             self._let("udiv", self._let("mul", one, shape.blocks), shape.parts)
             for one in (part, self._let("add", part, 1))
         )
-        self._while("block", first, "copy.row.done")
+        self._while("block", first, "work" if shape.is_narrow else "copy.row.done")
         self._block(base)
         self._again("block", last)
         self._again("work", "%end")
@@ -225,13 +164,32 @@ class AttentionSource:
         code, loads, shape = self.code, self.loads, self.shape
         first = self._let("mul", "%block.i", ROWS)
         factor = code.constant(shape.factor, "float32")
-        for n in range(ROWS):
+        for n in range(min(ROWS, shape.length)):
             row = self._least(self._let("add", first, n), shape.length - 1)
             source = loads.moved(base["query"], self._let("mul", row, self.stride["query.row"]))
             for column in range(0, shape.width, shape.lanes):
                 scaled = code.multiply(loads.load(loads.moved(source, column)), factor)
                 loads.store(scaled, loads.moved(self.room["queries"], n * shape.width + column))
         seen = self._least(self._let("add", first, ROWS), shape.keys) if shape.causal else str(shape.keys)
+        left = self._let("sub", shape.length, first)
+        height = self._least(left, ROWS)
+        before = self._dots(base, height, seen) if shape.is_narrow else self._scores(seen)
+        # each for all rows: those of one row wait for each other, those of several do not
+        self._while("row", "0", before)
+        self._highest(base, first, seen)
+        self._again("row", height)
+        self._while("sum", "0", "row.done")
+        self._powers(seen)
+        self._again("sum", height)
+        if shape.is_narrow:
+            self._mix(base, first, height, seen)
+            return
+        for column in range(0, shape.values, shape.columns):
+            self._sum(base, first, height, seen, column)
+
+    def _scores(self, seen: str) -> str:
+        """Products of the queries of a block with the keys, which lie in panels; gives the label behind it."""
+        code, loads, shape = self.code, self.loads, self.shape
         self._while("panel", "0", "block")
         scores = loads.moved(self.room["scores"], "%panel.i")
         panel = loads.moved(self.room["keys"], self._let("mul", "%panel.i", shape.width))
@@ -240,17 +198,32 @@ class AttentionSource:
         )
         code.line(f"call void {self.scores.name}{given}")
         self._again("panel", seen, shape.columns)
-        left = self._let("sub", shape.length, first)
-        height = self._least(left, ROWS)
-        # each for all rows: those of one row wait for each other, those of several do not
-        self._while("row", "0", "panel.done")
-        self._highest(base, first, seen)
-        self._again("row", height)
-        self._while("sum", "0", "row.done")
-        self._powers(seen)
-        self._again("sum", height)
-        for column in range(0, shape.values, shape.columns):
-            self._sum(base, first, height, seen, column)
+        return "panel.done"
+
+    def _dots(self, base: dict[str, str], height: str, seen: str) -> str:
+        """The same for few queries and keys as they lie: products of a query with as many keys as a vector has lanes, added up as a square."""
+        code, loads, shape, lanes = self.code, self.loads, self.shape, self.shape.lanes
+        self._while("dot", "0", "block")
+        query = loads.moved(self.room["queries"], self._let("mul", "%dot.i", shape.width))
+        parts = [loads.load(loads.moved(query, column)) for column in range(0, shape.width, lanes)]
+        scores = loads.moved(self.room["scores"], self._let("mul", "%dot.i", shape.row))
+        self._while("dot.key", "0", "dot")
+        products = []
+        for n in range(lanes):
+            row = self._least(self._let("add", "%dot.key.i", n), shape.keys - 1)
+            key = loads.moved(base["key"], self._let("mul", row, self.stride["key.row"]))
+            total = code.constant(0.0, "float32")
+            for m, part in enumerate(parts):
+                one = loads.load(loads.moved(key, m * lanes))
+                total = code.multiply_add(part, one, total) if m else code.multiply(part, one)
+            products.append(total.name)
+        sums = [Value(name, "float32", lanes) for name in self._turned(products)]
+        while len(sums) > 1:
+            sums = [code.add(a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+        loads.store(sums[0], loads.moved(scores, "%dot.key.i"))
+        self._again("dot.key", seen, lanes)
+        self._again("dot", height)
+        return "dot.done"
 
     def _highest(self, base: dict[str, str], first: str, seen: str) -> None:
         """Hides what a row of scores may not see, and keeps the largest that is left; 0 where nothing is."""
@@ -352,3 +325,24 @@ class AttentionSource:
             found = code.multiply(loads.load(loads.moved(source, n)), share)
             loads.store(found, loads.moved(target, column + n))
         self._again(name, height)
+
+    def _mix(self, base: dict[str, str], first: str, height: str, seen: str) -> None:
+        """All columns of the result of few queries, from values as they lie."""
+        code, loads, shape, lanes = self.code, self.loads, self.shape, self.shape.lanes
+        self._while("mix", "0", "sum.done")
+        scores = loads.moved(self.room["scores"], self._let("mul", "%mix.i", shape.row))
+        self._while("mix.key", "0", "mix")
+        mark, found = len(code.lines), []
+        value = loads.moved(base["value"], self._let("mul", "%mix.key.i", self.stride["value.row"]))
+        factor = loads.number(loads.moved(scores, "%mix.key.i"))
+        for column in range(0, shape.values, lanes):
+            old = Value(f"%mix.key.{column}", "float32", lanes)
+            found.append(code.multiply_add(factor, loads.load(loads.moved(value, column)), old))
+        self._carry(mark, "mix.key", "mix", ["zeroinitializer"] * len(found), found)
+        self._again("mix.key", seen)
+        row = self._let("add", first, "%mix.i")
+        target = loads.moved(base["output"], self._let("mul", row, self.stride["output.row"]))
+        share = loads.load(loads.moved(self.room["shares"], self._let("mul", "%mix.i", lanes)))
+        for n, total in enumerate(found):
+            loads.store(code.multiply(total, share), loads.moved(target, n * lanes))
+        self._again("mix", height)
