@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 import opyard as oy
 from opyard.kernels import Kernel
 from opyard.ops import STANDARD
+from opyard.placement.matching import find_matches
+from opyard.placement.patterns import Pattern
 from opyard.registry import Registry
 from opyard.spec import TensorSpec
 from opyard_opencl import tiles
@@ -93,6 +95,53 @@ def test_convolutions_of_any_size(data: Any) -> None:
     attributes = {"padding": padding, "dilations": dilation, "groups": groups}
     found, expected = _run(*_opencl(), "conv", x, weight, bias, **attributes)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def _packed(*arrays: Any, **attributes: Any) -> tuple[Kernel, Any]:
+    """The kernel for weights that are constants, and its work for a convolution of these arrays."""
+    kernel = next(k for k in oy.default_registry().patterns if k.id == "opencl/packed_tiles")
+    graph = oy.trace(lambda *inputs: oy.conv(*inputs, **attributes), *map(TensorSpec.of, arrays))
+    (match,) = find_matches(Pattern.of(kernel), graph)
+    return kernel, match.work
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+def test_constant_weights_are_packed_once(groups: int, bias: bool, opencl: Any) -> None:
+    generator = np.random.default_rng(3)
+    shapes = [(2, 6, 9, 7), (26, 6 // groups, 3, 2), *([(26,)] if bias else [])]
+    arrays = [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
+    kernel, work = _packed(*arrays, groups=groups, padding=1)
+    assert kernel.refusal(work, opencl) is None
+    expected = work.reference(*arrays)[0]
+    x, weight, *rest = map(opencl.upload, arrays)
+    left_out = [] if bias else [None]
+    known = kernel.bind(work, opencl, (None, weight, *rest, *left_out))
+    unknown = kernel.bind(work, opencl)
+    for run in (known, unknown, known):  # what one writes to the scratch memory is not what the other reads
+        np.testing.assert_allclose(
+            opencl.download(run(x, weight, *rest, *left_out)), expected, rtol=1e-5, atol=1e-4
+        )
+    arrays[1][...] = 0  # the memory of the weights
+    np.testing.assert_allclose(
+        opencl.download(known(x, weight, *rest, *left_out)), expected, rtol=1e-5, atol=1e-4
+    )
+    changed = opencl.download(unknown(x, weight, *rest, *left_out))
+    assert np.array_equal(changed, np.broadcast_to(arrays[2][:, None, None] if bias else 0, changed.shape))
+
+
+def test_a_plan_packs_the_weights_of_its_convolutions(opencl: Any) -> None:
+    generator = np.random.default_rng(4)
+    x, weight = (generator.standard_normal(n).astype(np.float32) for n in ((1, 8, 6, 6), (16, 8, 3, 3)))
+    block = oy.compile(lambda x: oy.conv(x, weight), devices=["opencl:0"])
+    expected = oy.conv.op.call(*map(TensorSpec.of, (x, weight))).reference(x, weight)[0]
+    np.testing.assert_allclose(oy.to_numpy(block(x)), expected, rtol=1e-5, atol=1e-4)
+    assert "opencl/packed_tiles" in str(block.explain(x))
+
+
+def test_a_product_has_no_weights_to_pack(opencl: Any) -> None:
+    kernel, work = _packed(np.zeros((1, 4, 5, 5), np.float32), np.zeros((6, 4, 1, 1), np.float32))
+    assert kernel.refusal(work, opencl) == "has no weights to pack"
 
 
 def test_what_tiles_refuse(opencl: Any, separate: Any, opencl_registry: Registry) -> None:

@@ -17,7 +17,7 @@ from opyard.spec import TensorSpec
 from .array import Array
 from .device import OpenCLDevice, failure, out_of_memory
 
-Prepare = Callable[[Any, OpenCLDevice], Callable[..., Any]]
+Prepare = Callable[..., Callable[..., Any]]
 
 _enqueue = cl.enqueue_nd_range_kernel
 _GROUP = 64  # work items of a group on devices other than CPUs
@@ -89,9 +89,9 @@ def exact(prepare: Prepare) -> Prepare:
     """
 
     @wraps(prepare)
-    def prepare_exact(call: Call, device: OpenCLDevice) -> Callable[..., Any]:
+    def prepare_exact(call: Call, device: OpenCLDevice, *constants: Any) -> Callable[..., Any]:
         try:
-            run = prepare(call, device)
+            run = prepare(call, device, *constants)
         except (
             MemoryError
         ) as error:  # of NumPy, which knows where elements lie, and is asked with arrays of full size

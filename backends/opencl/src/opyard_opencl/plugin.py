@@ -96,6 +96,13 @@ WITHOUT_OUT = frozenset(
 """Kernels that may return a view of their input, or several arrays, and so cannot write into a given one."""
 
 
+def convolution(x: Any, weight: Any, bias: Any) -> Any:
+    """A convolution alone: of a pattern the kernel is told which inputs are constants."""
+    import opyard
+
+    return opyard.conv(x, weight, bias)
+
+
 @hookimpl
 def opyard_register(registry: Any) -> None:
     """Registers the backend and its kernels."""
@@ -126,6 +133,17 @@ def opyard_register(registry: Any) -> None:
                 dtypes=FLOATING.get(name),
                 out=prepare not in WITHOUT_OUT,
             )
+    registry.pattern(
+        convolution,
+        backend="opencl",
+        name="packed_tiles",
+        prepare="opyard_opencl.tiles:prepare_packed",
+        accepts="opyard_opencl.tiles:packed_accepts",
+        efficiency=0.75,
+        dtypes=FLOATING["tiles"],
+        out=True,
+        constants=True,
+    )
     for name, module in FUSED.items():
         registry.region_compiler(
             backend="opencl",

@@ -11,6 +11,8 @@ import numpy as np
 from opyard.driver import Device
 from opyard.operation import Call
 from opyard.ops import windows
+from opyard.region import Region
+from opyard.spec import TensorSpec
 
 from .array import Array
 from .device import OpenCLDevice
@@ -23,6 +25,7 @@ _RUN = 256  # products, as in kernels/tiles.cl
 _BLOCK = 1024  # columns of the right operand that are packed at a time
 _LEAST_BLOCK, _LEAST_CHUNK = 128, 96  # columns and rows that are worth packing anew
 _LONGS = np.int64
+Constants = tuple[Array | None, ...]
 _HEIGHTS = {32: (6, 4), 64: (12, 8)}
 """Rows of a high and of a low tile by the bytes of a vector: two vectors for each, and three beside them, fit into the registers."""
 _WASTE = {32: 1.07, 64: 1.01}
@@ -101,13 +104,33 @@ def prepare_conv(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     return _conv(call, device, _height(device, _tiled_rows(call)))
 
 
-def _conv(call: Call, device: OpenCLDevice, tile: int) -> Callable[..., Array]:
+@exact
+def prepare_packed(region: Region, device: OpenCLDevice, constants: Constants) -> Callable[..., Array]:
+    """The same for the pattern of a convolution alone: weights that are constants are packed once."""
+    (node,) = region.graph.nodes
+    return _conv(node.call, device, _height(device, _tiled_rows(node.call)), constants[1])
+
+
+def packed_accepts(region: Region, device: Device) -> str | None:
+    """Why a convolution cannot be computed by tiles with packed weights, or None."""
+    (node,) = region.graph.nodes
+    return conv_accepts(node.call, device) or ("has no weights to pack" if _is_pointwise(node.call) else None)
+
+
+def _is_pointwise(call: Call) -> bool:
+    """Whether a convolution is a product of matrices."""
+    x, weight = call.inputs[0], call.inputs[1]
+    assert x is not None and weight is not None
+    one = all(n == 1 for n in weight.shape[2:]) and call.attrs["groups"] == 1
+    return one and x.shape[2:] == call.output.shape[2:]
+
+
+def _conv(call: Call, device: OpenCLDevice, tile: int, constant: Array | None = None) -> Callable[..., Array]:
     x, weight, bias = call.inputs
     assert x is not None and weight is not None
-    sizes, shape, results = sizes_of(x), sizes_of(weight), sizes_of(call.output)
-    pointwise = math.prod(shape[2:]) == 1 and call.attrs["groups"] == 1 and sizes[2:] == results[2:]
-    if not pointwise:
-        return _direct(call, device, tile)
+    sizes, shape = sizes_of(x), sizes_of(weight)
+    if not _is_pointwise(call):
+        return _direct(call, device, tile, constant)
     places = math.prod(sizes[2:])
     offsets = np.stack([np.zeros(sizes[0], np.int64), np.arange(sizes[0]) * shape[1] * places], axis=-1)
     run = _product(
@@ -170,7 +193,7 @@ def _division(
     return block, chunk
 
 
-def _direct(call: Call, device: OpenCLDevice, tile: int) -> Callable[..., Array]:
+def _direct(call: Call, device: OpenCLDevice, tile: int, constant: Array | None) -> Callable[..., Array]:
     x, weight, bias = call.inputs
     assert x is not None and weight is not None
     groups, batch = call.attrs["groups"], int(x.shape[0])
@@ -185,32 +208,38 @@ def _direct(call: Call, device: OpenCLDevice, tile: int) -> Callable[..., Array]
     panels = -(-results // panel) if call.output.size else 0
     units, planes = batch * groups * panels, batch * groups * channels
     # the last panel reads beyond the last image
-    behind = -(-(planes * math.prod(copy) + 2 * panel + math.prod(copy[1:])) // panel) * panel
-    depth, blocks = channels * taps, -(-rows // tile) if rows else 0
-    room = (behind + groups * blocks * tile * depth + panel) * itemsize
+    images = -(-(planes * math.prod(copy) + 2 * panel + math.prod(copy[1:])) // panel) * panel
+    depth, weights = channels * taps, groups * (-(-rows // tile) if rows else 0)
+    known = constant is not None and depth > 0 and units > 0
+    behind = 0 if known else images
+    room = (images + (0 if known else weights * tile * depth) + panel) * itemsize
     g, offsets = table(device, geometry), table(device, shifts)
-    items, step = partition(device, units, 1)
-    lines, line = len(shifts), taps // max(1, len(shifts))
-    facts = map(_LONGS, (units, groups, panels, rows, channels, lines, line, apart, behind, step))
-    image_rows, weights = planes * copy[0] * copy[1], groups * blocks
-    pad_items, pad_step = partition(device, image_rows, 64)
-    pack_items, pack_step = partition(device, weights, 1)
+
+    def started(name: str, count: int, grain: int, facts: tuple[int, ...], *tables: Array) -> Launch:
+        items, step = partition(device, count, grain)
+        bound = (*map(_LONGS, (count, *facts, step)), *tables)
+        return Launch(device, text, name, items, bound, COMPILER_OPTIONS)
+
+    packed = device.empty(TensorSpec((weights * tile * depth,), call.output.dtype)) if known else None
     if units:
-        order = (*map(_LONGS, (weights, rows, depth, behind, pack_step)),)
-        pack = Launch(device, text, "pack_weights", pack_items, order, COMPILER_OPTIONS)
-        pad = Launch(
-            device, text, "pad_image", pad_items, (_LONGS(image_rows), _LONGS(pad_step), g), COMPILER_OPTIONS
-        )
-        convolve = Launch(device, text, "direct_convolution", items, (*facts, g, offsets), COMPILER_OPTIONS)
+        pack = started("pack_weights", weights, 1, (rows, depth, behind))
+        pad = started("pad_image", planes * copy[0] * copy[1], 64, (), g)
+        lines, line = len(shifts), taps // max(1, len(shifts))
+        facts = (groups, panels, rows, channels, lines, line, apart, behind)
+        convolve = started("direct_convolution", units, 1, facts, g, offsets)
+        if packed is not None and constant is not None:
+            pack(constant, packed)
 
     def run(x: Array, weight: Array, bias: Array | None = None, *, out: Array | None = None) -> Array:
         result = device.empty(call.output) if out is None else out
         if units:
             scratch = device.scratch(room)
+            factors = Array(device, scratch, (), result.dtype) if packed is None else packed
             if depth:
                 pad(x, scratch=scratch)
-                pack(weight, scratch=scratch)
-            convolve(*(() if bias is None else (bias,)), result, scratch=scratch)
+                if packed is None:
+                    pack(weight, factors)
+            convolve(*(() if bias is None else (bias,)), factors, result, scratch=scratch)
         return result
 
     return run

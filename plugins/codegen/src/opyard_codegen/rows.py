@@ -17,6 +17,9 @@ from .terms import Term, apply, computing, converted, variable
 LANES, BLOCK = 16, 512
 """Partial results of a loop, so that it becomes vector code; and elements until they are joined, so that long sums lose no digits."""
 
+AHEAD = 2048
+"""Elements that are asked for ahead at the begin of a row; more would not stay in the cache until they are used."""
+
 NAME = "rows"
 
 
@@ -61,6 +64,8 @@ class _Writer:
         lines.append("const INDEX index = rest % table[axis]; rest /= table[axis];")
         lines += [f"o{i} += index * table[{i + 1} * rank + axis];" for i in range(count)]
         lines.append("}")
+        moving = [i for i, (_, _, moves) in enumerate(plan.arrays) if moves and not self.group]
+        lines += [f"READ_AHEAD(p{i} + o{i}, width < {AHEAD} ? width : {AHEAD});" for i in moving]
         lines += [self._load(i, f"o{i}") for i, (_, _, moves) in enumerate(plan.arrays) if not moves]
         for number, found in enumerate(plan.passes):
             lines += [self._assignment(name, term) for name, term in found.before]

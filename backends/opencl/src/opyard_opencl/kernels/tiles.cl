@@ -159,20 +159,20 @@ kernel void pad_image(global const T *restrict x, global T *restrict scratch, lo
 }
 
 // weight [groups, rows, depth] -> [groups, blocks of ROWS rows, depth, ROWS]. A unit is such a block.
-kernel void pack_weights(global const T *restrict weight, global T *restrict scratch, long units, long rows, long depth,
+kernel void pack_weights(global const T *restrict weight, global T *restrict packed, long units, long rows, long depth,
                          long behind, long step) {
     const long first = get_global_id(0) * step, last = min(first + step, units), blocks = (rows + ROWS - 1) / ROWS;
     for (long u = first; u < last; u++)
-        pack_rows(weight + u / blocks * rows * depth, scratch + behind + u * depth * ROWS, u % blocks * ROWS, rows, depth, 0,
+        pack_rows(weight + u / blocks * rows * depth, packed + behind + u * depth * ROWS, u % blocks * ROWS, rows, depth, 0,
                   depth);
 }
 
-// A unit is (image, group, panel of the copy). rows and channels are those of one group; weights lie behind the images.
+// A unit is (image, group, panel of the copy). rows and channels are those of one group; weights are packed, from ``behind`` on.
 kernel void direct_convolution(
 #if BIAS_ROW
                                global const T *restrict bias,
 #endif
-                               global T *restrict out, global const T *restrict scratch,
+                               global const T *restrict weights, global T *restrict out, global const T *restrict scratch,
                                long units, long groups, long panels, long rows, long channels, long lines, long taps_of_line,
                                long apart, long behind, long step, global const long *restrict g, global const long *restrict offsets) {
     const long begin_unit = get_global_id(0) * step, last = min(begin_unit + step, units);
@@ -196,7 +196,7 @@ kernel void direct_convolution(
             j += rest;
         }
         for (long block = 0; block < blocks; block++) {
-            global const T *left = scratch + behind + (image % groups * blocks + block) * depth * ROWS;
+            global const T *left = weights + behind + (image % groups * blocks + block) * depth * ROWS;
             V total[ROWS][2];
             #pragma unroll
             for (int r = 0; r < ROWS; r++) {
