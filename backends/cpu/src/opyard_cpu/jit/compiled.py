@@ -23,6 +23,7 @@ from .nest import Nest, arrays_of
 from .passes import CACHE_LINE
 from .steps import Step
 from .teams import Shared, team
+from .transposes import dense_copy
 from .unlocked import UNLOCKED, unlocking
 
 Array = np.ndarray[Any, Any]
@@ -270,7 +271,7 @@ def as_dense(array: Any) -> Array:
     """The array itself where it is dense and aligned, or such a copy."""
     if isinstance(array, np.ndarray) and array.flags.num & DENSE == DENSE:
         return array
-    return np.require(array, requirements=("C", "A"))
+    return dense_copy(array)
 
 
 @lru_cache(maxsize=64)

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from ..onednn.library import library
-from .launch import loads
+from .launch import KERNEL, loads
 from .machine import Module, compiler
 from .unlocked import lock_functions
 
@@ -112,3 +115,19 @@ def team(kernel: Shared, threads: int) -> tuple[Module, list[int]]:
     """A kernel that runs another one on so many threads, and what is in front of the table of that one."""
     words = [library().parallel_address, part().address, min(threads, kernel.count), *kernel.words()]
     return compiler().function(_TEAM_SOURCE), [*lock_functions(), *words]
+
+
+def on_threads(module: Module, count: int, threads: int) -> Callable[[Any, Any], None]:
+    """``run(data, table)`` that calls the function ``kernel(data, table, begin, end)`` on parts of ``range(count)``, one for each thread."""
+    kernel, threads = KERNEL(module.address), min(threads, count)
+    if threads < 2:
+        return lambda data, table: kernel(data, table, 0, count)
+    parallel, function = library().parallel, part().address
+    _, _, _, *sizes = words = Shared(module, 0, 0, count, 1, count).words()
+    kind = ctypes.c_int64 * len(words)
+
+    def run(data: Any, table: Any) -> None:
+        place = 0 if table is None else ctypes.addressof(table)
+        parallel(function, kind(module.address, place, ctypes.addressof(data), *sizes), threads)
+
+    return run
