@@ -1,32 +1,18 @@
-"""Products on several threads, see opyard_cpu.jit.pool; small ones are called by a built-in function, see opyard_cpu.jit.launch."""
+"""Products on several threads, see opyard_cpu.jit.teams; small ones are called by a built-in function, see opyard_cpu.jit.launch."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..jit.launch import KERNEL, built_in
+from ..jit.launch import built_in
 from ..jit.machine import Module
 from ..jit.pool import pool
+from ..jit.teams import on_threads
 
-
-def on_threads(module: Module, count: int, threads: int) -> Callable[[Any, Any], None]:
-    """``run(data, table)`` that calls the function ``kernel(data, table, begin, end)`` on parts of ``range(count)`` on so many threads."""
-    threads = min(threads, count)
-    if threads < 2:
-        kernel = KERNEL(module.address)
-        return lambda data, table: kernel(data, table, 0, count)
-    start, function, _, size = pool().words(module, 0, threads)
-    lead, kind = pool().lead, ctypes.c_int64 * 4
-
-    def run(data: Any, table: Any) -> None:
-        sizes = 0 if table is None else ctypes.addressof(table)
-        lead(data, kind(start, function, sizes, size), 0, count)
-
-    return run
+__all__ = ["held", "on_threads"]
 
 
 def held(
@@ -37,7 +23,7 @@ def held(
     scratch_bytes: int,
     otherwise: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """The same as a function of so many arrays, which holds the interpreter's lock: for what takes little. See ``built_in``."""
+    """``on_threads`` as a function of so many arrays, which holds the interpreter's lock: for what takes little. See ``built_in``."""
     threads = min(threads, count)
     if threads < 2:
         return built_in(module, arrays, np.empty(0, np.int64), count, scratch_bytes, otherwise)

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from .launch import loads
+from .launch import KERNEL, loads
 from .machine import Module, compiler
 from .pool import pool
 from .unlocked import lock_functions
@@ -90,3 +93,19 @@ def team(kernel: Shared, threads: int) -> tuple[Module, list[int]]:
     before = [*lock_functions(), pool().leader.address, kernel.count]
     sizes = [kernel.arrays, kernel.scratch_bytes, kernel.unit, kernel.end]
     return compiler().function(_TEAM_SOURCE), [*before, *words, kernel.module.address, 0, *sizes]
+
+
+def on_threads(module: Module, count: int, threads: int) -> Callable[[Any, Any], None]:
+    """``run(data, table)`` that calls the function ``kernel(data, table, begin, end)`` on parts of ``range(count)`` on so many threads."""
+    threads = min(threads, count)
+    if threads < 2:
+        kernel = KERNEL(module.address)
+        return lambda data, table: kernel(data, table, 0, count)
+    start, function, _, size = pool().words(module, 0, threads)
+    lead, kind = pool().lead, ctypes.c_int64 * 4
+
+    def run(data: Any, table: Any) -> None:
+        sizes = 0 if table is None else ctypes.addressof(table)
+        lead(data, kind(start, function, sizes, size), 0, count)
+
+    return run
