@@ -12,13 +12,13 @@ from opyard.operation import Call
 from opyard.settings import num_threads
 
 from ..jit import machine
+from ..jit.teams import on_threads
 from ..onednn.addresses import Array, address
 from ..onednn.chains import SECONDS, Run
 from ..onednn.layouts import concrete
 from ..onednn.library import missing as no_threads
 from .attention_shape import ROWS, VECTORS, Shape
 from .attention_source import AttentionSource
-from .teams import on_threads
 
 PEAK = 1.0
 """Times the device's peak that the products reach."""

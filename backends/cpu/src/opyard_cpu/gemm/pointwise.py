@@ -20,6 +20,7 @@ from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
 from ..jit import machine, scalars
+from ..jit.teams import on_threads
 from ..onednn.addresses import Array, address, dense, images_maker
 from ..onednn.chains import IMAGES, PER_CHANNEL, SECONDS, Run, chain_of
 from ..onednn.checks import Constants, bounded
@@ -29,7 +30,6 @@ from ..onednn.plain import room
 from .products import LEAST_ROWS, PEAK, THREAD_FLOPS, panels
 from .source import Blocking, Source, blocking
 from .tail import Tail, tail_of
-from .teams import on_threads
 
 STORE_SECONDS = 2e-10
 """What a number takes on its way from a tile to memory, on one thread: few products for each make that count."""

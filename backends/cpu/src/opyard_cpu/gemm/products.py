@@ -14,6 +14,7 @@ from opyard.settings import num_threads
 
 from ..jit import machine
 from ..jit.region import INSTRUCTIONS_PER_SECOND, THREAD_BANDWIDTH
+from ..jit.teams import held, on_threads
 from ..onednn.addresses import Array, address, aligned, dense
 from ..onednn.chains import SECONDS, Run
 from ..onednn.layouts import concrete
@@ -22,7 +23,6 @@ from ..onednn.plain import room
 from .row import RowSource
 from .source import Blocking, Source, blocking
 from .tail import Tail, tail_of
-from .teams import held, on_threads
 
 PEAK = 1.1
 """Times the device's peak, which is that of the nominal clock, that these products reach."""

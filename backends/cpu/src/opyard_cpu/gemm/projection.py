@@ -20,6 +20,7 @@ from opyard.region import Region
 
 from ..geometry import conv_geometry
 from ..jit import machine
+from ..jit.teams import on_threads
 from ..onednn import squeeze
 from ..onednn.addresses import Array, address, dense, images_maker
 from ..onednn.chains import SECONDS, Run
@@ -29,7 +30,6 @@ from .pointwise import panels_of, product_seconds, threads_for
 from .products import LEAST_ROWS
 from .source import DEPTH, Source, blocking
 from .tail import Tail, tail_of
-from .teams import on_threads
 
 SCALE_SECONDS, IMAGE_SECONDS = 2.5e-10, 8e-6
 """What it takes to weigh a number of the convolution's weights, and beside that for each image, calls by Python included."""

@@ -1,4 +1,4 @@
-"""Compiled loops on several threads of the pool, without the interpreter's lock.
+"""Compiled functions on several threads of the pool: loops without the interpreter's lock, products, and small ones of these with it.
 
 ``in_parts`` of opyard_cpu.threads begins with Python in each thread, which takes some hundred microseconds more.
 """
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from .launch import KERNEL, loads
+import numpy as np
+
+from .launch import KERNEL, built_in, loads
 from .machine import Module, compiler
 from .pool import pool
 from .unlocked import lock_functions
@@ -109,3 +111,19 @@ def on_threads(module: Module, count: int, threads: int) -> Callable[[Any, Any],
         lead(data, kind(start, function, sizes, size), 0, count)
 
     return run
+
+
+def held(
+    module: Module,
+    arrays: int,
+    count: int,
+    threads: int,
+    scratch_bytes: int,
+    otherwise: Callable[..., Any],
+) -> Callable[..., Any]:
+    """``on_threads`` as a function of so many arrays, which holds the interpreter's lock: for what takes little. See ``built_in``."""
+    threads = min(threads, count)
+    if threads < 2:
+        return built_in(module, arrays, np.empty(0, np.int64), count, scratch_bytes, otherwise)
+    table = np.array(pool().words(module, 0, threads), np.int64)
+    return built_in(pool().leader, arrays, table, count, scratch_bytes, otherwise, needed=module)

@@ -31,10 +31,10 @@ from opyard.driver import Device
 from opyard.region import Region
 from opyard.settings import num_threads
 
-from ..gemm.teams import on_threads
 from ..jit.compiled import Compiled, compiled
 from ..jit.machine import missing
 from ..jit.steps import steps_of
+from ..jit.teams import on_threads
 from .addresses import address, known_square, measured_square, note_square, square
 from .chains import IMAGES, RELU, RELU6, SECONDS, STEEP, Chain, Operand, Run, elements_in
 from .primitives import Eltwise
