@@ -98,6 +98,7 @@ kernel void softmax_rows(global const X *restrict x, global OUT *restrict out, l
     const long first = get_global_id(0) * step, last = min(first + step, units);
     for (long u = first; u < last; u++) {
         global const T *row = x + u * length;
+        READ_AHEAD(row, min(length, 2048L));
         global T *target = out + u * length;
         const T top = greatest(row, length);
         T total = 0;
@@ -137,6 +138,7 @@ kernel void normalize_rows(global const X *restrict x,
     const long first = get_global_id(0) * step, last = min(first + step, units);
     for (long u = first; u < last; u++) {
         global const T *row = x + u * length;
+        READ_AHEAD(row, min(length, 2048L));
         global T *target = out + u * length;
         T mean = 0, square = 0;
 #define SAME(v) (v)
