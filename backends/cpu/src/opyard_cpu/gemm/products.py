@@ -13,6 +13,7 @@ from opyard.kernels import Work
 from opyard.settings import num_threads
 
 from ..jit import machine
+from ..jit.pool_source import CHUNKS
 from ..jit.region import INSTRUCTIONS_PER_SECOND, THREAD_BANDWIDTH
 from ..onednn.addresses import Array, address, aligned, dense
 from ..onednn.chains import SECONDS, Run
@@ -38,6 +39,9 @@ THREAD_FLOPS = 1.7e11
 
 THREAD_SECONDS = 1e-5
 """What a thread must have to do at least; to tell another one takes about a microsecond, and some more where it sleeps."""
+
+NEIGHBOURS = 8
+"""Vectors of columns that one thread takes at least in the product of one row: what lies beside each other is read faster."""
 
 HELD_SECONDS = 1e-4
 """Up to here the interpreter's lock is held; Python itself keeps it for 5 milliseconds."""
@@ -118,7 +122,7 @@ def prepare_packed(work: Work, device: Device) -> Run:
             found = weight.forms[key] = panels(weight.array, cut)
         return found  # type: ignore[no-any-return]
 
-    return _bound(work, tail, module, cut.units, weights, cut.scratch_bytes)
+    return _bound(work, tail, module, (cut.units, CHUNKS), weights, cut.scratch_bytes)
 
 
 def prepare_row(work: Work, device: Device) -> Run:
@@ -127,23 +131,24 @@ def prepare_row(work: Work, device: Device) -> Run:
     lanes = machine.host().vector_bytes // 4
     module = machine.compiler().function(RowSource(tail, lanes).text())
     vectors = -(-tail.columns // lanes)
-    return _bound(work, tail, module, vectors, lambda weight: weight, 0)
+    chunks = max(_threads(tail), vectors // NEIGHBOURS)
+    return _bound(work, tail, module, (vectors, chunks), lambda weight: weight, 0)
 
 
 def _bound(
     work: Work,
     tail: Tail,
     module: machine.Module,
-    units: int,
+    units: tuple[int, int],
     weights: Callable[[Any], Array],
     scratch_bytes: int,
 ) -> Run:
-    """The kernel, from the function that computes so many units of it."""
+    """The kernel, from the function that computes so many units of it, in so many chunks at most."""
     shapes = [concrete(spec.shape) for spec in work.outputs]
     places = [place for _, _, place in tail.operands]
     inputs, threads, empty = 2 + len(places), _threads(tail), np.empty
     words: Any = ctypes.c_void_p * (inputs + len(shapes) + 1)
-    on_all = on_threads(module, units, threads)
+    on_all = on_threads(module, units[0], threads, units[1])
 
     def released(*arrays: Array) -> Array:
         """The inputs, and then the results."""
@@ -155,7 +160,7 @@ def _bound(
 
     compute: Callable[..., Array] = released
     if _seconds(tail) <= HELD_SECONDS:
-        compute = held(module, inputs + len(shapes), units, threads, scratch_bytes, released)
+        compute = held(module, inputs + len(shapes), units[0], threads, units[1], scratch_bytes, released)
 
     def run(x: Array, weight: Any, *others: Any, out: Array | None = None) -> Any:
         fits = out is not None and out.flags.c_contiguous

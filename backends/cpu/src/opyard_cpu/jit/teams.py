@@ -39,7 +39,7 @@ define void @kernel(ptr %data, ptr %words, i64 %from.unit, i64 %to.unit) nounwin
 }}
 """
 
-_LEAD = ("pool", "part", "words", "threads")
+_LEAD = ("pool", "part", "words", "threads", "chunks")
 """Words of the leader of the pool."""
 
 _TEAM = {"save": "ptr", "restore": "ptr", "lead": "ptr", "count": "i64"}
@@ -86,7 +86,7 @@ def _part() -> Module:
 
 def team(kernel: Shared, threads: int) -> tuple[Module, list[int]]:
     """A kernel that runs another one on so many threads, and what is in front of the table of that one."""
-    words = pool().words(_part(), 0, min(threads, kernel.count))
+    words = pool().words(_part(), min(threads, kernel.count))
     before = [*lock_functions(), pool().leader.address, kernel.count]
     sizes = [kernel.arrays, kernel.scratch_bytes, kernel.unit, kernel.end]
     return compiler().function(_TEAM_SOURCE), [*before, *words, kernel.module.address, 0, *sizes]
