@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import opyard as oy
 from opyard.placement.regions import find_regions
 from opyard.registry import Registry
+from opyard.settings import num_threads
 from opyard.spec import TensorSpec
 from opyard_cpu import fusion, plugin, threads
 
@@ -171,6 +172,13 @@ def test_parts_cover_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     threads.in_parts(count, 10, threads.LEAST_WORK)
     assert seen.tolist() == [1] * 10
+
+
+def test_kernels_within_parts_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "num_threads", lambda: 2)
+    found: list[int] = []
+    threads.in_parts(lambda first, last: found.append(num_threads()), 2, threads.LEAST_WORK)
+    assert found == [1, 1]
 
 
 def test_little_work_stays_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,6 +265,20 @@ def test_products(dtype: str, shape: tuple[int, ...]) -> None:
             check(work, [x])
 
 
+@pytest.mark.parametrize("seconds", [1.0, 1e-12])
+def test_sums_of_columns_into_an_array_that_is_an_input(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(compiled, "THREAD_SECONDS", seconds)
+    x, bias = np.random.default_rng(0).standard_normal((30, 400)).astype(np.float32), np.ones(400, np.float32)
+    work = region_of(lambda v, b: oy.sum(v + b, axis=0), TensorSpec.of(x), TensorSpec.of(bias))
+    run, expected = COMPILER.bind(work, DEVICE), x.sum(axis=0) + 30
+    np.testing.assert_allclose(run(x, bias), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(np.asfortranarray(x), bias), expected, rtol=1e-4, atol=1e-4)
+    assert run(x, bias, out=bias) is bias
+    np.testing.assert_allclose(bias, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_sum_of_many_equal_numbers_is_precise() -> None:
     x = np.full((1 << 16, 64), 0.1, np.float32)
     for axis in (None, 0):

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opyard_cpu.gemm import teams
-from opyard_cpu.jit import machine, pool, pool_source
+from opyard_cpu.jit import machine, pool, pool_source, teams
 
 REASON = pool.missing() or machine.missing()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))

@@ -62,7 +62,8 @@ def in_parts(function: Callable[[int, int], None], count: int, work: float) -> N
         pool = _pool(num_threads() - 1)
         others = [pool.submit(_quietly, function, *pair) for pair in pairwise(ends[1:])]
         try:
-            function(ends[0], ends[1])
+            with limit_threads(1):
+                function(ends[0], ends[1])
         finally:
             for other in others:
                 other.result()
@@ -87,8 +88,8 @@ def few_threads(threads: int) -> Iterator[None]:
 
 
 def _quietly(function: Callable[[int, int], None], first: int, last: int) -> None:
-    """NaN and infinity are values, and whether NumPy warns of them is set for each thread."""
-    with np.errstate(all="ignore"):
+    """NaN and infinity are values, and whether NumPy warns of them is set for each thread, as is how many threads it may use."""
+    with limit_threads(1), np.errstate(all="ignore"):
         function(first, last)
 
 

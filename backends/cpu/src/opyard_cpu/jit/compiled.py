@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opyard.graph import Value
+from opyard.graph import Node, Value
 from opyard.region import Region
 from opyard.settings import num_threads
 
@@ -23,6 +23,7 @@ from .passes import CACHE_LINE
 from .pool import missing as no_teams
 from .steps import Step
 from .teams import Shared, team
+from .transposes import dense_copy
 from .unlocked import UNLOCKED, unlocking
 
 Array = np.ndarray[Any, Any]
@@ -98,7 +99,10 @@ class Compiled:
         if several or (not is_small and self.scratch_bytes > STACK_BYTES):
             return run
         native = self._native(1)
-        if native is None or self.seconds <= TEAM_SECONDS or self.units < 2:
+        alone = (
+            self.seconds <= THREAD_SECONDS and num_threads() == 1
+        )  # asking in each call would take too long
+        if native is None or alone or self.seconds <= TEAM_SECONDS or self.units < 2:
             return native or run
         by_threads: dict[int, Callable[..., Any] | None] = {1: native}
         make = self._native if no_teams() is None else self._pooled
@@ -133,12 +137,16 @@ class Compiled:
             native(*arrays, *constants, *made)
             return tuple(made) if is_tuple else made[0]
 
-        module, words, scratch = self._called(threads)
-        table = np.array([*words, *self.table], np.int64)
-        native = built_in(module, len(self.arrays), table, self.end, scratch, without_outputs)
+        native = self._built_in(threads, without_outputs)
         if native is without_outputs:
             return None
         return without_outputs if constants or is_tuple else native
+
+    def _built_in(self, threads: int, fallback: Callable[..., Any]) -> Callable[..., Any]:
+        """The built-in function of inputs, constants and outputs on so many threads; the fallback where there is none."""
+        module, words, scratch = self._called(threads)
+        table = np.array([*words, *self.table], np.int64)
+        return built_in(module, len(self.arrays), table, self.end, scratch, fallback)
 
     def _called(self, threads: int) -> tuple[Module, list[int], int]:
         """What the built-in function calls, what is in front of the table, and bytes of scratch memory that it brings."""
@@ -185,16 +193,15 @@ class Parts(Compiled):
     """A step whose outputs are reductions: of columns, or of one long row. Each part reduces some of it."""
 
     def run(self, *arrays: Any, out: Array | None = None) -> Any:
-        """Any arrays, on all threads; ``out`` where there is one output."""
-        dense = [as_dense(array) for array in arrays]
+        """Any arrays, on all threads; ``out`` where there is one output. Behind constants there may be outputs, too."""
+        inputs = len(self.step.region.graph.inputs)
+        dense = [as_dense(array) for array in arrays[:inputs]]
         addresses = [address(array) for array in (*dense, *self.constants)]
-        nodes = {node.outputs[0]: node for node in self.step.region.graph.nodes}
-        reductions = [nodes[value] for value in self.step.region.graph.outputs.values()]
-        starts = [identity(node).constant for node in reductions]
+        reductions, starts = self._reductions(), self._starts()
         ufuncs = [UFUNCS[node.op.name] for node in reductions]
         wider = [_wider(node.op.name, spec.dtype) for node, spec in zip(reductions, self.specs, strict=True)]
         table, words = address(self.table), pointers(len(self.arrays) + 1)
-        step = CHUNK if self.is_flat else max(1, min(ROWS, CHUNK // self.sizes[-1]))
+        step = self._at_once()
         found: dict[int, list[Array]] = {}
 
         def part(first: int, last: int) -> None:
@@ -223,14 +230,46 @@ class Parts(Compiled):
                 ufunc(total, array, out=total)
         with np.errstate(all="ignore"):
             results = [total.astype(spec.dtype) for total, spec in zip(totals, self.specs, strict=True)]
-        if out is not None:
-            out[...] = results[0]
-            return out
+        given = arrays[inputs + len(self.constants) :] if out is None else (out,)
+        for array, result in zip(given, results, strict=False):
+            array[...] = result
+        results = list(given) or results
         return tuple(results) if len(results) > 1 else results[0]
 
+    def _at_once(self) -> int:
+        """Elements, or rows of columns, that are reduced in one go."""
+        return CHUNK if self.is_flat else max(1, min(ROWS, CHUNK // self.sizes[-1]))
+
     def function(self) -> Callable[..., Any]:
-        """What a plan calls."""
-        return self.run
+        """What a plan calls: a built-in function where all is done in one go, and on one thread."""
+        run, constants, empty, is_long = self.run, self.constants, np.empty, self.seconds >= THREAD_SECONDS
+        if self.end > self._at_once() or self.scratch_bytes > STACK_BYTES:
+            return run
+        native, starts = self._built_in(1, run), self._starts()
+        if native is run:
+            return run
+        specs = [(spec.shape, spec.dtype) for spec in self.specs]
+
+        def at_once(*arrays: Any, out: Array | None = None) -> Any:
+            if is_long and num_threads() > 1:
+                return run(*arrays, out=out)
+            made = [empty(shape, dtype) for shape, dtype in specs]
+            for array, start in zip(made, starts, strict=True):
+                array.fill(start)
+            native(*arrays, *constants, *made)
+            if out is not None:  # which may be an input
+                out[...] = made[0]
+                return out
+            return tuple(made) if len(made) > 1 else made[0]
+
+        return at_once
+
+    def _reductions(self) -> list[Node]:
+        nodes = {node.outputs[0]: node for node in self.step.region.graph.nodes}
+        return [nodes[value] for value in self.step.region.graph.outputs.values()]
+
+    def _starts(self) -> list[Any]:
+        return [identity(node).constant for node in self._reductions()]
 
 
 def _wider(op: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -275,9 +314,7 @@ def as_dense(array: Any) -> Array:
     """The array itself where it is dense and aligned, or such a copy."""
     if isinstance(array, np.ndarray) and array.flags.num & DENSE == DENSE:
         return array
-    if isinstance(array, np.ndarray) and array.flags.aligned:
-        return array.copy()
-    return np.require(array, requirements=("C", "A"))
+    return dense_copy(array)
 
 
 @lru_cache(maxsize=64)

@@ -14,12 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from opyard.settings import num_threads
+
 from ..taps import Range
-from ..threads import in_parts
 from .code import literal
-from .compiled import pointers
+from .compiled import as_dense, pointers
 from .launch import KERNEL, address, built_in
 from .machine import Processor, compiler, host
+from .pool import missing as no_teams
+from .teams import Shared, team
+from .unlocked import UNLOCKED, unlocking
 
 Array = np.ndarray[Any, Any]
 
@@ -29,8 +33,8 @@ UNROLLED = 4
 OPERATIONS = 3
 """Of each element of a window, in units of those of products."""
 
-HELD = 1e6
-"""Operations up to which the interpreter's lock is held."""
+HELD = 2e6
+"""Operations up to which one thread does all, and holds the interpreter's lock."""
 
 _HEAD = ("rows", "columns", "image", "down", "right", "channels")
 """Words: windows along both axes, bytes of an image, bytes from one element of a window to the next, bytes of the channels."""
@@ -194,15 +198,18 @@ def max_pool(
     for windows, step in ((down, line), (right, pixel)):
         for first, count in zip(windows.first, windows.count, strict=True):
             words += [first * step, count]
-    table, kernel = np.array(words, np.int64), KERNEL(module.address)
+    table, count = np.array(words, np.int64), batch * rows
     operations = float(OPERATIONS * batch * channels * sum(down.count) * sum(right.count))
+    called, head = module, list[int]()
+    if operations > HELD and (threads := num_threads()) > 1 and not no_teams():
+        called, head = team(Shared(module, 2, 0, count, 1, count), threads)
+    elif operations > HELD:
+        called, head = compiler().function(UNLOCKED), unlocking(module, 2, 0)
+    kernel = KERNEL(module.address)
 
     def run(x: Array, out: Array) -> Array:
-        x = np.require(x, requirements=("C", "A"))
-        data = pointers(2)(address(x), address(out))
-        in_parts(lambda first, last: kernel(data, address(table), first, last), batch * rows, operations)
+        x = as_dense(x)
+        kernel(pointers(2)(address(x), address(out)), address(table), 0, count)
         return out
 
-    if operations > HELD:
-        return run
-    return built_in(module, 2, table, batch * rows, 0, run)
+    return built_in(called, 2, np.array([*head, *words], np.int64), count, 0, run)

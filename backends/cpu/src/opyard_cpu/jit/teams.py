@@ -1,16 +1,22 @@
-"""Compiled loops on several threads of the pool, without the interpreter's lock.
+"""Compiled functions on several threads of the pool.
 
 ``in_parts`` of opyard_cpu.threads begins with Python in each thread, which takes some hundred microseconds more.
 """
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from .launch import loads
+import numpy as np
+
+from .launch import KERNEL, built_in, loads
 from .machine import Module, compiler
 from .pool import pool
+from .pool_source import CHUNKS
 from .unlocked import lock_functions
 
 _PART = {"run": "ptr", "table": "ptr", "arrays": "i64", "bytes": "i64", "unit": "i64", "end": "i64"}
@@ -90,3 +96,37 @@ def team(kernel: Shared, threads: int) -> tuple[Module, list[int]]:
     before = [*lock_functions(), pool().leader.address, kernel.count]
     sizes = [kernel.arrays, kernel.scratch_bytes, kernel.unit, kernel.end]
     return compiler().function(_TEAM_SOURCE), [*before, *words, kernel.module.address, 0, *sizes]
+
+
+def on_threads(module: Module, count: int, threads: int, chunks: int = CHUNKS) -> Callable[[Any, Any], None]:
+    """``run(data, table)`` that calls the function ``kernel(data, table, begin, end)`` on parts of ``range(count)``, of which there are so
+    many at most, on so many threads."""
+    threads = min(threads, count)
+    if threads < 2:
+        kernel = KERNEL(module.address)
+        return lambda data, table: kernel(data, table, 0, count)
+    start, function, _, *sizes = pool().words(module, threads, chunks)
+    lead, kind = pool().lead, ctypes.c_int64 * 5
+
+    def run(data: Any, table: Any) -> None:
+        place = 0 if table is None else ctypes.addressof(table)
+        lead(data, kind(start, function, place, *sizes), 0, count)
+
+    return run
+
+
+def held(
+    module: Module,
+    arrays: int,
+    count: int,
+    threads: int,
+    chunks: int,
+    scratch_bytes: int,
+    otherwise: Callable[..., Any],
+) -> Callable[..., Any]:
+    """The same as a function of so many arrays, which holds the interpreter's lock: for what takes little. See ``built_in``."""
+    threads = min(threads, count)
+    if threads < 2:
+        return built_in(module, arrays, np.empty(0, np.int64), count, scratch_bytes, otherwise)
+    table = np.array(pool().words(module, threads, chunks), np.int64)
+    return built_in(pool().leader, arrays, table, count, scratch_bytes, otherwise, needed=module)
