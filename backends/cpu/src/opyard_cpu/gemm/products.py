@@ -15,7 +15,7 @@ from opyard.settings import num_threads
 from ..jit import machine
 from ..jit.pool_source import CHUNKS
 from ..jit.region import INSTRUCTIONS_PER_SECOND, THREAD_BANDWIDTH
-from ..onednn.addresses import Array, address, aligned, dense
+from ..onednn.addresses import FLOAT32, Array, address, aligned, dense
 from ..onednn.chains import SECONDS, Run
 from ..onednn.layouts import concrete
 from ..onednn.library import missing as no_threads
@@ -147,6 +147,7 @@ def _bound(
     shapes = [concrete(spec.shape) for spec in work.outputs]
     places = [place for _, _, place in tail.operands]
     inputs, threads, empty = 2 + len(places), _threads(tail), np.empty
+    in_order = places == list(range(2, len(work.inputs)))
     words: Any = ctypes.c_void_p * (inputs + len(shapes) + 1)
     on_all = on_threads(module, units[0], threads, units[1])
 
@@ -163,17 +164,21 @@ def _bound(
         compute = held(module, inputs + len(shapes), units[0], threads, units[1], scratch_bytes, released)
 
     def run(x: Array, weight: Any, *others: Any, out: Array | None = None) -> Any:
-        fits = out is not None and out.flags.c_contiguous
-        results = [out] if fits else [empty(shape, np.float32) for shape in shapes]
-        compute(x, weights(weight), *[others[place - 2] for place in places], *results)
-        if work.is_tuple:
-            return tuple(results)
-        if out is None or fits:
-            return results[0]
-        np.copyto(out, results[0])  # type: ignore[arg-type]
+        result = empty(shapes[0], FLOAT32) if out is None or not out.flags.c_contiguous else out
+        compute(x, weights(weight), *[others[place - 2] for place in places], result)
+        if out is None or out is result:
+            return result
+        np.copyto(out, result)
         return out
 
-    return run
+    def several(x: Array, weight: Any, *others: Any) -> tuple[Array, ...]:
+        results = tuple([empty(shape, FLOAT32) for shape in shapes])
+        if not in_order:
+            others = tuple([others[place - 2] for place in places])
+        compute(x, weights(weight), *others, *results)
+        return results
+
+    return several if work.is_tuple else run
 
 
 def _tail_seconds(tail: Tail) -> float:
