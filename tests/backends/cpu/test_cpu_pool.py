@@ -77,6 +77,14 @@ def test_each_unit_is_done_once_however_many_there_are(threads: int) -> None:
                 time.sleep(0.001)
 
 
+def test_units_that_lie_beside_each_other_may_stay_together() -> None:
+    """With as many chunks as threads one thread does all of a half, or all."""
+    compute = teams.on_threads(counting(50), 40, 2, 2)
+    for _ in range(100):
+        found = run(compute, 40)
+        assert len(set(found[:20])) == len(set(found[20:])) == 1
+
+
 def test_other_threads_take_part() -> None:
     compute = teams.on_threads(counting(20_000), 40, 2)
     seen = set[int]()
@@ -94,7 +102,7 @@ def test_functions_of_arrays_share_their_work_too() -> None:
         return "handed on"
 
     for threads in (1, 3):
-        compute = teams.held(counting(), 1, 50, threads, 0, otherwise)
+        compute = teams.held(counting(), 1, 50, threads, 32, 0, otherwise)
         for _ in range(20):
             counts = np.zeros(50, np.int64)
             assert compute(counts) is counts

@@ -13,9 +13,10 @@ from opyard.kernels import Work
 from opyard.settings import num_threads
 
 from ..jit import machine
+from ..jit.pool_source import CHUNKS
 from ..jit.region import INSTRUCTIONS_PER_SECOND, THREAD_BANDWIDTH
 from ..jit.teams import held, on_threads
-from ..onednn.addresses import Array, address, aligned, dense
+from ..onednn.addresses import FLOAT32, Array, address, aligned, dense
 from ..onednn.chains import SECONDS, Run
 from ..onednn.layouts import concrete
 from ..onednn.library import missing as no_threads
@@ -38,6 +39,9 @@ THREAD_FLOPS = 1.7e11
 
 THREAD_SECONDS = 1e-5
 """What a thread must have to do at least; to tell another one takes about a microsecond, and some more where it sleeps."""
+
+NEIGHBOURS = 8
+"""Vectors of columns that one thread takes at least in the product of one row: what lies beside each other is read faster."""
 
 HELD_SECONDS = 1e-4
 """Up to here the interpreter's lock is held; Python itself keeps it for 5 milliseconds."""
@@ -118,7 +122,7 @@ def prepare_packed(work: Work, device: Device) -> Run:
             found = weight.forms[key] = panels(weight.array, cut)
         return found  # type: ignore[no-any-return]
 
-    return _bound(work, tail, module, cut.units, weights, cut.scratch_bytes)
+    return _bound(work, tail, module, (cut.units, CHUNKS), weights, cut.scratch_bytes)
 
 
 def prepare_row(work: Work, device: Device) -> Run:
@@ -127,23 +131,25 @@ def prepare_row(work: Work, device: Device) -> Run:
     lanes = machine.host().vector_bytes // 4
     module = machine.compiler().function(RowSource(tail, lanes).text())
     vectors = -(-tail.columns // lanes)
-    return _bound(work, tail, module, vectors, lambda weight: weight, 0)
+    chunks = max(_threads(tail), vectors // NEIGHBOURS)
+    return _bound(work, tail, module, (vectors, chunks), lambda weight: weight, 0)
 
 
 def _bound(
     work: Work,
     tail: Tail,
     module: machine.Module,
-    units: int,
+    units: tuple[int, int],
     weights: Callable[[Any], Array],
     scratch_bytes: int,
 ) -> Run:
-    """The kernel, from the function that computes so many units of it."""
+    """The kernel, from the function that computes so many units of it, in so many chunks at most."""
     shapes = [concrete(spec.shape) for spec in work.outputs]
     places = [place for _, _, place in tail.operands]
     inputs, threads, empty = 2 + len(places), _threads(tail), np.empty
+    in_order = places == list(range(2, len(work.inputs)))
     words: Any = ctypes.c_void_p * (inputs + len(shapes) + 1)
-    on_all = on_threads(module, units, threads)
+    on_all = on_threads(module, units[0], threads, units[1])
 
     def released(*arrays: Array) -> Array:
         """The inputs, and then the results."""
@@ -155,20 +161,24 @@ def _bound(
 
     compute: Callable[..., Array] = released
     if _seconds(tail) <= HELD_SECONDS:
-        compute = held(module, inputs + len(shapes), units, threads, scratch_bytes, released)
+        compute = held(module, inputs + len(shapes), units[0], threads, units[1], scratch_bytes, released)
 
     def run(x: Array, weight: Any, *others: Any, out: Array | None = None) -> Any:
-        fits = out is not None and out.flags.c_contiguous
-        results = [out] if fits else [empty(shape, np.float32) for shape in shapes]
-        compute(x, weights(weight), *[others[place - 2] for place in places], *results)
-        if work.is_tuple:
-            return tuple(results)
-        if out is None or fits:
-            return results[0]
-        np.copyto(out, results[0])  # type: ignore[arg-type]
+        result = empty(shapes[0], FLOAT32) if out is None or not out.flags.c_contiguous else out
+        compute(x, weights(weight), *[others[place - 2] for place in places], result)
+        if out is None or out is result:
+            return result
+        np.copyto(out, result)
         return out
 
-    return run
+    def several(x: Array, weight: Any, *others: Any) -> tuple[Array, ...]:
+        results = tuple([empty(shape, FLOAT32) for shape in shapes])
+        if not in_order:
+            others = tuple([others[place - 2] for place in places])
+        compute(x, weights(weight), *others, *results)
+        return results
+
+    return several if work.is_tuple else run
 
 
 def _tail_seconds(tail: Tail) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 
 from .launch import KERNEL, Array, address, aligned
 from .machine import Module, compiler
-from .pool_source import CLOSED, LEADER, PLACES, WORKER
+from .pool_source import CHUNKS, CLOSED, LEADER, PLACES, WORKER
 
 
 @cache
@@ -71,10 +71,10 @@ class Pool:
                     return
                 self._given.append(given)
 
-    def words(self, module: Module, table: int, threads: int) -> list[int]:
-        """What the leader is told: the pool, the function, the address of its table, and how many threads may work."""
+    def words(self, module: Module, threads: int, chunks: int = CHUNKS) -> list[int]:
+        """What the leader is told: the pool, the function, the address of its table, how many threads may work, and the most chunks."""
         self.grow(threads - 1)
-        return [self.address, module.address, table, threads]
+        return [self.address, module.address, 0, threads, min(chunks, CHUNKS)]
 
 
 @cache

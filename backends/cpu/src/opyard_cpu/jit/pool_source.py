@@ -168,6 +168,8 @@ entry:
   %table = load i64, ptr %table.from
   %threads.from = getelementptr i64, ptr %words, i64 3
   %threads = load i64, ptr %threads.from
+  %most.from = getelementptr i64, ptr %words, i64 4
+  %most = load i64, ptr %most.from
 {_words("done", "sleepers", "busy", "run", "data", "table", "count", "chunks", "threads", "syscall", "sched_yield")}
   %claim = cmpxchg ptr %busy.at, i64 0, i64 1 acq_rel acquire
   %ours = extractvalue {{ i64, i1 }} %claim, 1
@@ -178,8 +180,8 @@ alone:
   call void %function(ptr %data, ptr %own, i64 0, i64 %end)
   ret void
 publish:
-  %few = icmp ult i64 %end, {CHUNKS}
-  %chunks = select i1 %few, i64 %end, i64 {CHUNKS}
+  %few = icmp ult i64 %end, %most
+  %chunks = select i1 %few, i64 %end, i64 %most
   %given = ptrtoint ptr %data to i64
   store atomic i64 %run, ptr %run.at monotonic, align 8
   store atomic i64 %given, ptr %data.at monotonic, align 8
@@ -231,7 +233,8 @@ finish:
   ret void
 }}
 """
-"""``kernel(data, table, begin, end)``: the table has the pool, the function, its own table, and how many threads may work.
+"""``kernel(data, table, begin, end)``: the table has the pool, the function, its own table, how many threads may work, and the
+most chunks.
 
 Where another work has the helpers, the caller does all of it.
 """

@@ -16,6 +16,7 @@ import numpy as np
 from .launch import KERNEL, built_in, loads
 from .machine import Module, compiler
 from .pool import pool
+from .pool_source import CHUNKS
 from .unlocked import lock_functions
 
 _PART = {"run": "ptr", "table": "ptr", "arrays": "i64", "bytes": "i64", "unit": "i64", "end": "i64"}
@@ -44,7 +45,7 @@ define void @kernel(ptr %data, ptr %words, i64 %from.unit, i64 %to.unit) nounwin
 }}
 """
 
-_LEAD = ("pool", "part", "words", "threads")
+_LEAD = ("pool", "part", "words", "threads", "chunks")
 """Words of the leader of the pool."""
 
 _TEAM = {"save": "ptr", "restore": "ptr", "lead": "ptr", "count": "i64"}
@@ -91,24 +92,25 @@ def _part() -> Module:
 
 def team(kernel: Shared, threads: int) -> tuple[Module, list[int]]:
     """A kernel that runs another one on so many threads, and what is in front of the table of that one."""
-    words = pool().words(_part(), 0, min(threads, kernel.count))
+    words = pool().words(_part(), min(threads, kernel.count))
     before = [*lock_functions(), pool().leader.address, kernel.count]
     sizes = [kernel.arrays, kernel.scratch_bytes, kernel.unit, kernel.end]
     return compiler().function(_TEAM_SOURCE), [*before, *words, kernel.module.address, 0, *sizes]
 
 
-def on_threads(module: Module, count: int, threads: int) -> Callable[[Any, Any], None]:
-    """``run(data, table)`` that calls the function ``kernel(data, table, begin, end)`` on parts of ``range(count)`` on so many threads."""
+def on_threads(module: Module, count: int, threads: int, chunks: int = CHUNKS) -> Callable[[Any, Any], None]:
+    """``run(data, table)`` that calls the function ``kernel(data, table, begin, end)`` on parts of ``range(count)``, of which there are so
+    many at most, on so many threads."""
     threads = min(threads, count)
     if threads < 2:
         kernel = KERNEL(module.address)
         return lambda data, table: kernel(data, table, 0, count)
-    start, function, _, size = pool().words(module, 0, threads)
-    lead, kind = pool().lead, ctypes.c_int64 * 4
+    start, function, _, *sizes = pool().words(module, threads, chunks)
+    lead, kind = pool().lead, ctypes.c_int64 * 5
 
     def run(data: Any, table: Any) -> None:
-        sizes = 0 if table is None else ctypes.addressof(table)
-        lead(data, kind(start, function, sizes, size), 0, count)
+        place = 0 if table is None else ctypes.addressof(table)
+        lead(data, kind(start, function, place, *sizes), 0, count)
 
     return run
 
@@ -118,6 +120,7 @@ def held(
     arrays: int,
     count: int,
     threads: int,
+    chunks: int,
     scratch_bytes: int,
     otherwise: Callable[..., Any],
 ) -> Callable[..., Any]:
@@ -125,5 +128,5 @@ def held(
     threads = min(threads, count)
     if threads < 2:
         return built_in(module, arrays, np.empty(0, np.int64), count, scratch_bytes, otherwise)
-    table = np.array(pool().words(module, 0, threads), np.int64)
+    table = np.array(pool().words(module, threads, chunks), np.int64)
     return built_in(pool().leader, arrays, table, count, scratch_bytes, otherwise, needed=module)
