@@ -99,10 +99,10 @@ class Compiled:
         if several or (not is_small and self.scratch_bytes > STACK_BYTES):
             return run
         native = self._native(1)
-        alone = (
-            self.seconds <= THREAD_SECONDS and num_threads() == 1
-        )  # asking in each call would take too long
-        if native is None or alone or self.seconds <= TEAM_SECONDS or self.units < 2:
+        least = (
+            THREAD_SECONDS if num_threads() == 1 else TEAM_SECONDS
+        )  # asking takes a microsecond in each call
+        if native is None or self.seconds <= least or self.units < 2:
             return native or run
         by_threads: dict[int, Callable[..., Any] | None] = {1: native}
         make = self._native if no_teams() is None else self._pooled
