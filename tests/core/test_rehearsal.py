@@ -12,7 +12,7 @@ import pytest
 import opyard as oy
 from hosts import add_host
 from opyard import rehearsal
-from opyard.placement import MeasuredCosts, tune
+from opyard.placement import MeasuredCosts, tune, tuning
 from opyard.placement.inplace import LATE_ROUNDS, Rehearsal, StepTime
 from opyard.plan import Copy, Run, make_plan
 from opyard.rehearsal import rehearse
@@ -126,6 +126,44 @@ def test_a_mixed_plan_that_holds_stays(costs: MeasuredCosts) -> None:
     report = tuned(chain, made, costs, lambda used, name: times.get(name, 0.0))
     assert where(report.after) == ["near", "other"]
     assert report.after.seconds == pytest.approx(2e-3)
+
+
+@pytest.mark.parametrize("most_plans", [1, 12])
+def test_what_is_not_known_looks_no_better_for_it(
+    costs: MeasuredCosts, monkeypatch: pytest.MonkeyPatch, most_plans: int
+) -> None:
+    """All takes a thousand times the estimates, and there is no time to measure other kernels by themselves, or to run other plans."""
+    monkeypatch.setattr(tuning, "REHEARSAL_SHARE", 1.0)
+    monkeypatch.setattr(tuning, "MOST_PLANS", most_plans)
+    made = registry({"near exp": 1e-6, "near abs": 1e-6, "other exp": 3e-6, "other abs": 3e-6})
+    made.kernel("exp", backend="near", name="rival", prepare=prepare_null, cost=lambda c, d: 2e-6)
+    report = tuned(chain, made, costs, lambda used, name: 1e-3 if name.startswith("near") else 1.0)
+    assert where(report.after) == ["near", "near"]
+    assert [d.chosen.kernel.name for d in report.after.decisions] == ["null", "null"]
+    assert report.after.seconds == pytest.approx(2e-3)
+    rival = next(kernel for kernel in made.kernels("exp") if kernel.name == "rival")
+    found = costs.kernel_seconds(rival, report.after.decisions[0].match.work, made.device("near:0"))
+    assert found.source == "scaled"
+    assert found.seconds == pytest.approx(2e-3)
+    assert costs.store.summary()["measurements"] == len(report.plans[0].devices) * 2 + 2
+
+
+def test_a_plan_that_there_was_no_time_to_run_is_not_the_last_word(
+    costs: MeasuredCosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two kernels that are as fast by estimates one takes longer in the plan; whether the other one does nobody knows."""
+    monkeypatch.setattr(tuning, "REHEARSAL_SHARE", 1.0)
+    monkeypatch.setattr(tuning, "MOST_PLANS", 1)
+    made = registry({"near exp": 1e-6, "near abs": 1e-6})
+    made.kernel("exp", backend="near", name="rival", prepare=prepare_null, cost=lambda c, d: 1.1e-6)
+    report = tuned(chain, made, costs, lambda used, name: 3e-3 if name == "near exp" else 1e-3)
+    assert [d.chosen.kernel.name for d in report.after.decisions] == ["null", "null"]
+    rival = next(kernel for kernel in made.kernels("exp") if kernel.name == "rival")
+    found = costs.kernel_seconds(rival, report.after.decisions[0].match.work, made.device("near:0"))
+    assert found.source == "scaled"
+    assert found.seconds == pytest.approx(
+        4 * 2e3 * 1.1e-6
+    )  # the most that it may take, where plans take 2000 times the estimates
 
 
 def test_copies_are_corrected_too(costs: MeasuredCosts) -> None:

@@ -249,11 +249,13 @@ def test_a_store_that_nobody_may_write_is_read(store: CostStore, monkeypatch: py
 def test_export_and_import_round_trip(store: CostStore, tmp_path: Path) -> None:
     put(store, spread=1e-5, rounds=9)
     store.put("work", "kernel", DEVICE, Measurement(0.0, verdict="wrong", reason="it is all zeros"))
+    store.put("work", "unknown", DEVICE, Measurement(2.0, verdict="scaled"))
     store.put_capabilities(DEVICE, replace(DEVICE.capabilities, flops=7.0))
     file = tmp_path / "fleet.json"
-    assert store.export(file) == 2
+    assert store.export(file) == 3
     other = CostStore(tmp_path / "other.sqlite")
-    assert other.import_(file) == 2
+    assert other.import_(file) == 3
+    assert other.summary()["measurements"] == 2  # estimates are no measurements
     assert get(other) == 1e-3
     assert other.wrong() == [("kernel", "work", "it is all zeros")]
     assert other.summary() == {**store.summary(), "path": str(other.path)}

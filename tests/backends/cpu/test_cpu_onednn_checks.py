@@ -196,6 +196,31 @@ def test_leaky_relu_without_a_slope_keeps_nan() -> None:
     np.testing.assert_array_equal(found.reshape(-1), [np.nan, np.nan, 0, 0, 1, np.inf])
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_silu_is_a_pass_of_its_own_where_all_threads_have_enough_to_do(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, threads: int
+) -> None:
+    monkeypatch.setattr(checks, "ELEMENT_SECONDS", seconds)
+    monkeypatch.setattr(checks, "num_threads", lambda: threads)
+    x, weight, bias = arrays_of("depthwise, relu6").values()
+    kernel = next(k for k in oy.default_registry().patterns if k.name == "onednn_conv_silu")
+    specs = (TensorSpec(shape, "float32") for shape in ((2, C, SIZE, SIZE), weight.shape, bias.shape))
+    graph = oy.trace(lambda x, w, b: oy.silu(oy.conv(x, w, b, padding=1, groups=C)), *specs)
+    (match,) = find_matches(Pattern.of(kernel), graph)
+    found = chain_of(match.work)
+    run, made = counted(found)
+    x[0, 1, 1, :3] = np.nan, np.inf, -np.inf
+    with np.errstate(all="ignore"):
+        before = convolution._compute(replace(found, steps=()))(x, Packed(weight), bias)
+        expected = oy.silu.op.reference(before)
+        result = run(x, Packed(weight), bias)
+    if is_alone := threads == 1 or seconds > 0:
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    (used,) = made
+    assert (used.steps == ()) == is_alone
+
+
 def images(array: Array) -> Array:
     """The same numbers as a kernel gives them, in a memory of their own."""
     made = addresses.images_maker(array.shape)()
@@ -218,6 +243,36 @@ def test_images_begin_at_a_cache_line_and_know_their_norm() -> None:
     array[0, 0, 0, 0] = np.inf
     assert addresses.measured_square(array) == np.inf
     assert addresses.known_square(array) == 100.0
+
+
+def test_large_images_lie_where_earlier_ones_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "MOST_BYTES", 1000)
+    monkeypatch.setattr(addresses, "KEPT_BYTES", 20000)
+    monkeypatch.setattr(addresses, "_free", {})
+    make = addresses.images_maker((1, 8, 8, 32))
+    first, second = make(), make()
+    begin, other = addresses.address(first), addresses.address(second)
+    assert begin % addresses.ALIGNMENT == 0 and other not in range(begin - first.nbytes, begin + first.nbytes)
+    addresses.note_square(first, 5.0)
+    view = first[0, 1:]
+    del first
+    assert addresses.address(make()) != begin  # a part of it is still used
+    del view
+    again = [make(), make()]
+    assert begin in map(addresses.address, again)
+    assert {addresses.known_square(array) for array in again} == {np.inf}
+    assert not addresses._free
+    del again, second
+    assert len(addresses._free) == 2  # the oldest of three went back
+
+
+def test_a_block_is_not_used_for_much_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "MOST_BYTES", 1000)
+    monkeypatch.setattr(addresses, "_free", {})
+    begin = addresses.address(addresses.images_maker((1, 1, 10, 100))())
+    half, most = (addresses.images_maker((1, 1, size, 100))() for size in (5, 9))
+    assert addresses.address(half) != begin
+    assert addresses.address(most) == begin
 
 
 @pytest.fixture

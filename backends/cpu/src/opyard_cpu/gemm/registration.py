@@ -6,7 +6,7 @@ from typing import Any
 
 from opyard.registry import Registry
 
-from ..onednn.registration import DTYPES, PACKED, chains
+from ..onednn.registration import DTYPES, IMAGES, NHWC, PACKED, Pattern, chains, excited
 
 HERE = "opyard_cpu.gemm.products"
 
@@ -31,7 +31,50 @@ def register(registry: Registry) -> None:
             for name, pattern in chains(op):
                 ports = {"weight": PACKED} if packed else {}
                 registry.pattern(pattern, name=f"{kind}_{name}", layouts=ports, **facts)
+    _pointwise(registry)
+    _projections(registry)
     attention: dict[str, Any] = {
         fact: f"opyard_cpu.gemm.attention:{fact}" for fact in ("prepare", "accepts", "cost")
     }
     registry.kernel("scaled_dot_product_attention", backend="cpu", name="gemm", **attention)
+
+
+def _pointwise(registry: Registry) -> None:
+    """1x1 convolutions of channels-last images, with what may follow them."""
+    module = "opyard_cpu.gemm.pointwise"
+    facts: dict[str, Any] = {fact: f"{module}:{fact}" for fact in ("prepare", "accepts", "cost")}
+    facts |= {"backend": "cpu", "dtypes": DTYPES}
+    ports = {port: layout for port, layout in IMAGES.items() if port != "residual"}
+    registry.kernel("conv", name="gemm_nhwc", layouts=ports, **facts)
+    for name, pattern in chains("conv"):
+        layouts = IMAGES if "_add" in name else ports
+        registry.pattern(pattern, name=f"gemm_{name}", layouts=layouts, constants=True, **facts)
+
+
+def _projections(registry: Registry) -> None:
+    """1x1 convolutions behind squeeze and excitation, with a residual or without."""
+    module = "opyard_cpu.gemm.projection"
+    facts: dict[str, Any] = {fact: f"{module}:{fact}" for fact in ("prepare", "accepts", "cost")}
+    layouts = {"x": NHWC, "weight": PACKED, "weight2": PACKED, "weight3": PACKED, "output": NHWC}
+    for activation in ("relu", "silu"):
+        for added in (False, True):
+            name = f"gemm_squeeze_{activation}_conv{'_add' * added}"
+            ports = {**layouts, "residual": NHWC} if added else layouts
+            pattern = _projected(activation, added=added)
+            registry.pattern(pattern, backend="cpu", name=name, dtypes=DTYPES, layouts=ports, **facts)
+
+
+def _projected(activation: str, *, added: bool) -> Pattern:
+    weighted = excited(activation)
+
+    def alone(x: Any, weight: Any, bias: Any, weight2: Any, bias2: Any, weight3: Any, bias3: Any) -> Any:
+        import opyard
+
+        return opyard.conv(weighted(x, weight, bias, weight2, bias2), weight3, bias3)
+
+    def with_residual(
+        x: Any, weight: Any, bias: Any, weight2: Any, bias2: Any, weight3: Any, bias3: Any, residual: Any
+    ) -> Any:
+        return alone(x, weight, bias, weight2, bias2, weight3, bias3) + residual
+
+    return with_residual if added else alone

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from ctypes import c_void_p
 from typing import Any
 
 import numpy as np
 
+from ..allocation import KEPT_BYTES, MOST_BYTES
+
 Array = np.ndarray[Any, Any]
 
 ALIGNMENT = 64
 """Bytes of a cache line and of the widest register."""
+
+ROOM = 1.25
+"""Times the bytes that are asked for, which a block may have that was used before."""
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -49,6 +55,37 @@ class Memory(np.ndarray[Any, Any]):
     square: float = math.inf
 
 
+_free: dict[int, Array] = {}
+"""Blocks for large arrays that nobody uses, by their identities, the one last used at the end. Each step on it is atomic: no lock is needed."""
+
+
+def _large(nbytes: int) -> Memory:
+    """A Memory of more than the C library keeps when it is freed, in a block that is used again.
+
+    A new one has all its pages mapped and cleared, which takes as long as a 1x1 convolution that fills it.
+    """
+    fitting = [block for block in tuple(_free.values()) if nbytes <= block.nbytes <= ROOM * nbytes]
+    taken = (_free.pop(id(block), None) for block in sorted(fitting, key=lambda block: block.nbytes))
+    block = next((found for found in taken if found is not None), None)
+    new, kind = np.ndarray.__new__, np.dtype(np.uint8)
+    if block is None:
+        block = new(
+            Memory, nbytes, kind
+        )  # were it no Memory, NumPy would make it the base of arrays, and forget the other
+    memory = new(Memory, nbytes, kind, block)
+    weakref.finalize(memory, _keep, block).atexit = False
+    return memory
+
+
+def _keep(block: Array) -> None:
+    """Keeps a block for the next one, and gives the oldest back where these are too many."""
+    _free[id(block)] = block
+    for number in tuple(_free):
+        if sum(other.nbytes for other in tuple(_free.values())) <= KEPT_BYTES:
+            return
+        _free.pop(number, None)
+
+
 def images_maker(shape: tuple[int, ...], dtype: Any = FLOAT32) -> Callable[[], Array]:
     """A function that makes arrays of a shape, not initialized, that begin at a cache line and lie in a Memory.
 
@@ -56,12 +93,19 @@ def images_maker(shape: tuple[int, ...], dtype: Any = FLOAT32) -> Callable[[], A
     """
     nbytes, new, make = dtype.itemsize * math.prod(shape) + ALIGNMENT, np.ndarray.__new__, np.ndarray
     kind = np.dtype(np.uint8)
+    if nbytes > MOST_BYTES:
+        return lambda: _inside(_large(nbytes), shape, dtype)
 
     def run() -> Array:
         memory = new(Memory, nbytes, kind)
         return make(shape, dtype, memory, -address(memory) % ALIGNMENT)
 
     return run
+
+
+def _inside(memory: Memory, shape: tuple[int, ...], dtype: Any) -> Array:
+    """The array of a shape that begins at the first cache line of a Memory."""
+    return np.ndarray(shape, dtype, memory, -address(memory) % ALIGNMENT)
 
 
 def square(array: Array) -> float:

@@ -10,6 +10,7 @@ nearly twice the time, and with relu6 2.5 times. So a chain that ends so runs in
   keeps NaN, but makes NaN of minus infinity as well. Where the result is finite there was neither.
 
 * With few results, which stay in the cache, the activation is a compiled loop over them, that knows NaN, and there is no check.
+  So is silu with any number of them: oneDNN divides for each vector, and takes twice what one more pass over the image does.
 
 Where a check fails, the call is made with the exact functions, which are prepared when that first happens. One pass over an array
 that was just written, or is about to be read, takes a seventh to a quarter of what the exponentials take.
@@ -17,6 +18,7 @@ that was just written, or is about to be read, takes a seventh to a quarter of w
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,14 +26,16 @@ from typing import Any
 
 import numpy as np
 
-from opyard import TensorSpec, gelu, relu, relu6, trace
+from opyard import TensorSpec, gelu, relu, relu6, silu, trace
 from opyard.driver import Device
 from opyard.region import Region
+from opyard.settings import num_threads
 
-from ..jit.compiled import compiled
+from ..gemm.teams import on_threads
+from ..jit.compiled import Compiled, compiled
 from ..jit.machine import missing
 from ..jit.steps import steps_of
-from .addresses import known_square, measured_square, note_square, square
+from .addresses import address, known_square, measured_square, note_square, square
 from .chains import IMAGES, RELU, RELU6, SECONDS, STEEP, Chain, Operand, Run, elements_in
 from .primitives import Eltwise
 
@@ -41,11 +45,19 @@ LIMIT = 1e74
 CHEAP = ("relu", "clip_v2", "linear", "hardswish")
 """Post-ops that take next to nothing; the others have an exponential in them."""
 
-STEP_FLOPS = 50.0
+STEP_FLOPS = 60.0
 """What a post-op with an exponential takes for each element, in operations of a product that would take as long."""
 
 FEW = 1 << 16
-"""Results over which a compiled loop goes once more."""
+"""Results over which a compiled loop goes once more for relu."""
+
+SILU = (Eltwise("swish", 1.0),)
+
+SILU_FLOPS = 30.0
+"""The same as STEP_FLOPS for silu in a pass of its own."""
+
+ELEMENT_SECONDS, THREAD_SECONDS = 1.3e-10, 2e-5
+"""What an element takes in that pass, and what another thread must have to do: it is awake, for it took part in the convolution."""
 
 CACHED = 3.0
 """How much quicker than memory what was just written is read."""
@@ -92,8 +104,12 @@ def prepared(chain: Chain, compute: Callable[[Chain], Run], constants: Constants
 
 
 def _activated(chain: Chain) -> tuple[Chain, Callable[..., Any]] | None:
-    """The chain without the relu or relu6 at its end, and this function; None where it ends otherwise, or has many results."""
-    if int(chain.base.output.size) > FEW or missing():
+    """The chain without the activation at its end, and its function, where that is a loop of its own; else None."""
+    if missing():
+        return None
+    if _has_own_silu(chain):
+        return replace(chain, steps=chain.steps[:-1]), silu
+    if int(chain.base.output.size) > FEW:
         return None
     for steps, function in ((RELU6, relu6), (RELU, relu)):
         if chain.steps[-len(steps) :] == steps:
@@ -105,13 +121,41 @@ def _in_place(compute: Run, activation: Callable[..., Any], chain: Chain) -> Run
     """The chain, and then a function of each element of its result, compiled."""
     flat = TensorSpec((int(chain.base.output.size),), chain.base.output.dtype)
     (step,) = steps_of(Region(trace(activation, flat)))
-    activate = compiled(step, 0.0).function()
+    size, loop = int(chain.base.output.size), compiled(step, 0.0)
+    if activation is silu and _silu_threads(size) > 1:
+        return _in_place_on_threads(compute, loop, size, _silu_threads(size))
+    activate = loop.function()
 
     def run(*inputs: Any, **keywords: Any) -> Any:
         result = compute(*inputs, **keywords)
         return activate(result, out=result)
 
     return run
+
+
+def _in_place_on_threads(compute: Run, loop: Compiled, size: int, threads: int) -> Run:
+    """The same by the threads that oneDNN works with."""
+    activate, words = on_threads(loop.module, size, threads), ctypes.c_void_p * 3
+    table = (ctypes.c_int64 * loop.table.size)(*loop.table)
+
+    def run(*inputs: Any, **keywords: Any) -> Any:
+        result = compute(*inputs, **keywords)
+        place = address(result)
+        activate(words(place, place, 0), table)
+        return result
+
+    return run
+
+
+def _silu_threads(size: int) -> int:
+    """How many threads have enough to do in a pass over so many elements."""
+    return max(1, min(num_threads(), int(size * ELEMENT_SECONDS / THREAD_SECONDS)))
+
+
+def _has_own_silu(chain: Chain) -> bool:
+    """Whether silu is a pass of its own: not where fewer threads than before would have to fetch what the others have written."""
+    is_shared = _silu_threads(int(chain.base.output.size)) == num_threads()
+    return is_shared and _is_convolution(chain) and chain.steps[-1:] == SILU
 
 
 def _bound_of(chain: Chain, constants: Constants) -> Callable[[Sequence[Any], Run], float]:
@@ -242,6 +286,8 @@ def extra_seconds(chain: Chain, device: Device) -> float:
     before, after = quick_before(chain), quick_after(chain)
     checked = 0 if _is_convolution(chain) else elements_in(chain) if before else results if after else 0
     steps = (before or after or chain).steps
-    dear = sum(isinstance(step, Eltwise) and step.algorithm not in CHEAP for step in steps)
-    flops, nbytes = dear * STEP_FLOPS * results, 4 * checked
+    dear = STEP_FLOPS * sum(isinstance(step, Eltwise) and step.algorithm not in CHEAP for step in steps)
+    if _has_own_silu(chain) and not missing():
+        dear += SILU_FLOPS - STEP_FLOPS
+    flops, nbytes = dear * results, 4 * checked
     return flops / abilities.flops + nbytes / (CACHED * abilities.bandwidth) + SECONDS

@@ -123,7 +123,8 @@ def _post_op(step: Step, result: tuple[int, ...]) -> PostOp:
     return Binary(step.algorithm, images(whole) if step.name in IMAGES else strided(whole))
 
 
-def _refusal(call: Call) -> str | None:
+def refusal(call: Call) -> str | None:
+    """Why a convolution is nothing for these kernels, whatever its sizes, or None."""
     if reason := missing():
         return reason
     if not call.output.size or any(spec is not None and not spec.size for spec in call.inputs):
@@ -147,7 +148,7 @@ def _operand_refusal(step: Step, result: tuple[int, ...]) -> str | None:
 def accepts(work: Work, device: Device) -> str | None:
     """Why oneDNN does not compute this convolution with the steps behind it, or None."""
     chain = chain_of(work)
-    if reason := _refusal(chain.base):
+    if reason := refusal(chain.base):
         return reason
     g = conv_geometry(chain.base)
     if any(kind < 0 for pair in g.pairs for kind in pair):

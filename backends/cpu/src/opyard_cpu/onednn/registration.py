@@ -183,7 +183,7 @@ def _squeeze(registry: Registry) -> None:
     layouts = {"x": NHWC, "weight": PACKED, "weight2": PACKED, "output": NHWC}
     for name in ("relu", "silu"):
         registry.pattern(
-            _excited(name),
+            excited(name),
             backend="cpu",
             name=f"onednn_squeeze_{name}",
             dtypes=DTYPES,
@@ -192,12 +192,14 @@ def _squeeze(registry: Registry) -> None:
         )
 
 
-def _excited(activation: str) -> Pattern:
-    def excited(x: Any, weight: Any, bias: Any, weight2: Any, bias2: Any) -> Any:
+def excited(activation: str) -> Pattern:
+    """Squeeze and excitation with an activation."""
+
+    def weighted(x: Any, weight: Any, bias: Any, weight2: Any, bias2: Any) -> Any:
         squeezed = _named("conv")(_named("global_average_pool")(x), weight, bias)
         return x * _named("sigmoid")(_named("conv")(_named(activation)(squeezed), weight2, bias2))
 
-    return excited
+    return weighted
 
 
 GRADIENTS = {

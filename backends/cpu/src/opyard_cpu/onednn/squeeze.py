@@ -30,9 +30,9 @@ from .primitives import Primitive, binary
 
 
 def _nodes(work: Work) -> dict[str, Node]:
-    """The nodes by their ops; the two convolutions as "squeeze" and "excite"."""
+    """The nodes by their ops; the first two convolutions as "squeeze" and "excite"."""
     assert isinstance(work, Region)
-    squeeze, excite = (node for node in work.graph.nodes if node.op.name == "conv")
+    squeeze, excite, *_ = (node for node in work.graph.nodes if node.op.name == "conv")
     return {node.op.name: node for node in work.graph.nodes} | {"squeeze": squeeze, "excite": excite}
 
 
@@ -81,26 +81,37 @@ def accepts(work: Work, device: Device) -> str | None:
 
 def prepare(work: Work, device: Device) -> Run:
     """``run(x, weight, bias, weight2, bias2)`` on channels-last images and packed weights; a bias may be None."""
-    nodes = _nodes(work)
-    shape = concrete(nodes["multiply"].call.output.shape)
+    shape = concrete(_nodes(work)["multiply"].call.output.shape)
     batch, channels, *spatial = shape
-    means = Execution(global_means(shape), ("src", "dst"))
-    squeeze = _layer(nodes["squeeze"].call, _activation(nodes))
-    excite = _layer(nodes["excite"].call, nodes["sigmoid"].call)
+    excited = weights_of_channels(work)
     weigh = Execution(_weighted(shape[1:]), ("src", "src_1", "dst"))
     make, row = images_maker((batch, *spatial, channels)), 4 * channels
     image = row * math.prod(spatial)
 
     def run(x: Array, weight: Packed, bias: Array | None, weight2: Packed, bias2: Array | None) -> Array:
-        pooled, result = np.empty((batch, channels), np.float32), make()
-        means.run(address(x), address(pooled))
-        factors = excite(squeeze(pooled, weight, bias), weight2, bias2)
+        factors, result = excited(x, weight, bias, weight2, bias2), make()
         places = address(x), address(factors), address(result)
         for number in range(batch):
             weigh.run(
                 *(place + number * step for place, step in zip(places, (image, row, image), strict=True))
             )
         return result
+
+    return run
+
+
+def weights_of_channels(work: Work) -> Run:
+    """``run(x, weight, bias, weight2, bias2)``: the weights ``[n, c]`` of the channels of images."""
+    nodes = _nodes(work)
+    shape = concrete(nodes["multiply"].call.output.shape)
+    means = Execution(global_means(shape), ("src", "dst"))
+    squeeze = _layer(nodes["squeeze"].call, _activation(nodes))
+    excite = _layer(nodes["excite"].call, nodes["sigmoid"].call)
+
+    def run(x: Array, weight: Packed, bias: Array | None, weight2: Packed, bias2: Array | None) -> Any:
+        pooled = np.empty(shape[:2], np.float32)
+        means.run(address(x), address(pooled))
+        return excite(squeeze(pooled, weight, bias), weight2, bias2)
 
     return run
 
