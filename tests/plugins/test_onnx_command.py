@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,7 +281,7 @@ def test_comparing_with_what_is_not_there_or_does_not_run(
 
 def test_explain_and_tune_take_model_files(opyard: Opyard, network: str):
     status, out, _ = opyard("explain", network, "f32[8,4]", "int64[8]")
-    assert status == 0 and "matmul: cpu/blas on cpu:0" in out
+    assert status == 0 and re.search(r"^matmul: cpu/\w+ on cpu:0", out, re.MULTILINE)
     status, out, _ = opyard("tune", network, "f32[8,4]", "int64[8]", "--seconds", "0", "--no-calibration")
     assert status == 0 and "predicted" in out
     status, _, err = opyard("explain", network)
