@@ -228,7 +228,7 @@ def test_steps_add_up_to_the_whole_and_copies_are_among_them() -> None:
 
 
 def test_runs_that_others_interrupt_do_not_make_steps_dear(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "seconds_of", lambda executable, feeds: 100.0)
+    monkeypatch.setattr(rehearsal, "seconds_of", lambda executable, feeds, runs=1: 100.0)
     found = rehearse(small_placement(chain, oy.standard_registry(), SPEC), {"x": X}, 0.0)
     assert sum(step.seconds for step in found.steps) == pytest.approx(found.seconds)
     assert 0 < found.seconds < 100.0

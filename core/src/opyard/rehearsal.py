@@ -24,6 +24,9 @@ from .stopwatch import Stopwatch, seconds_of
 
 LEAST_ROUNDS, MOST_ROUNDS = 7, 60
 WARM_UP = 3
+SAMPLE_SECONDS = 1e-3
+"""A time of the whole is the mean of as many runs as take about so long: in a short plan that is used, threads are awake."""
+
 LONG_ENOUGH = 0.5
 """Seconds of runs of the whole after which a median is sure enough."""
 
@@ -53,14 +56,14 @@ def rehearse(placement: Placement, arrays: Mapping[str, Array], seconds: float) 
         return list(found.values())
 
     for _ in range(WARM_UP):
-        executable(*feeds)
+        runs = max(1, int(SAMPLE_SECONDS / seconds_of(executable, feeds)))
         if time.perf_counter() > deadline:
             break
         seconds_of_steps()
     whole: list[float] = []
     steps: list[list[float]] = []
     while len(whole) < MOST_ROUNDS:
-        whole.append(seconds_of(executable, feeds))
+        whole.append(seconds_of(executable, feeds, runs))
         steps.append(seconds_of_steps())
         enough = len(whole) >= LEAST_ROUNDS and sum(whole) > LONG_ENOUGH
         if enough or (len(whole) >= LATE_ROUNDS and time.perf_counter() > deadline):

@@ -227,12 +227,13 @@ class _Watch:
         return Timed(kind, step, self.plan, self.path)
 
 
-def seconds_of(executable: Executable, feeds: Sequence[Any]) -> float:
-    """Seconds of one run on the host, until what it gives is there."""
+def seconds_of(executable: Executable, feeds: Sequence[Any], runs: int = 1) -> float:
+    """Mean seconds of so many runs on the host, until what each gives is there."""
     begin = time.perf_counter()
-    executable(*feeds)
-    executable.plan.home.synchronize()
-    return time.perf_counter() - begin
+    for _ in range(runs):
+        executable(*feeds)
+        executable.plan.home.synchronize()
+    return (time.perf_counter() - begin) / runs
 
 
 def step_name(plan: Plan, step: Run | Copy) -> str:
