@@ -56,7 +56,7 @@ def rehearse(placement: Placement, arrays: Mapping[str, Array], seconds: float) 
         return list(found.values())
 
     for _ in range(WARM_UP):
-        runs = max(1, int(SAMPLE_SECONDS / seconds_of(executable, feeds)))
+        runs = max(1, int(SAMPLE_SECONDS / max(seconds_of(executable, feeds), 1e-6)))
         if time.perf_counter() > deadline:
             break
         seconds_of_steps()

@@ -162,18 +162,13 @@ def conv(
     padded = windows.pad_spatial(x, windows.padding_pairs(padding, x.shape[2:], kernel, steps, spread), 0)
     grouped = padded.reshape(x.shape[0], groups, weight.shape[1], *padded.shape[2:])
     patches = windows.windows(grouped, counts, kernel, steps, spread)
-    order = (
-        0,
-        1,
-        *range(2 + rank, 2 + 2 * rank),
-        *range(2, 2 + rank),
-    )  # [groups, c / groups, *kernel, *counts]
+    # [groups, c / groups, *kernel, *counts]
+    order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
     area, out, per_group = math.prod(weight.shape[1:]), math.prod(counts), weight.shape[0] // groups
     matrices = weight.reshape(groups, per_group, area)
     result = np.empty((x.shape[0], groups, per_group, out), np.result_type(x, weight))
-    for image, windows_of_image in zip(
-        result, patches, strict=True
-    ):  # the columns of all would be many times x
+    # one image at a time: the columns of all would be many times x
+    for image, windows_of_image in zip(result, patches, strict=True):
         np.matmul(matrices, windows_of_image.transpose(order).reshape(groups, area, out), out=image)
     result = result.reshape(x.shape[0], weight.shape[0], *counts)
     return result if bias is None else result + _per_channel(wide(bias), rank)

@@ -133,9 +133,8 @@ class _Tuner:
         self.plans: list[PlanTime] = []
         self._pairs: set[tuple[Device, Device]] = set()
         self.omitted = False
-        self._references: dict[
-            str, tuple[float, float]
-        ] = {}  # the prior of the last of each kind, and its seconds
+        # of each kind of reference the prior of the last one, and its seconds
+        self._references: dict[str, tuple[float, float]] = {}
         self._took, self._believed = defaultdict[str, float](float), defaultdict[str, float](float)
 
     @property

@@ -16,7 +16,7 @@ from ..jit.teams import on_threads
 from ..onednn.addresses import Array, address
 from ..onednn.chains import SECONDS, Run
 from ..onednn.layouts import concrete
-from ..onednn.library import missing as no_threads
+from ..onednn.library import missing as no_onednn
 from .attention_shape import ROWS, VECTORS, Shape
 from .attention_source import AttentionSource
 
@@ -54,7 +54,7 @@ def shape_of(call: Call) -> Shape:
 
 def accepts(call: Call, device: Device) -> str | None:
     """Why an attention is not compiled, or None."""
-    if reason := machine.missing() or no_threads():
+    if reason := machine.missing() or no_onednn():
         return reason
     specs = [spec for spec in call.inputs if spec is not None]
     if any(not spec.size for spec in specs):

@@ -19,7 +19,7 @@ from ..jit.teams import held, on_threads
 from ..onednn.addresses import FLOAT32, Array, address, aligned, dense
 from ..onednn.chains import SECONDS, Run
 from ..onednn.layouts import concrete
-from ..onednn.library import missing as no_threads
+from ..onednn.library import missing as no_onednn
 from ..onednn.plain import room
 from .row import RowSource
 from .source import Blocking, Source, blocking
@@ -51,7 +51,7 @@ HELD_CALL_SECONDS = 1e-6
 
 
 def _tail(work: Work) -> Tail | str:
-    return machine.missing() or no_threads() or tail_of(work)
+    return machine.missing() or no_onednn() or tail_of(work)
 
 
 def accepts_packed(work: Work, device: Device) -> str | None:

@@ -7,6 +7,8 @@ succeeds; and the work stays until all of its chunks are done.
 
 from __future__ import annotations
 
+from .launch import loads
+
 CHUNKS = 32
 """Parts of a work at most: the bits of half a word."""
 
@@ -47,7 +49,7 @@ def _words(*names: str) -> str:
 
 def _values(**kinds: str) -> str:
     """Words of the pool that other threads may be writing."""
-    loads = (
+    found = (
         f"  %{name}.word = load atomic i64, ptr %{name}.at monotonic, align 8\n"
         + (
             f"  %{name} = inttoptr i64 %{name}.word to ptr"
@@ -56,8 +58,21 @@ def _values(**kinds: str) -> str:
         )
         for name, kind in kinds.items()
     )
-    return "\n".join([_words(*kinds), *loads])
+    return "\n".join([_words(*kinds), *found])
 
+
+def _pause(again: str, later: str) -> str:
+    """Looks again soon after ``%start``, and later goes on elsewhere; both are labels. ``%waited`` are the cycles in between."""
+    return f"""
+  call void @llvm.x86.sse2.pause()
+  %now = call i64 @llvm.readcyclecounter()
+  %waited = sub i64 %now, %start
+  %early = icmp ult i64 %waited, {PATIENT}
+  br i1 %early, label %{again}, label %{later}"""
+
+
+_LEADING = {"pool": "ptr", "run": "i64", "table": "i64", "threads": "i64", "most": "i64"}
+"""What the leader is told."""
 
 _SHARED = f"""
 declare void @llvm.x86.sse2.pause()
@@ -117,9 +132,7 @@ define internal void @compute(ptr %pool, i64 %chunk) nounwind {{
 WORKER = f"""{_SHARED}
 define ptr @kernel(ptr %words) nounwind {{
 entry:
-  %pool = load ptr, ptr %words
-  %index.at = getelementptr i64, ptr %words, i64 1
-  %index = load i64, ptr %index.at
+{loads("%words", {"pool": "ptr", "index": "i64"})}
   %epoch.at = getelementptr i32, ptr %pool, i64 1
 {_words("sleepers", "syscall", "sched_yield")}
   %syscall = load ptr, ptr %syscall.at
@@ -137,11 +150,7 @@ work:
   call void @compute(ptr %pool, i64 %chunk)
   br label %fresh
 idle:
-  call void @llvm.x86.sse2.pause()
-  %now = call i64 @llvm.readcyclecounter()
-  %waited = sub i64 %now, %start
-  %early = icmp ult i64 %waited, {PATIENT}
-  br i1 %early, label %look, label %later
+{_pause("look", "later")}
 later:
   %late = icmp ugt i64 %waited, {AWAKE}
   br i1 %late, label %sleep, label %yield
@@ -161,15 +170,7 @@ sleep:
 LEADER = f"""{_SHARED}
 define void @kernel(ptr %data, ptr %words, i64 %begin, i64 %end) nounwind {{
 entry:
-  %pool = load ptr, ptr %words
-  %run.from = getelementptr i64, ptr %words, i64 1
-  %run = load i64, ptr %run.from
-  %table.from = getelementptr i64, ptr %words, i64 2
-  %table = load i64, ptr %table.from
-  %threads.from = getelementptr i64, ptr %words, i64 3
-  %threads = load i64, ptr %threads.from
-  %most.from = getelementptr i64, ptr %words, i64 4
-  %most = load i64, ptr %most.from
+{loads("%words", _LEADING)}
 {_words("done", "sleepers", "busy", "run", "data", "table", "count", "chunks", "threads", "syscall", "sched_yield")}
   %claim = cmpxchg ptr %busy.at, i64 0, i64 1 acq_rel acquire
   %ours = extractvalue {{ i64, i1 }} %claim, 1
@@ -219,11 +220,7 @@ wait:
   %all = icmp eq i64 %ready, %chunks
   br i1 %all, label %finish, label %more
 more:
-  call void @llvm.x86.sse2.pause()
-  %now = call i64 @llvm.readcyclecounter()
-  %waited = sub i64 %now, %start
-  %early = icmp ult i64 %waited, {PATIENT}
-  br i1 %early, label %wait, label %yield
+{_pause("wait", "yield")}
 yield:
   %sched_yield = load ptr, ptr %sched_yield.at
   %yielded = call i32 %sched_yield()

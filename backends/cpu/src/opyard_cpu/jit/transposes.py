@@ -190,15 +190,14 @@ def _copy(
 
 def dense_copy(array: Any) -> Array:
     """An array whose elements lie in C order; what is no array, or lies so already, as NumPy does it."""
-    flags = array.flags if isinstance(array, np.ndarray) else None
-    if flags is None or flags.c_contiguous or not flags.aligned:
+    if not isinstance(array, np.ndarray) or array.flags.c_contiguous or not array.flags.aligned:
         return np.require(array, requirements=("C", "A"))
     copy = None
     if array.size >= LEAST and array.itemsize in SIZES and not missing():
         several = array.nbytes >= THREAD_BYTES and not no_teams()
         copy = _copy(array.shape, array.strides, array.itemsize, num_threads() if several else 1)
     if copy is None:
-        return array.copy()  # type: ignore[no-any-return]
+        return array.copy()
     result = np.empty(array.shape, array.dtype)
     copy((ctypes.c_int64 * 2)(address(array), address(result)))
     return result

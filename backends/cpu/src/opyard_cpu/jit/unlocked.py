@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import ctypes
 
+from .launch import loads
 from .machine import Module
 
-_WORDS = ("save", "restore", "run", "count", "bytes")
-
-_LOADS = "\n".join(
-    f"  %at.{name} = getelementptr i64, ptr %table, i64 {place}\n  %{name} = load i64, ptr %at.{name}"
-    for place, name in enumerate(_WORDS)
-)
+_WORDS = {"save": "ptr", "restore": "ptr", "run": "ptr", "count": "i64", "bytes": "i64"}
 
 UNLOCKED = f"""
 define void @kernel(ptr %data, ptr %table, i64 %begin, i64 %end) nounwind {{
-{_LOADS}
+{loads("%table", _WORDS)}
   %scratch = alloca i8, i64 %bytes, align 64
   %place = getelementptr ptr, ptr %data, i64 %count
   store ptr %scratch, ptr %place
   %own = getelementptr i64, ptr %table, i64 {len(_WORDS)}
-  %release = inttoptr i64 %save to ptr
-  %take = inttoptr i64 %restore to ptr
-  %function = inttoptr i64 %run to ptr
-  %state = call ptr %release()
-  call void %function(ptr %data, ptr %own, i64 %begin, i64 %end)
-  call void %take(ptr %state)
+  %state = call ptr %save()
+  call void %run(ptr %data, ptr %own, i64 %begin, i64 %end)
+  call void %restore(ptr %state)
   ret void
 }}
 """
