@@ -4,10 +4,12 @@
     uv run python tests/bench/calibration.py --json              the same as JSON
     uv run python tests/bench/calibration.py --processes 8 --seconds 10 --devices cpu:0
 
-Each calibration is of a fresh process. Before and after it the process times a loop of Python's own on each processor: the same
-instructions, which touch no memory, so that a change of their time is a change of the machine (its clock, or a neighbour on the same
-core), not of the calibration. The table gives how far the largest of each number is above the smallest: of the loop, of the calibrations,
-and of those pairs of calibrations around which all four loops took the same time. docs/performance.md holds a table made by this script.
+Each calibration is of one device in a fresh process. Before and after it the process measures the machine by yardsticks that are not
+opyard's: a loop of Python's own on each processor, which touches no memory, beside the operations, and a copy by NumPy on all processors
+at once, of arrays that no cache holds, beside the bandwidth. These are the same instructions each time, so that a change of their time is a change of the
+machine (its clock, a neighbour on the same core or at the same memory), not of the calibration. The table gives how far the largest of
+each number is above the smallest: of the yardstick, of the calibrations, of a calibration and the next of the same device, and of those
+pairs of calibrations around which all four measurements of the yardstick were alike. docs/performance.md holds a table made by this script.
 """
 
 from __future__ import annotations
@@ -18,38 +20,53 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import chain, combinations, pairwise
 from typing import Any
+
+import numpy as np
+
+import opyard as oy
+from opyard.placement import calibrate
+from opyard.registry import REFERENCE
 
 NUMBERS = ("flops", "bandwidth")
 
-TURNS, LOOPS = 40, 50_000
+TURNS, LOOPS = 200, 50_000
 """Timed loops on each processor, and additions in each: about a millisecond."""
 
-ALIKE = 1.02
-"""Times of the loop that differ by less than this factor are called alike."""
+COPIES, COPIED = 100, 1 << 26
+"""Timed copies on each processor, and bytes of each: more than a core's part of the caches."""
+
+ALIKE = 1.03
+"""Yardsticks that differ by less than this factor are called alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One calibration: seconds of the loop before and after (means of the medians of the processors), what was found, what was doubted."""
+    """One calibration of a device: what was found and doubted; and, for each number, its yardstick's seconds before and after."""
 
-    loops: tuple[float, float]
-    numbers: dict[str, dict[str, float]]
+    device: str
+    yardsticks: dict[str, tuple[float, float]]
+    numbers: dict[str, float]
     doubts: tuple[str, ...]
 
 
 def loop_seconds() -> float:
-    """Median seconds of the loop, the mean over the processors that this process may use."""
+    """First quartile of the seconds of the loop, the mean over the processors that this process may use."""
     allowed = sorted(os.sched_getaffinity(0))
     found = []
     for processor in allowed:
         os.sched_setaffinity(0, {processor})
-        found.append(statistics.median(_once() for _ in range(TURNS)))
+        found.append(_quartile(_once() for _ in range(TURNS)))
     os.sched_setaffinity(0, allowed)
     return statistics.mean(found)
+
+
+def _quartile(seconds: Iterable[float]) -> float:
+    return statistics.quantiles(seconds)[0]
 
 
 def _once() -> float:
@@ -60,33 +77,43 @@ def _once() -> float:
     return time.perf_counter() - begin
 
 
-def measure(names: Sequence[str], seconds: float) -> Sample:
-    """One calibration of each device; of all but the reference if none is named."""
-    import opyard as oy
-    from opyard.placement import calibrate
-    from opyard.registry import REFERENCE
+def copy_seconds() -> float:
+    """First quartile of the seconds of a copy, one thread on each processor that this process may use, all at once."""
 
+    def copies(_: int) -> list[float]:
+        source, target, found = np.ones(COPIED, np.uint8), np.empty(COPIED, np.uint8), []
+        for _ in range(COPIES):
+            begin = time.perf_counter()
+            np.copyto(target, source)
+            found.append(time.perf_counter() - begin)
+        return found
+
+    count = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(count) as pool:
+        return _quartile(chain.from_iterable(pool.map(copies, range(count))))
+
+
+def measure(name: str, seconds: float) -> Sample:
+    """One calibration of a device, by name."""
     registry = oy.default_registry()
-    devices = [registry.device(name) for name in names] or [
-        device for device in registry.devices() if device.backend != REFERENCE
-    ]
-    before = loop_seconds()
-    found = {device.name: calibrate(device, registry, seconds) for device in devices}
-    after = loop_seconds()
-    numbers = {
-        name: {number: getattr(result.capabilities, number) for number in NUMBERS}
-        for name, result in found.items()
-    }
-    doubts = tuple(f"{name}: {doubt}" for name, result in found.items() for doubt in result.doubts)
-    return Sample((before, after), numbers, doubts)
+    device = registry.device(name)
+    calibrate(device, registry, 0.01)  # what is compiled or loaded at first is not the machine's
+    before = loop_seconds(), copy_seconds()
+    found = calibrate(device, registry, seconds)
+    after = loop_seconds(), copy_seconds()
+    numbers = {number: getattr(found.capabilities, number) for number in NUMBERS}
+    return Sample(
+        name, dict(zip(NUMBERS, zip(before, after, strict=True), strict=True)), numbers, found.doubts
+    )
 
 
 def in_processes(count: int, names: Sequence[str], seconds: float) -> list[Sample]:
-    """``count`` samples, each of a fresh process, one after the other."""
+    """``count`` samples of each device, of all but the reference if none is named, each of a fresh process, in turns."""
+    names = names or [d.name for d in oy.default_registry().devices() if d.backend != REFERENCE]
     context, found = multiprocessing.get_context("spawn"), []
-    for _ in range(count):
+    for name in tuple(names) * count:
         with context.Pool(1) as pool:
-            found.append(pool.apply(measure, (names, seconds)))
+            found.append(pool.apply(measure, (name, seconds)))
     return found
 
 
@@ -98,29 +125,29 @@ def above(values: Sequence[float]) -> float:
 def rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """One row for each number of each device. Calibrations that doubt themselves are not kept by opyard, and not counted here."""
     found = []
-    for device in samples[0].numbers:
-        sure = [s for s in samples if not any(doubt.startswith(f"{device}:") for doubt in s.doubts)]
+    for device in dict.fromkeys(sample.device for sample in samples):
+        own = [sample for sample in samples if sample.device == device]
+        sure = [sample for sample in own if not sample.doubts]
         for number in NUMBERS:
-            values = [sample.numbers[device][number] for sample in sure]
+            values = [sample.numbers[number] for sample in sure]
             alike = [
-                above((one.numbers[device][number], other.numbers[device][number]))
+                above((one.numbers[number], other.numbers[number]))
                 for one, other in combinations(sure, 2)
-                if above((*one.loops, *other.loops)) < ALIKE - 1
+                if above((*one.yardsticks[number], *other.yardsticks[number])) < ALIKE - 1
             ]
             found.append(
                 {
                     "device": device,
                     "number": number,
-                    "calibrations": len(samples),
-                    "doubted": len(samples) - len(sure),
+                    "calibrations": len(own),
+                    "doubted": len(own) - len(sure),
                     "median": statistics.median(values) if values else None,
                     "difference": above(values) if values else None,
-                    "loop_difference": above([loop for sample in sure for loop in sample.loops])
+                    "yardstick": above([s for sample in sure for s in sample.yardsticks[number]])
                     if sure
                     else None,
-                    "alike_pairs": len(alike),
-                    "alike_median": statistics.median(alike) if alike else None,
-                    "alike_most": max(alike, default=None),
+                    "next": [above(pair) for pair in pairwise(values)],
+                    "alike": alike,
                 }
             )
     return found
@@ -129,24 +156,25 @@ def rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
 def table(found: Sequence[dict[str, Any]]) -> str:
     """The rows in Markdown."""
     lines = [
-        "| device | number | calibrations (doubted) | median | largest over smallest | the loop's | pairs with the loop alike | their difference, median and most |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| device | number | calibrations (doubted) | median | largest over smallest | its yardstick's | from one to the next, median and most | pairs with yardsticks alike | their difference, median and most |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in found:
         unit = "GFLOP/s" if row["number"] == "flops" else "GB/s"
         median = f"{row['median'] / 1e9:.1f} {unit}" if row["median"] else "-"
-        alike = (
-            f"{row['alike_median']:.1%} and {row['alike_most']:.1%}" if row["alike_most"] is not None else "-"
-        )
         lines.append(
             f"| {row['device']} | {row['number']} | {row['calibrations']} ({row['doubted']}) | {median} | {_percent(row['difference'])}"
-            f" | {_percent(row['loop_difference'])} | {row['alike_pairs']} | {alike} |"
+            f" | {_percent(row['yardstick'])} | {_typical(row['next'])} | {len(row['alike'])} | {_typical(row['alike'])} |"
         )
     return "\n".join(lines)
 
 
 def _percent(part: float | None) -> str:
     return "-" if part is None else f"{part:.1%}"
+
+
+def _typical(parts: Sequence[float]) -> str:
+    return f"{statistics.median(parts):.1%} and {max(parts):.1%}" if parts else "-"
 
 
 def main() -> None:

@@ -211,7 +211,16 @@ def test_tries_that_agree_are_kept_however_many_were_disturbed(
     store = CostStore(tmp_path / "costs.sqlite")
     measured = calibrated(device, store, registry, 0.05)
     assert store.capabilities(device) == measured
-    assert measured.flops == 2 * 512**3 / 0.1
+    assert measured.flops == 2 * 512**3 / 0.101, "the median of those near the best"
+
+
+def test_operations_are_the_median_of_the_tries_near_the_best() -> None:
+    products = Probe(1.0, [], near=calibration.NEAR)
+    products.tries = [9.0, 1.0, 1.02, 1.04, 1.06, 1.08, 7.0, 1.5]
+    assert products.seconds == 1.04
+    products.tries = [9.0, 1.0, 7.0, 8.0]
+    assert products.seconds == 1.0, "no other was undisturbed"
+    assert products.scatter == 8.0
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import pytest
 import fusing
 import opyard as oy
 from hosts import add_host
-from opyard import Registry
+from opyard import Registry, TensorSpec, trace
 from opyard.region import Region
 from opyard.testing import add_null_backend, prepare_null
 from opyard_conformance import Report, run_conformance
+from opyard_conformance.oracle import expect
 from opyard_conformance.regions import region_trials
 
 # Layouts ---------------------------------------------------------------------------------------------------------
@@ -57,6 +58,21 @@ def test_a_layout_without_a_conversion_is_unsupported() -> None:
         "brings float32[3, 4] from layout 'backwards' to ''; its backend has to register one" in r
         for r in reasons
     )
+
+
+# Judging regions -------------------------------------------------------------------------------------------------
+
+
+def test_a_composite_of_a_region_may_round_in_its_parts() -> None:
+    """gelu subtracts numbers near 1 there: units of x / 2 are many of the result."""
+    one = np.ones((1, 1), np.float32)
+    region = Region(trace(lambda x, w: oy.gelu(x @ w), TensorSpec.of(one), TensorSpec.of(one)))
+    x = np.full((1, 1), -2.86, np.float32)
+    expected = expect(region, (x, one))
+    assert not expected.problem
+    (right,), unit = expected.outputs, 2.86 / 2 * np.finfo(np.float32).eps
+    assert expected.violation(0, right + np.float32(2 * unit)) is None
+    assert "differ" in str(expected.violation(0, right + np.float32(100 * unit)))
 
 
 # Patterns --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Other programs only ever make a try slower, and on a busy machine most tries of a kernel that waits for all processors are
 slow. So all numbers are tried in turns, round after round, spread over the time there is, and of each the best try counts;
-of the bandwidth the first quartile, for in some tries a cache happens to hold a part of the arrays.
+of the operations the median of the tries near the best, for the very best depends on the clock of a moment, and of the
+bandwidth the first quartile, for in some tries a cache happens to hold a part of the arrays.
 Where even the best tries of a number disagree, nobody knows what the device can do, and nothing is kept.
 """
 
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ AGREEING = 3
 """As many of the best tries of a number have to agree."""
 
 RATES = ("flops", "bandwidth")
-QUARTILE = 0.25
+QUARTILE, NEAR = 0.25, 1.1
 
 LOSS = 0.5
 """Wide matrix products that reach less than this part of the best rate were disturbed."""
@@ -62,6 +64,7 @@ class Probe:
     batches  each with a factor: a kernel that reaches a tenth of the peak would take a tenth of its time at the peak
     whole    whether a try is the sum of the batches and not the best of them
     lucky    the part of the tries that is not believed, because they were quicker than they should be
+    near     of the tries that take up to so many times the best one, the median counts
     spent    seconds of all tries together
     """
 
@@ -69,6 +72,7 @@ class Probe:
     batches: Sequence[tuple[Batch, float]]
     whole: bool = False
     lucky: float = 0.0
+    near: float = 1.0
     tries: list[float] = field(default_factory=list)
     spent: float = 0.0
 
@@ -90,19 +94,21 @@ class Probe:
 
     @property
     def seconds(self) -> float:
-        """The best try that is believed."""
-        return max(sorted(self.tries)[int(self.lucky * len(self.tries))], 1e-12)
+        """What a try takes if nobody disturbs it."""
+        tries = sorted(self.tries)
+        best = tries[int(self.lucky * len(tries))]
+        return max(median(seconds for seconds in tries if best <= seconds <= self.near * best), 1e-12)
 
     @property
     def rate(self) -> float:
-        """Work per second in the best try that is believed."""
+        """Work per second in such a try."""
         return self.work / self.seconds
 
     @property
     def scatter(self) -> float:
         """How much slower the worst of the best tries is than the best; where some are not believed, than half as many leave."""
         rank, tries = int(self.lucky * len(self.tries)), sorted(self.tries)
-        return tries[rank] / tries[rank // 2] if rank else tries[:AGREEING][-1] / self.seconds
+        return tries[rank] / tries[rank // 2] if rank else tries[:AGREEING][-1] / max(tries[0], 1e-12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +246,7 @@ def _multiply(device: Device, registry: Registry, deadline: float) -> Found:
         )
         if probe is None:
             return
-        probe.work = 2.0 * width**3
+        probe.work, probe.near = 2.0 * width**3, NEAR
         yield "flops", probe
         width *= 2
         if width > SURE_WIDTH and _ends(8 * probe.seconds, deadline):
