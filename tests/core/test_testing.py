@@ -10,7 +10,10 @@ import pytest
 import opyard as oy
 from hosts import add_host
 from opyard.driver import shares_arrays, transfer
-from opyard.errors import DeviceUnavailable, KernelError
+from opyard.errors import DeviceUnavailable, KernelError, RegistryError
+from opyard.operation import Call
+from opyard.placement.measuring import disagreement, expect
+from opyard.spec import TensorSpec
 from opyard.testing import (
     NullArray,
     NullBackend,
@@ -149,6 +152,34 @@ def test_a_wrong_kernel_is_named_with_the_case_and_the_place() -> None:
     text = r"kernel toy/mine of multiply is wrong on case \w+\[.*output 0: \d+ of \d+ values differ; at \(.*\) it is"
     with pytest.raises(KernelError, match=text):
         check_kernel(kernel, device, registry)
+
+
+def test_errors_are_measured_against_what_the_kernel_says() -> None:
+    def near(x: Any, error: float = 1e-7) -> Any:
+        found = np.exp(x)
+        return found + found.dtype.type(error) * np.max(found, initial=0)
+
+    def largest(call: Call, arrays: Any) -> Any:
+        return [np.full(arrays[0].shape, np.max(np.exp(arrays[0]), initial=0))]
+
+    facts: dict[str, Any] = {"dtypes": ("float32",)}
+    kernel, device, registry = host_kernel("exp", near, **facts)
+    with pytest.raises(KernelError, match="kernel toy/mine of exp is wrong on case"):
+        check_kernel(kernel, device, registry)
+    kernel, device, registry = host_kernel("exp", near, magnitudes=largest, **facts)
+    assert check_kernel(kernel, device, registry) > 0
+    call = oy.exp.op.call(TensorSpec((3,)))
+    expected = expect(call, [np.array([-9, 0, 9], np.float32)], seed=0)
+    for error, verdict in ((1e-7, True), (1e-4, False)):
+        result = near(expected.arrays[0], error)
+        assert (disagreement(expected, kernel, call, device, result, registry) is None) is verdict
+    assert disagreement(
+        expected, host_kernel("exp", near)[0], call, device, near(expected.arrays[0]), registry
+    )
+    with pytest.raises(
+        RegistryError, match=r"magnitudes is a function or 'package\.module:function'; found 3"
+    ):
+        host_kernel("exp", near, magnitudes=3)
 
 
 def test_each_output_is_checked() -> None:

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import opyard as oy
+from hosts import add_host
 from opyard.cli import main
 from opyard.errors import DeviceUnavailable, RegistryError
 from opyard.ops import STANDARD
@@ -61,6 +62,29 @@ def wrong_relu(monkeypatch: pytest.MonkeyPatch) -> oy.Registry:
     registry.kernel("relu", backend="null", name="wrong", prepare=prepare, dtypes=("float32",))
     monkeypatch.setattr(runner, "default_registry", lambda: registry)
     return registry
+
+
+def test_errors_are_measured_against_what_the_kernel_says() -> None:
+    """A kernel whose errors are relative to the largest result, beside which others are small."""
+
+    def near(x: Any) -> Any:
+        found = np.exp(x)
+        return found + found.dtype.type(1e-7) * np.max(found, initial=0, where=np.isfinite(found))
+
+    def largest(call: Any, arrays: Any) -> Any:
+        found = np.exp(arrays[0])
+        return [np.full(found.shape, np.max(found, initial=0, where=np.isfinite(found)))]
+
+    reports = []
+    for facts in ({}, {"magnitudes": largest}):
+        registry = oy.standard_registry()
+        add_host(registry, "mine")
+        registry.kernel("exp", backend="mine", name="k", load=near, dtypes=("float32",), **facts)
+        reports.append(run_conformance("mine", registry=registry, ops=["exp"]))
+    without, with_magnitudes = reports
+    assert any("values differ" in failure.detail for failure in without.failures)
+    assert not with_magnitudes.failures
+    assert with_magnitudes.counts["passed"] > 30
 
 
 # Kernels of this repository --------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def _check_code(kernel: Kernel) -> None:
         )
     if kernel.pattern is not None and not callable(kernel.pattern):
         raise RegistryError(f"{kernel.title}: a pattern is a function over ops; found {kernel.pattern!r}.")
-    for fact in ("load", "prepare", "accepts", "cost", "claims"):
+    for fact in ("load", "prepare", "accepts", "cost", "claims", "magnitudes"):
         code = getattr(kernel, fact)
         path = isinstance(code, str) and all(code.partition(":"))
         if code is not None and not path and not callable(code):

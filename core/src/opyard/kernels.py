@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import Any
+
+import numpy as np
 
 from .driver import Device
 from .errors import RegistryError
@@ -62,6 +64,8 @@ class Kernel:
     inplace     whether ``out`` may be the array of an input with the shape and dtype of the output. Such a kernel does not
                 raise, whatever the numbers are, once it is prepared: what it overwrites may be a variable
     deterministic  whether equal inputs give equal bits
+    magnitudes  ``magnitudes(call, arrays)`` gives for each output what rounding errors are measured against, where that is
+                not what the op says: for algorithms whose errors are relative to neighbours of a number, see Call.magnitudes
     layouts     layout by name of an input, or "output": a name that the backend understands; what is not named is plain.
                 Kernels of the op ``identity`` that take one layout and give another are the conversions of a backend
     override    replaces a kernel of the same backend and name that another distribution registered
@@ -94,6 +98,7 @@ class Kernel:
     claims: Loadable | None = None
     inplace: bool = False
     constants: bool = False
+    magnitudes: Loadable | None = None
 
     @property
     def id(self) -> str:
@@ -117,6 +122,13 @@ class Kernel:
         Regions overlap: what failed in one would fail again in the next, one attempt after the other.
         """
         return work.title if self.claims is None else REGIONS
+
+    def magnitudes_of(self, work: Work, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """What errors of this kernel are measured against, for each output, or None; see Call.magnitudes."""
+        if self.magnitudes is None:
+            return work.magnitudes(*arrays)
+        with np.errstate(all="ignore"):
+            return tuple(resolve(self.magnitudes)(work, arrays))
 
     @property
     def looks_at_shapes(self) -> bool:

@@ -21,7 +21,7 @@ VARIABLES = {
     "OPYARD_PIN": "comma-separated op=backend/kernel: only this kernel may run that op",
     "OPYARD_STRICT": "1: a failing plugin or kernel raises instead of being set aside",
     "OPYARD_CACHE_DIR": "folder for caches and plugin records (default: the user's cache folder)",
-    "OPYARD_WINOGRAD": "1: convolutions may be computed by Winograd's method, which is faster and less exact",
+    "OPYARD_WINOGRAD": "0: no convolution of a plan is computed by Winograd's method, which is faster, and less exact beside large numbers",
     "OPYARD_ENGINES": "1: parts of graphs may run in ONNX Runtime and OpenVINO, which do not keep every NaN",
     "OPYARD_NUM_THREADS": "number of threads of CPU kernels (default, and most: all processors that the process may use)",
 }
@@ -66,7 +66,7 @@ def strict() -> bool:
 
 def winograd() -> bool:
     """OPYARD_WINOGRAD."""
-    return _switch("OPYARD_WINOGRAD")
+    return _switch("OPYARD_WINOGRAD", default="1")
 
 
 def engines() -> bool:
@@ -74,9 +74,9 @@ def engines() -> bool:
     return _switch("OPYARD_ENGINES")
 
 
-def _switch(variable: str) -> bool:
-    value = os.environ.get(variable, "0")
-    if value not in ("0", "1", ""):
+def _switch(variable: str, default: str = "0") -> bool:
+    value = os.environ.get(variable) or default
+    if value not in ("0", "1"):
         raise SettingsError(f"{variable} is 0 or 1; found {value!r}.")
     return value == "1"
 

@@ -146,12 +146,18 @@ class ScriptedCosts:
         return self._prior.transfer_seconds(source, target, nbytes) if scripted is None else scripted
 
 
-def violation(work: Work, arrays: Sequence[Any], results: Sequence[Any]) -> str | None:
-    """None if NumPy arrays are what some work must give for NumPy arrays, within its tolerance, else how they are not."""
+def violation(
+    work: Work, arrays: Sequence[Any], results: Sequence[Any], kernel: Kernel | None = None
+) -> str | None:
+    """None if NumPy arrays are what some work must give for NumPy arrays, within its tolerance, else how they are not.
+
+    ``kernel`` is the one that gave them, if it is one with ``magnitudes`` of its own.
+    """
     expected = work.reference(*arrays)
     if len(results) != len(expected):
         return f"there are {len(results)} outputs, the reference has {len(expected)}"
-    pairs = zip(results, expected, work.magnitudes(*arrays), strict=True)
+    magnitudes = kernel.magnitudes_of(work, arrays) if kernel else work.magnitudes(*arrays)
+    pairs = zip(results, expected, magnitudes, strict=True)
     for number, (found, wanted, magnitude) in enumerate(pairs):
         difference = work.tolerance.violation(np.asarray(found), wanted, magnitude)
         if difference is not None:
@@ -178,7 +184,7 @@ def check_kernel(kernel: Kernel, device: Device, registry: Registry, *, seed: in
         native = [None if a is None else device.upload(a.copy()) for a in arrays]
         result = kernel.bind(call, device)(*native)
         results = result if call.is_tuple else (result,)
-        difference = violation(call, arrays, [device.download(found) for found in results])
+        difference = violation(call, arrays, [device.download(found) for found in results], kernel)
         if difference is not None:
             raise KernelError(f"kernel {kernel.id} of {op.name} is wrong on case {case.id}: {difference}.")
         compared += 1

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ from opyard.errors import SettingsError
 from opyard.placement.matching import find_matches
 from opyard.placement.patterns import Pattern
 from opyard.spec import TensorSpec
+from opyard_conformance import trials
+from opyard_conformance.runner import run_trial
 from opyard_cpu.backend import CPU
 from opyard_cpu.jit import machine
 from opyard_cpu.onednn import library
@@ -34,16 +35,6 @@ GENERATOR = np.random.default_rng(0)
 
 def drawn(*shape: int) -> Array:
     return GENERATOR.standard_normal(shape).astype(np.float32)
-
-
-@pytest.fixture
-def allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The device as it is where the user allows these kernels."""
-    monkeypatch.setenv("OPYARD_WINOGRAD", "1")
-    found = oy.default_registry().device("cpu:0")
-    features = found.capabilities.features | {convolution.FEATURE}
-    monkeypatch.setattr(found, "capabilities", replace(found.capabilities, features=features))
-    yield
 
 
 def device() -> Any:
@@ -118,7 +109,7 @@ def test_what_is_not_finite_stays_where_windows_see_it(place: tuple[int, ...], v
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_an_infinity_that_relu_would_hide_is_found(allowed: None) -> None:
+def test_an_infinity_that_relu_would_hide_is_found() -> None:
     x, w, b = drawn(1, 16, 8, 8), drawn(16, 16, 3, 3), drawn(16)
     x[0, 2, 3, 3] = -np.inf
     w[:, 2] = np.abs(w[:, 2])
@@ -161,7 +152,7 @@ CHAINS: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_what_follows_a_convolution_is_fused(name: str, allowed: None) -> None:
+def test_what_follows_a_convolution_is_fused(name: str) -> None:
     x, w, b, r = drawn(2, 24, 9, 7), drawn(17, 24, 3, 3), drawn(17), drawn(17, 24, 3, 3)
 
     def function(x: Array) -> Any:
@@ -172,7 +163,7 @@ def test_what_follows_a_convolution_is_fused(name: str, allowed: None) -> None:
     np.testing.assert_allclose(compiled(function, x), np.asarray(function(x)), rtol=1e-4, atol=1e-4)
 
 
-def test_relu_keeps_nan(allowed: None) -> None:
+def test_relu_keeps_nan() -> None:
     x, w, b = drawn(1, 16, 8, 8), drawn(16, 16, 3, 3), drawn(16)
     b[3] = np.nan
     found = compiled(lambda x: oy.relu(oy.conv(x, w, b, padding=1)), x)
@@ -215,30 +206,33 @@ def test_it_is_estimated_above_the_direct_convolution_where_weights_weigh() -> N
         ((16, 16, 3), {}, "takes images of two axes, not 1"),
     ],
 )
-def test_what_is_refused(
-    weight: tuple[int, ...], attributes: dict[str, Any], text: str, allowed: None
-) -> None:
+def test_what_is_refused(weight: tuple[int, ...], attributes: dict[str, Any], text: str) -> None:
     x = TensorSpec((1, 16, *(9,) * (len(weight) - 2)))
     call = oy.conv.op.call(x, TensorSpec(weight), None, **attributes)
     assert convolution.accepts(call, device()) == text
 
 
-def test_without_the_setting_it_is_refused_with_the_way_to_allow_it() -> None:
+def test_where_it_is_forbidden_it_is_refused_with_the_way_to_allow_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPYARD_WINOGRAD", "0")
+    forbidden = CPU()
+    assert convolution.FEATURE not in forbidden.capabilities.features
+    text = "OPYARD_WINOGRAD=0 forbids it; set it to 1, which is the default"
     call = oy.conv.op.call(TensorSpec((1, 16, 9, 9)), TensorSpec((16, 16, 3, 3)), None)
-    assert convolution.FEATURE not in device().capabilities.features
-    assert "set OPYARD_WINOGRAD=1" in str(convolution.accepts(call, device()))
+    assert convolution.accepts(call, forbidden) == text
     weight = oy.identity.op.call(TensorSpec((16, 16, 3, 3)))
-    assert "set OPYARD_WINOGRAD=1" in str(convolution.accepts_weights(weight, device()))
+    assert convolution.accepts_weights(weight, forbidden) == text
 
 
-def test_weights_of_other_kernels_are_refused(allowed: None) -> None:
+def test_weights_of_other_kernels_are_refused() -> None:
     call = oy.identity.op.call(TensorSpec((16, 16, 5, 5)))
     assert (
         convolution.accepts_weights(call, device()) == "transforms weights [o, c, 3, 3], not [16, 16, 5, 5]"
     )
 
 
-def test_stale_memory_is_not_taken_for_numbers(allowed: None) -> None:
+def test_stale_memory_is_not_taken_for_numbers() -> None:
     x, w, b, r = drawn(1, 16, 6, 6), drawn(16, 16, 3, 3), drawn(16), drawn(1, 16, 6, 6)
     graph = oy.trace(CHAINS["cpu/winograd_conv_add"], *map(TensorSpec.of, (x, w, b, r)))
     pattern = next(k for k in oy.default_registry().patterns if k.id == "cpu/winograd_conv_add")
@@ -264,8 +258,8 @@ def test_products_are_made_for_one_thread() -> None:
 
 
 def test_the_setting_is_a_feature_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPYARD_WINOGRAD", "1")
-    assert convolution.FEATURE in CPU().capabilities.features
+    monkeypatch.delenv("OPYARD_WINOGRAD", raising=False)
+    assert convolution.FEATURE in CPU().capabilities.features, "it is allowed unless it is forbidden"
     monkeypatch.setenv("OPYARD_WINOGRAD", "yes")
     with pytest.raises(SettingsError, match="OPYARD_WINOGRAD is 0 or 1; found 'yes'"):
         opyard_settings.winograd()
@@ -290,3 +284,36 @@ def test_a_sum_over_a_tile_is_what_errors_are_relative_to() -> None:
     np.testing.assert_allclose(
         computed(call, x, w, None), expected, rtol=0, atol=3e-6 * np.abs(expected).max()
     )
+
+
+def test_errors_are_measured_by_tiles() -> None:
+    """What is declared for them is the largest of the tile, twice, and what is not finite is left to the direct convolution."""
+    x, w, b = (
+        np.zeros((1, 16, 9, 10), np.float32),
+        np.ones((16, 16, 3, 3), np.float32),
+        np.zeros(16, np.float32),
+    )
+    x[0, 0, 0, 0] = -3
+    call = call_of(x, w, b, padding=1)
+    (found,) = convolution.magnitudes(call, (x, w, b))
+    assert found is not None
+    expected = np.zeros((1, 16, 9, 10))
+    expected[:, :, :4, :4] = 6
+    np.testing.assert_array_equal(found, expected)
+    x[0, 0, 8, 9] = np.inf
+    (found,) = convolution.magnitudes(call, (x, w, b))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_every_family_of_numbers_conforms() -> None:
+    """Large numbers beside zeros and subnormal ones, NaN and infinities among them."""
+    spec = "float32[1,17,33,31]-float32[8,17,3,3]-float32[8]-padding=1"
+    families = ("", "@nan", "@nan-last", "@infinite", "@infinite-low", "@zeros", "@subnormal", "@large")
+    names = {f"{spec}{family}" for family in (*families, "@ties", "@constant", "@offset")}
+    registry = oy.default_registry()
+    (kernel,) = (kernel for kernel in registry.kernels("conv") if kernel.id == "cpu/winograd")
+    tried = [trial for trial in trials(oy.conv.op, "full") if trial.id in names]
+    assert len(tried) == len(names)
+    for trial in tried:
+        (outcome,) = run_trial(registry, "conv", trial, [kernel], device())
+        assert (outcome.status, outcome.detail) == ("passed", ""), trial.id

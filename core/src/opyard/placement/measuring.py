@@ -257,10 +257,13 @@ def disagreement(
     results = result if work.is_tuple else (result,)
     if not isinstance(results, (tuple, list)) or len(results) != len(expected.outputs):
         return f"it gives {len(results) if isinstance(results, (tuple, list)) else 'no tuple'}, not {len(expected.outputs)} outputs"
+    magnitudes = expected.magnitudes
+    if kernel.magnitudes is not None:
+        magnitudes = kernel.magnitudes_of(work, expected.arrays)
     for number, (found, wanted) in enumerate(zip(results, expected.outputs, strict=True)):
         plain = convert(found, work.outputs[number], kernel.output_layout(number), "", device, registry)
-        magnitude = expected.magnitudes[number]
-        difference = work.tolerance.violation(np.asarray(device.download(plain)), wanted, magnitude)
+        plain = np.asarray(device.download(plain))
+        difference = work.tolerance.violation(plain, wanted, magnitudes[number])
         if difference is not None:
             where = f"output {number}: " if len(results) > 1 else ""
             return f"{where}{difference}"

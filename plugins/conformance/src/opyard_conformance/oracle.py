@@ -11,7 +11,7 @@ import numpy as np
 
 from opyard import trace
 from opyard.cases import Tolerance, epsilon
-from opyard.kernels import Work
+from opyard.kernels import Kernel, Work
 from opyard.operation import Call
 from opyard.region import Region
 from opyard.spec import TensorSpec
@@ -129,11 +129,20 @@ def _unspecified(work: Work, arrays: Arrays) -> Arrays:
     return tuple(found) if work.is_tuple else (found,)
 
 
-def _magnitudes(work: Work, wide: Arrays) -> Arrays:
+def judged(expected: Expected, kernel: Kernel, work: Work) -> Expected:
+    """What is right, with errors measured as the kernel says, where it says so."""
+    if kernel.magnitudes is None or not expected.magnitudes:
+        return expected
+    wide = tuple(None if array is None else _widened(array) for array in expected.inputs)
+    return replace(expected, magnitudes=_magnitudes(work, wide, kernel))
+
+
+def _magnitudes(work: Work, wide: Arrays, kernel: Kernel | None = None) -> Arrays:
     if not isinstance(work, Call):
         return work.magnitudes(*wide)
     try:
-        return _recalled(work, wide).magnitudes(*wide)
+        call = _recalled(work, wide)
+        return kernel.magnitudes_of(call, wide) if kernel else call.magnitudes(*wide)
     except Exception:  # as in _in_float64
         return (None,) * len(work.outputs)
 

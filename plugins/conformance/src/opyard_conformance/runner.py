@@ -17,7 +17,7 @@ from opyard_conformance.backward import BACKWARD, agrees
 from opyard_conformance.checking import check, refusal
 from opyard_conformance.contracts import honour
 from opyard_conformance.families import LEVELS, Trial, call_of, trials
-from opyard_conformance.oracle import Expected, expect
+from opyard_conformance.oracle import Expected, expect, judged
 from opyard_conformance.regions import PATTERNS, REGIONS, region_trials
 from opyard_conformance.report import Outcome, Report
 from opyard_conformance.running import Bench, Broken, NotChecked
@@ -147,13 +147,14 @@ def run_trial(
     made: dict[int, Expected] = {}
     own = trial.own and seed == 0  # which numbers an op can be judged by was looked at for these alone
 
-    def expected(number: int = 0) -> Expected:
+    def right(kernel: Kernel, number: int = 0) -> Expected:
         if number not in made:
             arrays = trial.arrays(seed * SEEDS + number)
             made[number] = expect(work, arrays, own=own and number == 0)
-        return made[number]
+        return judged(made[number], kernel, work)
 
     for kernel in kernels:
+        expected = partial(right, kernel)
         status, detail = "passed", ""
         try:
             reason = refusal(kernel, work, device)

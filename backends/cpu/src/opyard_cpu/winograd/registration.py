@@ -32,7 +32,7 @@ def register(registry: Registry) -> None:
         **{fact: f"{HERE}:{fact}" for fact in ("prepare", "accepts", "cost")},
     }
     ports = {"x": NHWC, "weight": WINOGRAD, "output": NHWC}
-    registry.kernel("conv", name="winograd", layouts=ports, **facts)
+    registry.kernel("conv", name="winograd", layouts=ports, magnitudes=f"{HERE}:magnitudes", **facts)
     registry.pattern(_relu, name="winograd_conv_relu", layouts=ports, **facts)
     for pattern in (_add, _add_relu):
         layouts = {**ports, "residual": NHWC}
