@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import opyard as oy
 from opyard import settings as opyard_settings
-from opyard.errors import SettingsError
+from opyard.errors import KernelError, SettingsError
 from opyard.placement.matching import find_matches
 from opyard.placement.patterns import Pattern
 from opyard.spec import TensorSpec
@@ -272,7 +273,7 @@ def test_weights_are_transformed_once_for_each_form() -> None:
     expected = np.einsum("ai,bj,ocij->abco", matrix, matrix, w.astype(np.float64)).reshape(36, 24, 16)
     np.testing.assert_allclose(points, expected, rtol=1e-6, atol=1e-6)
     kept = convolution.Transformed(Packed(w))
-    wanted = convolution._product(8, 24, 16).memories["weights"]
+    wanted = convolution._product(36, 8, 24, 16).memories["weights"]
     assert kept.form(wanted) is kept.form(wanted)
 
 
@@ -317,3 +318,64 @@ def test_every_family_of_numbers_conforms() -> None:
     for trial in tried:
         (outcome,) = run_trial(registry, "conv", trial, [kernel], device())
         assert (outcome.status, outcome.detail) == ("passed", ""), trial.id
+
+
+@pytest.mark.parametrize(("channels", "size", "threads"), [(16, 40, 2), (64, 9, 2), (64, 9, 3), (48, 24, 1)])
+def test_threads_divide_tiles_or_points(
+    channels: int, size: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With few tiles and many weights the threads divide the points of the products."""
+    monkeypatch.setattr(convolution, "threads_for", lambda g: threads)
+    x, w, b = drawn(1, channels, size, size), drawn(40, channels, 3, 3), drawn(40)
+    call = call_of(x, w, b, padding=1)
+    g = convolution.conv_geometry(call)
+    assert convolution.tiling(g, threads).in_phases is (channels == 64)
+    (expected,) = call.reference(x, w, b)
+    for _ in range(3):
+        np.testing.assert_allclose(computed(call, x, w, b), expected, rtol=1e-4, atol=1e-4)
+    x[0, 3, 2, 4] = np.inf
+    (expected,) = call.reference(x, w, b)
+    found = computed(call, x, w, b)
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+    finite = np.isfinite(expected)
+    np.testing.assert_allclose(found[finite], expected[finite], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(16, 40), (64, 9)])
+def test_python_threads_do_not_disturb_each_other(
+    channels: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "threads_for", lambda g: 2)
+    w = drawn(24, channels, 3, 3)
+    xs = [drawn(1, channels, size, size) for _ in range(4)]
+    call = call_of(xs[0], w, None, padding=1)
+    run, weights = convolution.prepare(call, device()), convolution.Transformed(Packed(w))
+    expected = [call.reference(x, w, None)[0].transpose(0, 2, 3, 1) for x in xs]
+    wrong: list[float] = []
+
+    def work(x: Array, right: Array) -> None:
+        last = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        wrong.extend(float(np.abs(run(last, weights, None) - right).max()) for _ in range(20))
+
+    threads = [
+        threading.Thread(target=work, args=pair, daemon=True) for pair in zip(xs, expected, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(wrong) == 80 and max(wrong) < 1e-3
+
+
+@pytest.mark.parametrize(("channels", "size"), [(16, 40), (64, 9)])
+def test_a_failure_of_onednn_is_raised_once(
+    channels: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "threads_for", lambda g: 2)
+    x, w = drawn(1, channels, size, size), drawn(24, channels, 3, 3)
+    kernel = convolution._Convolution(call_of(x, w, None, padding=1), device())
+    last, weights = np.ascontiguousarray(x.transpose(0, 2, 3, 1)), convolution.Transformed(Packed(w))
+    kernel.steps._failed[0] = 1
+    with pytest.raises(KernelError, match=r"oneDNN's matmul \(.*\) failed: "):
+        kernel.run(last, weights, None)
+    assert np.isfinite(kernel.run(last, weights, None)).all()

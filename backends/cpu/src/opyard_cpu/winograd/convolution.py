@@ -15,7 +15,7 @@ What is not finite would spread over its tile, so where a result is not, all is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any
@@ -29,20 +29,18 @@ from opyard.settings import num_threads
 
 from ..geometry import Geometry, conv_geometry
 from ..jit import machine
-from ..jit.launch import KERNEL
 from ..onednn import convolution as direct
-from ..onednn.addresses import Array, address, dense
+from ..onednn.addresses import Array, address, aligned, dense
 from ..onednn.chains import SECONDS, Operand, Run, chain_of
 from ..onednn.checks import extra_seconds
-from ..onednn.execution import Execution, reordered
+from ..onednn.execution import reordered
 from ..onednn.layouts import Packed, concrete
 from ..onednn.library import library
 from ..onednn.library import missing as no_products
 from ..onednn.memory import Descriptor, any_layout, strided
-from ..onednn.plain import room, room_for
 from ..onednn.primitives import Primitive, matmul
-from ..threads import in_parts
 from . import transforms
+from .blocks import GROUPS, Blocks, Phases, Steps
 from .transforms import POINTS, TILE
 
 GROWTH = 2.0
@@ -56,6 +54,12 @@ BLOCK_BYTES = 1 << 20
 
 LEAST_TILES = 64
 """Tiles of a block: with fewer, the weights are fetched from further away too often."""
+
+PARTS = 2
+"""Blocks for each thread at least, where they have tiles enough: threads take them as they come."""
+
+LEAST_WORK = 2e6
+"""Operations, some ten microseconds of them, below which another thread does not pay."""
 
 PEAK = 0.9
 """Fraction of the device's peak that the products reach."""
@@ -75,11 +79,17 @@ class Transformed:
     forms: dict[int, Array] = field(default_factory=dict)
 
     def form(self, target: Descriptor) -> Array:
-        """The transformed weights in a layout."""
+        """The transformed weights in a layout, group by group where it is that of some of the 36 points."""
         found = self.forms.get(target.number)
         if found is None:
             plain = transformed(self.packed.array)
-            found = self.forms[target.number] = reordered(plain, strided(plain.shape), target)
+            count = target.shape[0]
+            groups = (plain[first : first + count] for first in range(0, POINTS, count))
+            parts = [reordered(group, strided(group.shape), target) for group in groups]
+            found = aligned(target.nbytes * len(parts))
+            for number, part in enumerate(parts):
+                found[number * target.nbytes :][: target.nbytes] = part[: target.nbytes]
+            self.forms[target.number] = found
         return found
 
 
@@ -96,12 +106,26 @@ def transformed(weight: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How the outputs of a convolution are cut: ``rows`` x ``columns`` tiles for each image, ``block`` tiles at a time."""
+    """How the outputs of a convolution are cut: ``rows`` x ``columns`` tiles for each image, ``block`` tiles at a time.
+
+    in_phases  whether the threads divide the points of the products, and not the tiles
+    """
 
     rows: int
     columns: int
     count: int
     block: int
+    in_phases: bool = False
+
+
+def _weights_bytes(g: Geometry) -> int:
+    """Of transformed weights."""
+    return POINTS * 4 * g.channels * g.outputs
+
+
+def _points_bytes(g: Geometry, tiles: int) -> int:
+    """Of transformed tiles, in and out."""
+    return POINTS * 4 * tiles * (g.channels + g.outputs)
 
 
 @lru_cache(maxsize=1024)
@@ -109,11 +133,19 @@ def tiling(g: Geometry, threads: int) -> Tiling:
     """Blocks of equal size but for the last, as many for each thread."""
     rows, columns = (-(-count // TILE) for count in g.counts)
     count = g.batch * rows * columns
-    most = max(1, BLOCK_BYTES // (POINTS * 4 * (g.channels + g.outputs)))
+    most = max(1, BLOCK_BYTES // _points_bytes(g, 1))
     most = max(most, LEAST_TILES)
     blocks = -(-count // most)
-    blocks = min(count, -(-blocks // threads) * threads)
+    if _weights_bytes(g) > _points_bytes(g, count) and threads > 1:
+        return Tiling(rows, columns, count, count, in_phases=True)
+    parts = threads * PARTS if count >= threads * PARTS * LEAST_TILES else threads
+    blocks = min(count, -(-blocks // parts) * parts)
     return Tiling(rows, columns, count, -(-count // blocks))
+
+
+def threads_for(g: Geometry) -> int:
+    """As many as have enough to do."""
+    return max(1, min(num_threads(), int(g.work / 4 / LEAST_WORK)))
 
 
 def refusal(call: Call) -> str | None:
@@ -190,19 +222,14 @@ def _lanes() -> int:
     return machine.host().vector_bytes // 4
 
 
-def _compiled(source: str) -> tuple[Callable[..., None], object]:
-    module = machine.compiler().function(source)
-    return KERNEL(module.address), module
-
-
 @lru_cache(maxsize=1024)
-def _product(tiles: int, channels: int, outputs: int) -> Primitive:
-    """36 products on one thread: the threads have blocks of their own."""
+def _product(points: int, tiles: int, channels: int, outputs: int) -> Primitive:
+    """As many products as points on one thread: the threads have blocks or points of their own."""
     with library().on_one_thread():
         made = matmul(
-            strided((POINTS, tiles, channels)),
-            any_layout((POINTS, channels, outputs)),
-            strided((POINTS, tiles, outputs)),
+            strided((points, tiles, channels)),
+            any_layout((points, channels, outputs)),
+            strided((points, tiles, outputs)),
         )
         assert made.handle  # compiled for one thread, too
     return made
@@ -220,77 +247,55 @@ class _Convolution:
         chain = chain_of(work)
         g = conv_geometry(chain.base)
         self.residual = next((step.position for step in chain.steps if isinstance(step, Operand)), None)
-        self.has_bias = chain.base.inputs[2] is not None
-        self.work, self.shape = g.work / 4, (g.batch, *g.counts, g.outputs)
-        self.tiles = found = tiling(g, num_threads())
-        product = _product(found.block, g.channels, g.outputs)
+        self.bias = None if chain.base.inputs[2] is None else 2
+        self.shape = (g.batch, *g.counts, g.outputs)
+        found = tiling(g, threads_for(g))
+        points = POINTS // GROUPS if found.in_phases else POINTS
+        product = _product(points, found.block, g.channels, g.outputs)
         self.wanted = product.memories["weights"]
-        self.product = Execution(product, ("src", "weights", "dst"))
         lanes = min(_lanes(), 16 if min(g.channels, g.outputs) >= 16 else 8)
         relu = any(not isinstance(step, Operand) for step in chain.steps)
-        self.enter = _compiled(transforms.input_source(lanes))
-        self.leave = _compiled(
-            transforms.output_source(lanes, bias=self.has_bias, residual=self.residual is not None, relu=relu)
+        leave = transforms.output_source(
+            lanes, bias=self.bias is not None, residual=self.residual is not None, relu=relu
         )
         grid = found.rows, found.columns
         before = tuple(pair[0] for pair in g.pairs)
         planes = [found.block * channels * 4 for channels in (g.channels, g.outputs)]
-        self.sizes_in = np.array([*g.sizes, g.channels, *grid, *before, planes[0]], np.int64)
-        self.sizes_out = np.array([*g.counts, g.outputs, *grid, planes[1]], np.int64)
-        self.zeros, self.nbytes = (
-            np.zeros(max(g.channels, g.outputs), np.float32),
-            [POINTS * plane for plane in planes],
+        steps = Steps(
+            enter=machine.compiler().function(transforms.input_source(lanes)),
+            leave=machine.compiler().function(leave),
+            sizes_in=np.array([*g.sizes, g.channels, *grid, *before, planes[0]], np.int64),
+            sizes_out=np.array([*g.counts, g.outputs, *grid, planes[1]], np.int64),
+            product=product,
+            tiles=found.count,
+            block=found.block,
+            points=POINTS * planes[0],
+            products=POINTS * planes[1],
+            spare=4 * g.outputs,
+            zeros=np.zeros(max(g.channels, g.outputs), np.float32),
         )
-        self.spare = 4 * g.outputs
+        self.steps = (Phases if found.in_phases else Blocks)(steps, threads_for(g))
         self.direct = cache(lambda: direct.prepare(work, device))
 
     def run(self, *inputs: Any) -> Array:
         """The result, channels last."""
-        x, weight = inputs[0], inputs[1]
-        result = np.empty(self.shape, np.float32)
-        form = weight.form(self.wanted)
-        bias = dense(inputs[2]) if self.has_bias else None
-        residual = None if self.residual is None else inputs[self.residual]
-        arrays = [0 if array is None else address(array) for array in (bias, residual, result)]
-        checks: list[Any] = []
-
-        def part(first: int, last: int) -> None:
-            checks.append(self._blocks(first, last, address(x), address(form), arrays))
-
-        in_parts(part, -(-self.tiles.count // self.tiles.block), self.work)
-        if all(np.isfinite(check).all() for check in checks):
+        # kept by these names until all is done
+        x, form, result = dense(inputs[0]), inputs[1].form(self.wanted), np.empty(self.shape, np.float32)
+        others = [dense(inputs[place]) if place is not None else None for place in (self.bias, self.residual)]
+        bias, residual = (0 if array is None else address(array) for array in others)
+        if self.steps.run(address(x), address(form), bias, residual, address(result)):
             return result
-        again: Array = self.direct()(x, weight.packed, *inputs[2:])
+        again: Array = self.direct()(x, inputs[1].packed, *inputs[2:])
         return again
-
-    def _blocks(self, first: int, last: int, x: int, form: int, arrays: list[int]) -> Array:
-        """Computes blocks; what it gives is finite if all numbers were."""
-        check = np.zeros(16, np.float32)
-        points, products = (room_for(nbytes) for nbytes in self.nbytes)
-        base = room().of(points + products + self.spare)
-        data_in = np.array([x, address(self.zeros), base], np.int64)
-        spare = base + points + products
-        data_out = np.array([base + points, *arrays, spare, address(self.zeros), address(check)], np.int64)
-        (enter, _), (leave, _) = self.enter, self.leave
-        call_in = address(data_in), address(self.sizes_in)
-        call_out = address(data_out), address(self.sizes_out)
-        multiply, block, count = self.product.run, self.tiles.block, self.tiles.count
-        for begin in range(first * block, min(last * block, count), block):
-            end = min(begin + block, count)
-            enter(*call_in, begin, end)
-            multiply(base, form, base + points)
-            leave(*call_out, begin, end)
-        return check
 
 
 def cost(work: Work, device: Device) -> float:
     """Estimated seconds on channels-last images: the products, and what is fetched from beyond the nearest caches."""
     chain, abilities = chain_of(work), device.capabilities
     g = conv_geometry(chain.base)
-    tiles = tiling(g, num_threads())
+    tiles = tiling(g, threads_for(g))
     blocks = -(-tiles.count // tiles.block)
-    weights = POINTS * 4 * g.channels * g.outputs
-    points = POINTS * 4 * tiles.count * (g.channels + g.outputs)
+    weights, points = _weights_bytes(g), _points_bytes(g, tiles.count)
     nbytes = work.cost.bytes + NEAR * points + (blocks * weights if weights > BLOCK_BYTES else weights)
     products = 2.0 * POINTS * blocks * tiles.block * g.channels * g.outputs
     seconds = products / (PEAK * abilities.flops) + nbytes / abilities.bandwidth
