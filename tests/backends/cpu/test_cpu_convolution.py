@@ -127,3 +127,9 @@ class TestGeometries:
         attributes |= {"padding": padding, "ceil_mode": ceil_mode}
         output = max_pool.op.call(TensorSpec.of(x), **attributes).output
         agree(max_pool_gradient.op, x, numbers(4, *map(int, output.shape)), **attributes)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_images_without_pixels(groups: int) -> None:
+    x, w, b = np.ones((2, 4, 0, 0), np.float32), np.ones((4, 4 // groups, 3, 3), np.float32), np.ones(4)
+    agree(conv.op, x, w, b.astype(np.float32), padding="same_upper", groups=groups)

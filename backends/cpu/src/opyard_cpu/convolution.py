@@ -53,7 +53,8 @@ def prepare_conv(call: Call, device: Device) -> Run:
 
     def run(x: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
         target = np.empty(shape, dtype) if out is None or not out.flags.c_contiguous else out
-        compute(x, weight, bias, target)
+        if target.size:
+            compute(x, weight, bias, target)
         if out is None or out is target:
             return target
         np.copyto(out, target)
