@@ -214,7 +214,7 @@ def test_much_unfinished_work_is_waited_for(opencl: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(device, "_IN_FLIGHT_LIMIT", 1000)
     opencl.synchronize()
     _scaled(opencl, opencl.upload(np.zeros(4096, np.float32)))
-    assert not opencl._in_flight
+    assert not opencl.flight.started
 
 
 def test_elapsed(opencl: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from opyard.errors import DeviceError, KernelError, OpyardError, SpecError
 from opyard.spec import TensorSpec
 
 from .array import Array
+from .direct import Flight
 from .quirks import Quirks
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
@@ -50,15 +52,13 @@ class OpenCLDevice(Device):
         )
         with _failures(f"{name}: opening {device.name.strip()}"):
             self.context = cl.Context([device])
-            self.queue = cl.CommandQueue(self.context, device)
-        # At exit Python frees the memory of arrays while the workers of a CPU device may still write to it
-        weakref.finalize(self, self.queue.finish)
+            queue = cl.CommandQueue(self.context, device)
+        self.flight = Flight(room=_IN_FLIGHT_LIMIT, started=[])
+        self._use(queue)
         self.workers = int(device.max_compute_units)
         self.vector_bytes = _vector_bytes(device)
         self._build_lock = threading.Lock()
         self._programs: dict[str, Any] = {}
-        self._in_flight: list[tuple[object, tuple[Array, ...]]] = []
-        self._in_flight_bytes = 0
         self._local = threading.local()
         self._nothing = self._buffer(cl.mem_flags.READ_WRITE, size=_ALIGNMENT)  # stands for every empty array
 
@@ -198,27 +198,35 @@ class OpenCLDevice(Device):
                     self._programs[key] = program
         return program
 
-    def started(self, arrays: tuple[Array, ...], launch: object) -> None:
-        """Keeps the arrays of a launch, and it itself, alive until it is done: their memory may be NumPy's."""
+    def weight(self, arrays: Iterable[Array | TensorSpec]) -> int:
+        """What a launch on such arrays takes of the room for work that was started; 0 where nothing must be kept for it."""
         if not self.shares_memory:
-            return  # the driver owns the memory, and keeps it for what is in its queue
-        in_flight = self._in_flight  # read after the start, see synchronize
-        in_flight.append((launch, arrays))
-        total = self._in_flight_bytes
-        for array in arrays:
-            total += array.nbytes
-        self._in_flight_bytes = total
-        if total > _IN_FLIGHT_LIMIT or len(in_flight) > _IN_FLIGHT_LAUNCHES:
+            return 0  # the driver owns the memory, and keeps it for what is in its queue
+        return max(_IN_FLIGHT_LIMIT // _IN_FLIGHT_LAUNCHES, sum(array.nbytes for array in arrays))
+
+    def started(self, weight: int, *kept: object) -> None:
+        """Keeps the arrays of a launch, and it itself, alive until it is done: their memory may be NumPy's."""
+        if not weight:
+            return
+        flight = self.flight
+        flight.started.append(kept)  # read after the start, see synchronize
+        room = flight.room = flight.room - weight
+        if room < 0:
             self.synchronize()
 
     def synchronize(self) -> None:
         """Waits for all work that was started on this device, by any thread."""
         # First take the list, then wait: what another thread starts after this line is in the new list.
-        done, self._in_flight = self._in_flight, []
-        self._in_flight_bytes = 0
+        done, self.flight.started = self.flight.started, []
+        self.flight.room = _IN_FLIGHT_LIMIT
         with _failures(f"{self.name}: waiting for its queue"):
             self.queue.finish()
         done.clear()
+
+    def _use(self, queue: Any) -> None:
+        self.queue, self.flight.queue = queue, queue.int_ptr
+        # At exit Python frees the memory of arrays while the workers of a CPU device may still write to it
+        weakref.finalize(self, queue.finish)
 
     def record(self) -> Any:
         """An event behind the work so far. The first one replaces the queue by one that keeps times, which starts work more slowly."""
@@ -226,8 +234,7 @@ class OpenCLDevice(Device):
             keeps_times = cl.command_queue_properties.PROFILING_ENABLE
             if not self.queue.properties & keeps_times:
                 self.synchronize()
-                self.queue = cl.CommandQueue(self.context, self.cl_device, properties=keeps_times)
-                weakref.finalize(self, self.queue.finish)
+                self._use(cl.CommandQueue(self.context, self.cl_device, properties=keeps_times))
             mark = cl.enqueue_marker(self.queue)
             self.queue.flush()
         return mark

@@ -15,7 +15,7 @@ from .array import Array
 from .device import OpenCLDevice
 from .elementwise import given, launch_of
 from .expressions import accepts as expression_refusal
-from .launch import exact
+from .launch import Single, exact
 
 PROGRAM_SECONDS = 2e-5
 """What a program of its own costs each run, where a compiler takes a tenth of a second for it and it runs some thousand times."""
@@ -65,6 +65,8 @@ def runner(
 ) -> Callable[..., Any]:
     """Makes the outputs, and starts the kernel on inputs, constants and outputs."""
     outputs, dense = region.outputs, all(spec is not None for spec in region.inputs)
+    if not constants and not region.is_tuple:
+        return Single(device, outputs[0], launch)
 
     def run(*arrays: Array, out: Array | None = None) -> Any:
         made = tuple(device.empty(spec) for spec in outputs) if out is None else (out,)
