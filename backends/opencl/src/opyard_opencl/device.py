@@ -54,7 +54,10 @@ class OpenCLDevice(Device):
             self.context = cl.Context([device])
             queue = cl.CommandQueue(self.context, device)
         self.flight = Flight(room=_IN_FLIGHT_LIMIT, started=[])
+        self.lost = ""  # why it cannot be used any more, as a sentence
+        self._finishes: list[Any] = []
         self._use(queue)
+        _watch_forks(self)
         self.workers = int(device.max_compute_units)
         self.vector_bytes = _vector_bytes(device)
         self._build_lock = threading.Lock()
@@ -87,6 +90,7 @@ class OpenCLDevice(Device):
 
     def download(self, array: Array) -> np.ndarray[Any, Any]:
         """The contents of ``array``, after all work on it is done; on CPU devices its own memory, not a copy."""
+        self.check()
         if array.host is not None:
             self.synchronize()
             return array.host
@@ -170,6 +174,7 @@ class OpenCLDevice(Device):
             return buffer.get_sub_region(offset, part.nbytes)
 
     def _buffer(self, flags: Any, host: np.ndarray[Any, Any] | None = None, size: int = 0) -> Any:
+        self.check()
         nbytes = size if host is None else host.nbytes
         with _failures(f"{self.name}: allocating {nbytes} bytes"):
             return cl.Buffer(self.context, flags, size=size, hostbuf=host)
@@ -182,6 +187,12 @@ class OpenCLDevice(Device):
 
     def build(self, source: str, options: tuple[str, ...] = ()) -> Any:
         """The program of ``source``, built once. Raises KernelError with the compiler's words when it does not build."""
+        self.check()
+        obstacle = (
+            self.quirks.obstacle()
+        )  # asked each time: a kernel of a program is compiled when it is first started
+        if obstacle is not None:
+            raise DeviceError(f"{self.name} {obstacle}")
         key = "\n".join((*options, source))
         program = self._programs.get(key)
         if program is None:
@@ -216,20 +227,39 @@ class OpenCLDevice(Device):
 
     def synchronize(self) -> None:
         """Waits for all work that was started on this device, by any thread."""
-        # First take the list, then wait: what another thread starts after this line is in the new list.
-        done, self.flight.started = self.flight.started, []
+        self.check()
+        # First replace the list, then wait: what another thread starts after this line is in the new list. That one has the old
+        # one, so that Ctrl-C at any moment frees nothing that a kernel may write to.
+        done = self.flight.started
+        self.flight.started = [done]
         self.flight.room = _IN_FLIGHT_LIMIT
         with _failures(f"{self.name}: waiting for its queue"):
             self.queue.finish()
         done.clear()
 
+    def check(self) -> None:
+        """Raises DeviceError in a process that was forked since the device was opened: the driver would wait for ever."""
+        if self.lost:
+            raise DeviceError(self.lost)
+
+    def forked(self) -> None:
+        """Notes that this is a forked process, which has none of the driver's threads."""
+        self.lost = (
+            f"{self.name} was opened before this process was forked from another, and its driver's threads are there alone; "
+            "start processes anew: multiprocessing.set_start_method('spawn')."
+        )
+        self.flight.room = -1
+        for finish in self._finishes:  # at exit there
+            finish.detach()
+
     def _use(self, queue: Any) -> None:
         self.queue, self.flight.queue = queue, queue.int_ptr
         # At exit Python frees the memory of arrays while the workers of a CPU device may still write to it
-        weakref.finalize(self, queue.finish)
+        self._finishes.append(weakref.finalize(self, queue.finish))
 
     def record(self) -> Any:
         """An event behind the work so far. The first one replaces the queue by one that keeps times, which starts work more slowly."""
+        self.check()
         with _failures(f"{self.name}: marking its queue"):
             keeps_times = cl.command_queue_properties.PROFILING_ENABLE
             if not self.queue.properties & keeps_times:
@@ -244,6 +274,20 @@ class OpenCLDevice(Device):
         with _failures(f"{self.name}: reading its clock"):
             end.wait()
             return float(end.profile.end - begin.profile.end) * 1e-9  # it gives nanoseconds
+
+
+_devices: weakref.WeakSet[OpenCLDevice] = weakref.WeakSet()
+
+
+def _watch_forks(device: OpenCLDevice) -> None:
+    if not _devices and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forked)
+    _devices.add(device)
+
+
+def _forked() -> None:
+    for device in _devices:
+        device.forked()
 
 
 class _failures:

@@ -59,6 +59,7 @@ class Launch:
         if start is not None and scratch is None and start(*arrays) is not None:
             return
         device = self.device
+        device.check()
         try:
             kernel = self._local.kernel
         except AttributeError:
