@@ -212,7 +212,7 @@ def test_out_of_memory_of_the_driver_says_what_to_do() -> None:
 def test_scratch_is_kept_for_a_thread(opencl: Any) -> None:
     first = opencl.scratch(1000)
     assert opencl.scratch(10) is first
-    assert opencl.scratch(first.size + 1).size > first.size
+    assert opencl.scratch(first.buffer.size + 1).buffer.size > first.buffer.size
 
 
 def test_much_unfinished_work_is_waited_for(opencl: Any, monkeypatch: pytest.MonkeyPatch) -> None:

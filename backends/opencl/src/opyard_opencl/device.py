@@ -119,15 +119,17 @@ class OpenCLDevice(Device):
             host,
         )
 
-    def scratch(self, nbytes: int) -> Any:
-        """A buffer of at least ``nbytes`` for intermediate results of this thread.
+    def scratch(self, nbytes: int) -> Array:
+        """At least ``nbytes`` of memory for intermediate results of this thread, as an Array that shows none of it.
 
         Each call may give the same buffer: the queue runs in order, so the work of one launch is done before the next.
         """
         kept = getattr(self._local, "scratch", None)
-        if kept is None or kept.size < nbytes:
-            kept = self._local.scratch = self._buffer(cl.mem_flags.READ_WRITE, size=max(nbytes, 1 << 16))
-        return kept
+        if kept is None or kept.buffer.size < nbytes:
+            buffer = self._buffer(cl.mem_flags.READ_WRITE, size=max(nbytes, 1 << 16))
+            kept = self._local.scratch = Array(self, buffer, (0,), np.dtype(np.uint8))
+        found: Array = kept
+        return found
 
     def owns(self, array: Any) -> bool:
         """Whether ``array`` is an Array of this device."""

@@ -53,31 +53,27 @@ class Launch:
         self._local = threading.local()
         self._start: Callable[..., Any] | None = None
 
-    def __call__(self, *arrays: Array, scratch: Any = None) -> None:
-        """Starts the kernel on the buffers of ``arrays``, then ``scratch`` if there is one."""
+    def __call__(self, *arrays: Array) -> None:
+        """Starts the kernel on the buffers of ``arrays``."""
         start = self._start
-        if start is not None and scratch is None and start(*arrays) is not None:
+        if start is not None and start(*arrays) is not None:
             return
         device = self.device
         device.check()
         try:
             kernel = self._local.kernel
         except AttributeError:
-            kernel = self._local.kernel = self._kernel(len(arrays) + (scratch is not None))
+            kernel = self._local.kernel = self._kernel(len(arrays))
             self._weight = device.weight(arrays)
-            if start is None and scratch is None:
+            if start is None:
                 self._start = self.starter(len(arrays), self._weight, _refuse)
         try:
-            position = 0
-            for array in arrays:
+            for position, array in enumerate(arrays):
                 if array.device is not device:  # some drivers would read whatever the handle points to
                     raise DeviceError(
                         f"{device.name}: kernel {self.name!r} takes arrays of this device, not {type(array).__name__} of {array.device}; opyard.to_device(x, {device.name!r}) copies one."
                     )
                 kernel.set_arg(position, array.buffer)
-                position += 1
-            if scratch is not None:
-                kernel.set_arg(position, scratch)
             _enqueue(device.queue, kernel, self.size, self.local)
         except cl.Error as error:
             raise failure(f"{device.name}: starting kernel {self.name!r}", error) from error
