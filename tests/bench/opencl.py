@@ -155,7 +155,7 @@ class Bench:
     def launch(self) -> list[dict[str, Any]]:
         """CPU time of the calling thread for a prepared launch, and for a run of a prepared kernel; both do nearly nothing.
 
-        200 one after the other, which keep the workers of the device awake, and single ones that have to wake them.
+        200 one after the other, and single ones after a pause, which find cold caches and have to wake the device.
         """
         from opyard_opencl.launch import Launch
 
@@ -181,7 +181,7 @@ class Bench:
                 time.sleep(1e-3)
                 begin = time.thread_time_ns()
                 function()
-                samples.setdefault(f"{name}, device asleep", []).append((time.thread_time_ns() - begin) / 1e9)
+                samples.setdefault(f"{name}, after a pause", []).append((time.thread_time_ns() - begin) / 1e9)
                 self.device.synchronize()
         return [{"what": name, "seconds": statistics.median(values)} for name, values in samples.items()]
 

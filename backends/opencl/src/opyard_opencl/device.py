@@ -53,7 +53,9 @@ class OpenCLDevice(Device):
         with _failures(f"{name}: opening {device.name.strip()}"):
             self.context = cl.Context([device])
             queue = cl.CommandQueue(self.context, device)
-        self.flight = Flight(room=_IN_FLIGHT_LIMIT, started=[])
+        self._started: list[object] = []
+        self._room = _IN_FLIGHT_LIMIT  # of what Python starts; the Flight has as much for compiled functions
+        self.flight = Flight(room=_IN_FLIGHT_LIMIT, started=self._started)
         self.lost = ""  # why it cannot be used any more, as a sentence
         self._finishes: list[Any] = []
         self._use(queue)
@@ -217,24 +219,22 @@ class OpenCLDevice(Device):
             return 0  # the driver owns the memory, and keeps it for what is in its queue
         return max(_IN_FLIGHT_LIMIT // _IN_FLIGHT_LAUNCHES, sum(array.nbytes for array in arrays))
 
-    def started(self, weight: int, *kept: object) -> None:
+    def started(self, weight: int, launch: object, arrays: tuple[Array, ...]) -> None:
         """Keeps the arrays of a launch, and it itself, alive until it is done: their memory may be NumPy's."""
-        if not weight:
-            return
-        flight = self.flight
-        flight.started.append(kept)  # read after the start, see synchronize
-        room = flight.room = flight.room - weight
-        if room < 0:
-            self.synchronize()
+        if weight:
+            self._started.append((launch, arrays))  # read after the start, see synchronize
+            self._room -= weight
+            if self._room < 0:
+                self.synchronize()
 
     def synchronize(self) -> None:
         """Waits for all work that was started on this device, by any thread."""
         self.check()
         # First replace the list, then wait: what another thread starts after this line is in the new list. That one has the old
         # one, so that Ctrl-C at any moment frees nothing that a kernel may write to.
-        done = self.flight.started
-        self.flight.started = [done]
-        self.flight.room = _IN_FLIGHT_LIMIT
+        done = self._started
+        self._started = self.flight.started = [done]
+        self._room = self.flight.room = _IN_FLIGHT_LIMIT
         with _failures(f"{self.name}: waiting for its queue"):
             self.queue.finish()
         done.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,6 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs an op with a scalar expression."""
     specs = [spec for spec in call.inputs if spec is not None]
     return Single(device, call.output, launch_of(body_of(call), specs, call.output, device))
-
-
-def given(arrays: Iterable[Array | None]) -> list[Array]:
-    """The arrays of the inputs that there are."""
-    return [array for array in arrays if array is not None]
 
 
 def launch_of(body: Body, specs: list[TensorSpec], output: TensorSpec, device: OpenCLDevice) -> Launch | None:

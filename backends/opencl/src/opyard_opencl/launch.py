@@ -59,7 +59,8 @@ class Launch:
         if start is not None and start(*arrays) is not None:
             return
         device = self.device
-        device.check()
+        if device.lost:
+            device.check()
         try:
             kernel = self._local.kernel
         except AttributeError:
@@ -104,6 +105,12 @@ def _refuse(*_: Array) -> None:
     """What the compiled function of a launch calls where it cannot start: the launch then starts by the binding."""
 
 
+def given(arrays: tuple[Array | None, ...]) -> Sequence[Array]:
+    """The arrays of the inputs that there are."""
+    found: Sequence[Any] = arrays if None not in arrays else [array for array in arrays if array is not None]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Single:
     """A kernel of one launch: on the inputs that are given, in their order, and the output."""
@@ -116,7 +123,7 @@ class Single:
         """Runs the kernel; without a launch there is nothing to compute."""
         result = self.device.empty(self.output) if out is None else out
         if self.launch is not None:
-            self.launch(*[array for array in arrays if array is not None], result)
+            self.launch(*given(arrays), result)
         return result
 
     def compiled(
