@@ -224,7 +224,7 @@ class OpenCLDevice(Device):
         if weight:
             self._started.append((launch, arrays))  # read after the start, see synchronize
             self._room -= weight
-            if self._room < 0:
+            if self._room < 0 or self.flight.room < weight:
                 self.synchronize()
 
     def synchronize(self) -> None:
