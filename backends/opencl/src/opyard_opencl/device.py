@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import threading
@@ -347,7 +348,9 @@ def _aligned(size: int, name: str) -> np.ndarray[Any, Any]:
         raw = np.empty(size + _ALIGNMENT, np.uint8)
     except (MemoryError, ValueError) as error:  # ValueError: more than an address can say
         raise out_of_memory(f"{name}: allocating {size} bytes", str(error)) from None
-    start = -raw.ctypes.data % _ALIGNMENT
+    start = (
+        -ctypes.addressof(ctypes.c_ubyte.from_buffer(raw)) % _ALIGNMENT
+    )  # raw.ctypes takes three times as long
     return raw[start : start + size]
 
 
