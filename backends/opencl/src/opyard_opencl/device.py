@@ -348,9 +348,8 @@ def _aligned(size: int, name: str) -> np.ndarray[Any, Any]:
         raw = np.empty(size + _ALIGNMENT, np.uint8)
     except (MemoryError, ValueError) as error:  # ValueError: more than an address can say
         raise out_of_memory(f"{name}: allocating {size} bytes", str(error)) from None
-    start = (
-        -ctypes.addressof(ctypes.c_ubyte.from_buffer(raw)) % _ALIGNMENT
-    )  # raw.ctypes takes three times as long
+    first = ctypes.c_ubyte.from_buffer(raw.data)  # raw.ctypes takes three times as long
+    start = -ctypes.addressof(first) % _ALIGNMENT
     return raw[start : start + size]
 
 
