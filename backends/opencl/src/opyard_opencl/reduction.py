@@ -90,6 +90,8 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
             "reduce", compute, _parts(device, part, compute), X=format_of(source), OUT=format_of(target)
         )
         launches.append((_launch(device, text, part, step, count), target))
+    if len(launches) == 1:
+        return Single(device, call.output, launches[0][0])
 
     def run(x: Array, *, out: Array | None = None) -> Array:
         for launch, target in launches:
