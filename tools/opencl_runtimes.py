@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-MEMBERS = ("core", "backends/cpu[onednn]", "backends/opencl", "plugins/codegen", "plugins/conformance")
+MEMBERS = ("core", "backends/cpu[onednn]", "backends/opencl[jit]", "plugins/codegen", "plugins/conformance")
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,10 @@ class Bench:
         ]
 
     def launch(self) -> list[dict[str, Any]]:
-        """Host time of a prepared launch, and of a whole run of a kernel that was prepared; it does nearly nothing."""
+        """CPU time of the calling thread for a prepared launch, and for a run of a prepared kernel; both do nearly nothing.
+
+        200 one after the other, and single ones after a pause, which find cold caches and have to wake the device.
+        """
         from opyard_opencl.launch import Launch
 
         source = "kernel void one(global const float *x, global float *y, long n) { y[0] = x[0] + n; }"
@@ -174,6 +177,11 @@ class Bench:
                 for _ in range(200):
                     function()
                 samples[name].append((time.thread_time_ns() - begin) / 200e9)
+                self.device.synchronize()
+                time.sleep(1e-3)
+                begin = time.thread_time_ns()
+                function()
+                samples.setdefault(f"{name}, after a pause", []).append((time.thread_time_ns() - begin) / 1e9)
                 self.device.synchronize()
         return [{"what": name, "seconds": statistics.median(values)} for name, values in samples.items()]
 

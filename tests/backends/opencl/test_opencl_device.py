@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 import warnings
+import weakref
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -205,7 +212,7 @@ def test_out_of_memory_of_the_driver_says_what_to_do() -> None:
 def test_scratch_is_kept_for_a_thread(opencl: Any) -> None:
     first = opencl.scratch(1000)
     assert opencl.scratch(10) is first
-    assert opencl.scratch(first.size + 1).size > first.size
+    assert opencl.scratch(first.buffer.size + 1).buffer.size > first.buffer.size
 
 
 def test_much_unfinished_work_is_waited_for(opencl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +221,87 @@ def test_much_unfinished_work_is_waited_for(opencl: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(device, "_IN_FLIGHT_LIMIT", 1000)
     opencl.synchronize()
     _scaled(opencl, opencl.upload(np.zeros(4096, np.float32)))
-    assert not opencl._in_flight
+    assert opencl.flight.started == [[]], "what was there before is done"
+
+
+def test_what_a_kernel_may_write_to_is_kept_when_waiting_is_interrupted(
+    opencl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    opencl.synchronize()
+    result = _scaled(opencl, opencl.upload(np.ones(5, np.float32)))
+    gone = weakref.ref(result)
+    del result
+    with monkeypatch.context() as patched:
+        patched.setattr(opencl, "queue", SimpleNamespace(finish=interrupt))
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                opencl.synchronize()
+    assert gone() is not None
+    opencl.synchronize()
+    assert gone() is None
+
+
+_FORK = """
+import os
+import numpy as np
+from opyard.errors import DeviceError
+from opyard.registry import Registry
+from opyard.spec import TensorSpec
+from opyard.ops import STANDARD
+from opyard_opencl import plugin
+from opyard_opencl.elementwise import prepare
+registry = Registry()
+plugin.opyard_register(registry)
+device = registry.open("opencl").devices[0]
+x = device.upload(np.ones(5, np.float32))
+run = prepare(STANDARD["negative"].op.call(TensorSpec((5,))), device)
+run(x, out=x)
+device.record()
+number = os.fork()
+asked = (
+    lambda: run(x, out=x),
+    lambda: run(x),
+    lambda: device.download(x),
+    lambda: device.upload(np.ones(3)),
+    lambda: device.build("kernel void f() {}"),
+    device.record,
+    device.synchronize,
+)
+if not number:
+    for ask in asked:
+        try:
+            ask()
+        except DeviceError as error:
+            print(error, flush=True)
+    raise SystemExit(3)  # with all that Python does at exit
+print(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), device.download(x)[0])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork processes")
+def test_a_forked_process_gets_a_sentence_instead_of_waiting_for_ever(opencl: Any) -> None:
+    done = subprocess.run([sys.executable, "-c", _FORK], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    *said, end = done.stdout.splitlines()
+    assert len(said) == 7
+    for sentence in said:
+        assert sentence.startswith(f"{opencl.name} was opened before this process was forked from another")
+        assert sentence.endswith("start processes anew: multiprocessing.set_start_method('spawn').")
+    assert end == "3 -1.0"
+
+
+def test_a_linker_that_is_gone_since_the_device_was_opened(
+    opencl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opencl, "quirks", replace(opencl.quirks, needs_linker=True))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(
+        DeviceError, match=r"^opencl:0 builds kernels with the linker `ld`, and there is none"
+    ):
+        opencl.build(_SCALE)
 
 
 def test_elapsed(opencl: Any) -> None:

@@ -20,7 +20,7 @@ class Array:
     array over the same memory, else None: its contents are settled once the device has been synchronized.
     """
 
-    __slots__ = ("__weakref__", "buffer", "device", "dtype", "host", "nbytes", "shape")
+    __slots__ = ("__weakref__", "buffer", "device", "dtype", "handle", "host", "nbytes", "shape")
 
     def __init__(
         self,
@@ -32,10 +32,11 @@ class Array:
     ) -> None:
         self.device = device
         self.buffer = buffer
+        self.handle = buffer.int_ptr  # stored, as are the bytes: every launch asks for them
         self.shape = shape
         self.dtype = dtype
         self.host = host
-        self.nbytes = math.prod(shape) * dtype.itemsize  # stored: every launch asks for it
+        self.nbytes = math.prod(shape) * dtype.itemsize
 
     def __repr__(self) -> str:
         return f"<Array {self.dtype.name}[{', '.join(map(str, self.shape))}] on {self.device.name}>"

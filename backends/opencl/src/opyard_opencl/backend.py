@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from opyard.errors import DeviceError, DeviceUnavailable, installing
@@ -64,10 +63,9 @@ class OpenCLBackend:
         from .device import OpenCLDevice
 
         title = f"The OpenCL device {device.name.strip()!r} of {device.platform.name.strip()}"
-        if quirks.needs_linker and shutil.which("ld") is None:
-            self.refused.append(
-                f"{title} builds kernels with the linker `ld`, and there is none on PATH: install binutils (apt install binutils)."
-            )
+        obstacle = quirks.obstacle()
+        if obstacle is not None:
+            self.refused.append(f"{title} {obstacle}")
             return None
         reason = canary.verdict(platform_number, device_number, device) if quirks.needs_canary else None
         if reason is not None:

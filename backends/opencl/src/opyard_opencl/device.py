@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import threading
 import warnings
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from opyard.errors import DeviceError, KernelError, OpyardError, SpecError
 from opyard.spec import TensorSpec
 
 from .array import Array
+from .direct import Flight
 from .quirks import Quirks
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
@@ -50,15 +53,18 @@ class OpenCLDevice(Device):
         )
         with _failures(f"{name}: opening {device.name.strip()}"):
             self.context = cl.Context([device])
-            self.queue = cl.CommandQueue(self.context, device)
-        # At exit Python frees the memory of arrays while the workers of a CPU device may still write to it
-        weakref.finalize(self, self.queue.finish)
+            queue = cl.CommandQueue(self.context, device)
+        self._started: list[object] = []
+        self._room = _IN_FLIGHT_LIMIT  # of what Python starts; the Flight has as much for compiled functions
+        self.flight = Flight(room=_IN_FLIGHT_LIMIT, started=self._started)
+        self.lost = ""  # why it cannot be used any more, as a sentence
+        self._finishes: list[Any] = []
+        self._use(queue)
+        _watch_forks(self)
         self.workers = int(device.max_compute_units)
         self.vector_bytes = _vector_bytes(device)
         self._build_lock = threading.Lock()
         self._programs: dict[str, Any] = {}
-        self._in_flight: list[tuple[object, tuple[Array, ...]]] = []
-        self._in_flight_bytes = 0
         self._local = threading.local()
         self._nothing = self._buffer(cl.mem_flags.READ_WRITE, size=_ALIGNMENT)  # stands for every empty array
 
@@ -87,6 +93,7 @@ class OpenCLDevice(Device):
 
     def download(self, array: Array) -> np.ndarray[Any, Any]:
         """The contents of ``array``, after all work on it is done; on CPU devices its own memory, not a copy."""
+        self.check()
         if array.host is not None:
             self.synchronize()
             return array.host
@@ -115,15 +122,17 @@ class OpenCLDevice(Device):
             host,
         )
 
-    def scratch(self, nbytes: int) -> Any:
-        """A buffer of at least ``nbytes`` for intermediate results of this thread.
+    def scratch(self, nbytes: int) -> Array:
+        """At least ``nbytes`` of memory for intermediate results of this thread, as an Array that shows none of it.
 
         Each call may give the same buffer: the queue runs in order, so the work of one launch is done before the next.
         """
         kept = getattr(self._local, "scratch", None)
-        if kept is None or kept.size < nbytes:
-            kept = self._local.scratch = self._buffer(cl.mem_flags.READ_WRITE, size=max(nbytes, 1 << 16))
-        return kept
+        if kept is None or kept.buffer.size < nbytes:
+            buffer = self._buffer(cl.mem_flags.READ_WRITE, size=max(nbytes, 1 << 16))
+            kept = self._local.scratch = Array(self, buffer, (0,), np.dtype(np.uint8))
+        found: Array = kept
+        return found
 
     def owns(self, array: Any) -> bool:
         """Whether ``array`` is an Array of this device."""
@@ -170,6 +179,7 @@ class OpenCLDevice(Device):
             return buffer.get_sub_region(offset, part.nbytes)
 
     def _buffer(self, flags: Any, host: np.ndarray[Any, Any] | None = None, size: int = 0) -> Any:
+        self.check()
         nbytes = size if host is None else host.nbytes
         with _failures(f"{self.name}: allocating {nbytes} bytes"):
             return cl.Buffer(self.context, flags, size=size, hostbuf=host)
@@ -182,6 +192,12 @@ class OpenCLDevice(Device):
 
     def build(self, source: str, options: tuple[str, ...] = ()) -> Any:
         """The program of ``source``, built once. Raises KernelError with the compiler's words when it does not build."""
+        self.check()
+        obstacle = (
+            self.quirks.obstacle()
+        )  # asked each time: a kernel of a program is compiled when it is first started
+        if obstacle is not None:
+            raise DeviceError(f"{self.name} {obstacle}")
         key = "\n".join((*options, source))
         program = self._programs.get(key)
         if program is None:
@@ -198,36 +214,60 @@ class OpenCLDevice(Device):
                     self._programs[key] = program
         return program
 
-    def started(self, arrays: tuple[Array, ...], launch: object) -> None:
-        """Keeps the arrays of a launch, and it itself, alive until it is done: their memory may be NumPy's."""
+    def weight(self, arrays: Iterable[Array | TensorSpec]) -> int:
+        """What a launch on such arrays takes of the room for work that was started; 0 where nothing must be kept for it."""
         if not self.shares_memory:
-            return  # the driver owns the memory, and keeps it for what is in its queue
-        in_flight = self._in_flight  # read after the start, see synchronize
-        in_flight.append((launch, arrays))
-        total = self._in_flight_bytes
-        for array in arrays:
-            total += array.nbytes
-        self._in_flight_bytes = total
-        if total > _IN_FLIGHT_LIMIT or len(in_flight) > _IN_FLIGHT_LAUNCHES:
-            self.synchronize()
+            return 0  # the driver owns the memory, and keeps it for what is in its queue
+        return max(_IN_FLIGHT_LIMIT // _IN_FLIGHT_LAUNCHES, sum(array.nbytes for array in arrays))
+
+    def started(self, weight: int, launch: object, arrays: tuple[Array, ...]) -> None:
+        """Keeps the arrays of a launch, and it itself, alive until it is done: their memory may be NumPy's."""
+        if weight:
+            self._started.append((launch, arrays))  # read after the start, see synchronize
+            self._room -= weight
+            if self._room < 0 or self.flight.room < weight:
+                self.synchronize()
 
     def synchronize(self) -> None:
         """Waits for all work that was started on this device, by any thread."""
-        # First take the list, then wait: what another thread starts after this line is in the new list.
-        done, self._in_flight = self._in_flight, []
-        self._in_flight_bytes = 0
+        self.check()
+        # First replace the list, then wait: what another thread starts after this line is in the new list. That one has the old
+        # one, so that Ctrl-C at any moment frees nothing that a kernel may write to.
+        done = self._started
+        self._started = self.flight.started = [done]
+        self._room = self.flight.room = _IN_FLIGHT_LIMIT
         with _failures(f"{self.name}: waiting for its queue"):
             self.queue.finish()
         done.clear()
 
+    def check(self) -> None:
+        """Raises DeviceError in a process that was forked since the device was opened: the driver would wait for ever."""
+        if self.lost:
+            raise DeviceError(self.lost)
+
+    def forked(self) -> None:
+        """Notes that this is a forked process, which has none of the driver's threads."""
+        self.lost = (
+            f"{self.name} was opened before this process was forked from another, and its driver's threads are there alone; "
+            "start processes anew: multiprocessing.set_start_method('spawn')."
+        )
+        self.flight.room = -1
+        for finish in self._finishes:  # at exit there
+            finish.detach()
+
+    def _use(self, queue: Any) -> None:
+        self.queue, self.flight.queue = queue, queue.int_ptr
+        # At exit Python frees the memory of arrays while the workers of a CPU device may still write to it
+        self._finishes.append(weakref.finalize(self, queue.finish))
+
     def record(self) -> Any:
         """An event behind the work so far. The first one replaces the queue by one that keeps times, which starts work more slowly."""
+        self.check()
         with _failures(f"{self.name}: marking its queue"):
             keeps_times = cl.command_queue_properties.PROFILING_ENABLE
             if not self.queue.properties & keeps_times:
                 self.synchronize()
-                self.queue = cl.CommandQueue(self.context, self.cl_device, properties=keeps_times)
-                weakref.finalize(self, self.queue.finish)
+                self._use(cl.CommandQueue(self.context, self.cl_device, properties=keeps_times))
             mark = cl.enqueue_marker(self.queue)
             self.queue.flush()
         return mark
@@ -237,6 +277,20 @@ class OpenCLDevice(Device):
         with _failures(f"{self.name}: reading its clock"):
             end.wait()
             return float(end.profile.end - begin.profile.end) * 1e-9  # it gives nanoseconds
+
+
+_devices: weakref.WeakSet[OpenCLDevice] = weakref.WeakSet()
+
+
+def _watch_forks(device: OpenCLDevice) -> None:
+    if not _devices and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forked)
+    _devices.add(device)
+
+
+def _forked() -> None:
+    for device in _devices:
+        device.forked()
 
 
 class _failures:
@@ -294,7 +348,8 @@ def _aligned(size: int, name: str) -> np.ndarray[Any, Any]:
         raw = np.empty(size + _ALIGNMENT, np.uint8)
     except (MemoryError, ValueError) as error:  # ValueError: more than an address can say
         raise out_of_memory(f"{name}: allocating {size} bytes", str(error)) from None
-    start = -raw.ctypes.data % _ALIGNMENT
+    first = ctypes.c_ubyte.from_buffer(raw.data)  # raw.ctypes takes three times as long
+    start = -ctypes.addressof(first) % _ALIGNMENT
     return raw[start : start + size]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from opyard_codegen.elementwise import Body, body_of
 from . import library
 from .array import Array
 from .device import OpenCLDevice
-from .launch import Launch, exact, partition, table
+from .launch import Launch, Single, exact, partition, table
 from .layout import broadcast_strides, collapsed, sizes_of
 
 _GRAIN = 4096  # elements: about a microsecond of the simplest operation
@@ -25,23 +25,8 @@ _LONGS = np.int64
 @exact
 def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     """A function that runs an op with a scalar expression."""
-    output = call.output
     specs = [spec for spec in call.inputs if spec is not None]
-    launch = launch_of(body_of(call), specs, output, device)
-    dense = all(spec is not None for spec in call.inputs)
-
-    def run(*arrays: Array, out: Array | None = None) -> Array:
-        result = device.empty(output) if out is None else out
-        if launch is not None:
-            launch(*(arrays if dense else given(arrays)), result)
-        return result
-
-    return run
-
-
-def given(arrays: Iterable[Array | None]) -> list[Array]:
-    """The arrays of the inputs that there are."""
-    return [array for array in arrays if array is not None]
+    return Single(device, call.output, launch_of(body_of(call), specs, call.output, device))
 
 
 def launch_of(body: Body, specs: list[TensorSpec], output: TensorSpec, device: OpenCLDevice) -> Launch | None:

@@ -13,9 +13,9 @@ from opyard_codegen.regions import body_of_region, shape_refusal, specs_of
 
 from .array import Array
 from .device import OpenCLDevice
-from .elementwise import given, launch_of
+from .elementwise import launch_of
 from .expressions import accepts as expression_refusal
-from .launch import exact
+from .launch import Single, exact, given
 
 PROGRAM_SECONDS = 2e-5
 """What a program of its own costs each run, where a compiler takes a tenth of a second for it and it runs some thousand times."""
@@ -64,11 +64,13 @@ def runner(
     region: Region, device: OpenCLDevice, launch: Any, constants: tuple[Array, ...]
 ) -> Callable[..., Any]:
     """Makes the outputs, and starts the kernel on inputs, constants and outputs."""
-    outputs, dense = region.outputs, all(spec is not None for spec in region.inputs)
+    outputs = region.outputs
+    if not constants and not region.is_tuple:
+        return Single(device, outputs[0], launch)
 
     def run(*arrays: Array, out: Array | None = None) -> Any:
         made = tuple(device.empty(spec) for spec in outputs) if out is None else (out,)
-        launch(*(arrays if dense else given(arrays)), *constants, *made)
+        launch(*given(arrays), *constants, *made)
         return made if region.is_tuple else made[0]
 
     return run

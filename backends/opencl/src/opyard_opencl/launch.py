@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 import numpy as np
 import pyopencl as cl
 
-from opyard.errors import KernelError
+from opyard.errors import DeviceError, KernelError
 from opyard.operation import Call
 from opyard.spec import TensorSpec
 
+from . import direct
 from .array import Array
 from .device import OpenCLDevice, failure, out_of_memory
 
@@ -49,25 +51,44 @@ class Launch:
         self.local = (1,) if device.shares_memory else (_GROUP,)
         self.size = (items if device.shares_memory else -(-items // _GROUP) * _GROUP,)
         self._local = threading.local()
+        self._start: Callable[..., Any] | None = None
 
-    def __call__(self, *arrays: Array, scratch: Any = None) -> None:
-        """Starts the kernel on the buffers of ``arrays``, then ``scratch`` if there is one."""
+    def __call__(self, *arrays: Array) -> None:
+        """Starts the kernel on the buffers of ``arrays``."""
+        start = self._start
+        if start is not None and start(*arrays) is not None:
+            return
+        device = self.device
+        if device.lost:
+            device.check()
         try:
             kernel = self._local.kernel
         except AttributeError:
-            kernel = self._kernel(len(arrays) + (scratch is not None))
-        device = self.device
+            kernel = self._local.kernel = self._kernel(len(arrays))
+            self._weight = device.weight(arrays)
+            if start is None:
+                self._start = self.starter(len(arrays), self._weight, _refuse)
         try:
-            position = 0
-            for array in arrays:
+            for position, array in enumerate(arrays):
+                if array.device is not device:  # some drivers would read whatever the handle points to
+                    raise DeviceError(
+                        f"{device.name}: kernel {self.name!r} takes arrays of this device, not {type(array).__name__} of {array.device}; opyard.to_device(x, {device.name!r}) copies one."
+                    )
                 kernel.set_arg(position, array.buffer)
-                position += 1
-            if scratch is not None:
-                kernel.set_arg(position, scratch)
             _enqueue(device.queue, kernel, self.size, self.local)
         except cl.Error as error:
             raise failure(f"{device.name}: starting kernel {self.name!r}", error) from error
-        device.started(arrays, self)
+        device.started(self._weight, self, arrays)
+
+    def starter(
+        self, specs: Sequence[TensorSpec] | int, weight: int, otherwise: Callable[..., Any]
+    ) -> Callable[..., Any] | None:
+        """The compiled function that starts the kernel, see direct.py; None where there is none."""
+        if not direct.available():
+            return None
+        kernel = self._kernel(specs if isinstance(specs, int) else len(specs))
+        sizes = *self.size, *self.local
+        return direct.starter(self.device, kernel, *sizes, weight, specs, otherwise, needed=self._tables)
 
     def _kernel(self, first: int) -> Any:
         # One for each thread: clSetKernelArg is the one call of OpenCL that threads may not share
@@ -77,8 +98,42 @@ class Launch:
                 kernel.set_arg(position, value)
         except cl.Error as error:
             raise failure(f"{self.device.name}: preparing kernel {self.name!r}", error) from error
-        self._local.kernel = kernel
         return kernel
+
+
+def _refuse(*_: Array) -> None:
+    """What the compiled function of a launch calls where it cannot start: the launch then starts by the binding."""
+
+
+def given(arrays: tuple[Array | None, ...]) -> Sequence[Array]:
+    """The arrays of the inputs that there are."""
+    found: Sequence[Any] = arrays if None not in arrays else [array for array in arrays if array is not None]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """A kernel of one launch: on the inputs that are given, in their order, and the output."""
+
+    device: OpenCLDevice
+    output: TensorSpec
+    launch: Launch | None
+
+    def __call__(self, *arrays: Array | None, out: Array | None = None) -> Array:
+        """Runs the kernel; without a launch there is nothing to compute."""
+        result = self.device.empty(self.output) if out is None else out
+        if self.launch is not None:
+            self.launch(*given(arrays), result)
+        return result
+
+    def compiled(
+        self, inputs: Sequence[TensorSpec | None], otherwise: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """The same for arrays of these specs and a given ``out`` alone, in one call; ``otherwise`` gets all else."""
+        specs = [*(spec for spec in inputs if spec is not None), self.output]
+        if self.launch is None or len(specs) <= len(inputs):
+            return otherwise
+        return self.launch.starter(specs, self.device.weight(specs), otherwise) or otherwise
 
 
 def exact(prepare: Prepare) -> Prepare:
@@ -109,7 +164,7 @@ def exact(prepare: Prepare) -> Prepare:
                 raise _mismatch(call, "out is", (out,))
             return run(*arrays, out=out)
 
-        return checked
+        return run.compiled(call.inputs, checked) if isinstance(run, Single) else checked
 
     return prepare_exact
 

@@ -20,7 +20,7 @@ from opyard.spec import TensorSpec
 from .array import Array
 from .device import OpenCLDevice
 from .formats import program
-from .launch import Launch, exact, partition, table
+from .launch import Launch, Single, exact, partition, table
 from .layout import broadcast_strides, collapsed, sizes_of
 
 UNITS = {1: "uchar", 2: "ushort", 4: "uint", 8: "ulong"}
@@ -157,14 +157,7 @@ def _prepare_pick(call: Call, device: OpenCLDevice, spec: TensorSpec) -> Callabl
     bound = (*map(_LONGS, (rows, width, step)), np.int32(len(shape)))
     places = table(device, np.concatenate([shape, starts, *picked]))
     launch = Launch(device, text, "pick", items, (*bound, places)) if call.output.size else None
-
-    def run(x: Array, *, out: Array | None = None) -> Array:
-        result = device.empty(call.output) if out is None else out
-        if launch is not None:
-            launch(x, result)
-        return result
-
-    return run
+    return Single(device, call.output, launch)
 
 
 @exact
@@ -259,14 +252,7 @@ def prepare_triangle(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     numbers = map(_LONGS, (rows, height, width, call.attrs["k"], step))
     bound = (*numbers, np.int32(call.op.name == "triu"))
     launch = Launch(device, text, "triangle", items, bound) if rows else None
-
-    def run(x: Array, *, out: Array | None = None) -> Array:
-        result = device.empty(output) if out is None else out
-        if launch is not None:
-            launch(x, result)
-        return result
-
-    return run
+    return Single(device, output, launch)
 
 
 @exact

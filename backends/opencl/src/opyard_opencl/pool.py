@@ -13,7 +13,7 @@ from opyard.ops import windows
 from .array import Array
 from .device import OpenCLDevice
 from .formats import format_of, program
-from .launch import Launch, exact, partition, table
+from .launch import Launch, Single, exact, partition, table
 
 _GRAIN = 1024  # elements of windows for each work item
 
@@ -55,11 +55,4 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     items, step = partition(device, units, max(1, _GRAIN // max(1, places[-1] * math.prod(kernel))))
     bound = (np.int64(units), np.int64(step), table(device, geometry))
     launch = Launch(device, text, "pool", items, bound) if call.output.nbytes else None
-
-    def run(x: Array, *, out: Array | None = None) -> Array:
-        result = device.empty(call.output) if out is None else out
-        if launch is not None:
-            launch(x, result)
-        return result
-
-    return run
+    return Single(device, call.output, launch)

@@ -113,7 +113,7 @@ def _runner(call: Call, device: OpenCLDevice, launch: Launch | None, scratch: in
         result = device.empty(call.output) if out is None else out
         if launch is not None:
             operands = [array for array, there in zip(arrays, given, strict=False) if there]
-            launch(*operands, result, scratch=device.scratch(scratch))
+            launch(*operands, result, device.scratch(scratch))
         return result
 
     return run

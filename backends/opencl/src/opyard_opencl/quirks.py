@@ -9,6 +9,7 @@ in words.
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass, replace
 
 
@@ -34,6 +35,12 @@ class Quirks:
     options: tuple[str, ...] = ()
     launch_seconds: float = 5e-6
     wait_seconds: float = 1e-5
+
+    def obstacle(self) -> str | None:
+        """Why kernels cannot be built now, as the end of a sentence; None if they can."""
+        if not self.needs_linker or shutil.which("ld") is not None:
+            return None
+        return "builds kernels with the linker `ld`, and there is none on PATH: install binutils (apt install binutils)."
 
     def habits(self) -> str:
         """What a user may notice, in words; empty for an ordinary implementation."""

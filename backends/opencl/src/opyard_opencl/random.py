@@ -17,7 +17,7 @@ from opyard.operation import Call
 from .array import Array
 from .device import OpenCLDevice
 from .formats import FORMATS, format_of, program
-from .launch import Launch, exact, partition
+from .launch import Launch, Single, exact, partition
 
 _GRAIN = 512  # blocks of four words for each work item
 _LONGS = np.int64
@@ -54,14 +54,7 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
     items, step = partition(device, blocks, _GRAIN)
     bound = (*map(_LONGS, (blocks, count, step)), *extra)
     launch = Launch(device, text, _KERNELS[name], items, bound) if count else None
-
-    def run(key: Array, *, out: Array | None = None) -> Array:
-        result = device.empty(output) if out is None else out
-        if launch is not None:
-            launch(key, result)
-        return result
-
-    return run
+    return Single(device, output, launch)
 
 
 def _parameters(call: Call, compute: str, wide: bool) -> tuple[int, tuple[Any, ...]]:

@@ -20,7 +20,7 @@ from opyard.spec import TensorSpec
 from .array import Array
 from .device import OpenCLDevice
 from .formats import FORMATS, format_of, program_of_parts
-from .launch import Launch, exact, partition
+from .launch import Launch, Single, exact, partition
 from .layout import sizes_of
 
 _COLUMNS = 64  # as in kernels/reduce.cl
@@ -90,6 +90,8 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
             "reduce", compute, _parts(device, part, compute), X=format_of(source), OUT=format_of(target)
         )
         launches.append((_launch(device, text, part, step, count), target))
+    if len(launches) == 1:
+        return Single(device, call.output, launches[0][0])
 
     def run(x: Array, *, out: Array | None = None) -> Array:
         for launch, target in launches:
@@ -130,14 +132,7 @@ def prepare_position(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
         if units
         else None
     )
-
-    def run(x: Array, *, out: Array | None = None) -> Array:
-        result = device.empty(call.output) if out is None else out
-        if launch is not None:
-            launch(x, result)
-        return result
-
-    return run
+    return Single(device, call.output, launch)
 
 
 def _parts(device: OpenCLDevice, kind: str, compute: str) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from opyard.operation import Call
 from .array import Array
 from .device import OpenCLDevice
 from .formats import Format, format_of, program, refusal, wider
-from .launch import Launch, exact, partition
+from .launch import Launch, Single, exact, partition
 from .layout import sizes_of
 
 _COLUMNS = 64  # as in kernels/rows.cl
@@ -117,13 +117,4 @@ def _program(
 
 def _runner(call: Call, device: OpenCLDevice, make: Callable[[], Launch]) -> Callable[..., Array]:
     """Runs a launch on the inputs that are given; nothing is built for an empty output."""
-    launch = make() if call.output.nbytes else None
-    given = tuple(spec is not None for spec in call.inputs)
-
-    def run(*arrays: Array, out: Array | None = None) -> Array:
-        result = device.empty(call.output) if out is None else out
-        if launch is not None:
-            launch(*(array for array, there in zip(arrays, given, strict=False) if there), result)
-        return result
-
-    return run
+    return Single(device, call.output, make() if call.output.nbytes else None)

@@ -46,8 +46,8 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
         if output.size:
             scratch = device.scratch(room)
             if first is not None:
-                first(x, scratch=scratch)
-            scan(x, result, scratch=scratch)
+                first(x, scratch)
+            scan(x, result, scratch)
         return result
 
     return run

@@ -169,7 +169,7 @@ def _product(
         result = device.empty(call.output) if out is None else out
         if launch is not None:
             operands = [array for array in arrays if array is not None]
-            launch(*operands, result, scratch=device.scratch(scratch))
+            launch(*operands, result, device.scratch(scratch))
         return result
 
     return run
@@ -234,12 +234,12 @@ def _direct(call: Call, device: OpenCLDevice, tile: int, constant: Array | None)
         result = device.empty(call.output) if out is None else out
         if units:
             scratch = device.scratch(room)
-            factors = Array(device, scratch, (), result.dtype) if packed is None else packed
+            factors = scratch if packed is None else packed
             if depth:
-                pad(x, scratch=scratch)
+                pad(x, scratch)
                 if packed is None:
                     pack(weight, factors)
-            convolve(*(() if bias is None else (bias,)), factors, result, scratch=scratch)
+            convolve(*(() if bias is None else (bias,)), factors, result, scratch)
         return result
 
     return run

@@ -67,9 +67,9 @@ def prepare(call: Call, device: OpenCLDevice) -> Callable[..., Array]:
         if units:
             scratch = device.scratch(int(behind) * itemsize + slot_bytes)
             if arrange is not None:
-                arrange(weight, scratch=scratch)
+                arrange(weight, scratch)
             operands = (x,) if bias is None or bias_array is None else (x, bias_array)
-            run_taps(*operands, result, scratch=scratch)
+            run_taps(*operands, result, scratch)
         return result
 
     return run
