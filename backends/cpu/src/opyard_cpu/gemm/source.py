@@ -151,7 +151,7 @@ class Source:
 
     def _finish(self) -> str:
         """``finish(data, c, row, height, column)``: what follows the product, and the results. Columns are those of a section."""
-        cut, tail, code = self.cut, self.tail, Code()
+        cut, tail, code = self.cut, self.tail, Code(scales=self.cut.lanes == 16)
         loads = Loads(code, cut.lanes)
         code.label("entry")
         addresses = {value: loads.word(2 + n) for n, (value, _, _) in enumerate(tail.operands)}
