@@ -18,6 +18,7 @@ from opyard.placement.matching import find_matches
 from opyard.placement.patterns import Pattern
 from opyard.spec import TensorSpec
 from opyard_cpu.direct import convolution, source
+from opyard_cpu.direct.means import means
 from opyard_cpu.geometry import Geometry, conv_geometry
 from opyard_cpu.jit import machine
 from opyard_cpu.onednn import addresses, library
@@ -228,3 +229,17 @@ def test_what_is_refused() -> None:
         refusal(drawn(1, 2, 4, 40), drawn(2, 2, 1, 31)) == "has too few registers for a kernel of 31 columns"
     )
     assert refusal(x[:0], drawn(24, 1, 3, 3), groups=24) == "an empty tensor is nothing for oneDNN"
+
+
+@pytest.mark.parametrize(
+    ("batch", "pixels", "channels"), [(1, 1, 1), (3, 7, 16), (2, 64, 70), (1, 9, 100), (1, 5000, 256)]
+)
+def test_means_of_pixels(batch: int, pixels: int, channels: int) -> None:
+    x = drawn(batch, pixels, channels)
+    out = np.empty((batch, channels, 1), np.float32)
+    found = means(batch, pixels, channels)(x, out)
+    assert found is out
+    np.testing.assert_allclose(out[..., 0], x.mean(axis=1, dtype=np.float64), rtol=1e-5, atol=1e-6)
+    with oy.settings.limit_threads(1):
+        alone = means(batch, pixels, channels)(x[:, ::-1], np.empty_like(out))
+    np.testing.assert_allclose(alone, out, rtol=1e-5, atol=1e-6)

@@ -122,10 +122,13 @@ def blocking(
 
 
 class Source:
-    """The text of a product: ``data`` has the addresses of x, packed weights, the operands of the tail, outputs and scratch."""
+    """The text of a product: ``data`` has the addresses of x, packed weights, the operands of the tail, outputs and scratch.
 
-    def __init__(self, cut: Blocking, tail: Tail) -> None:
-        self.cut, self.tail = cut, tail
+    ``is_scaled``: the product is of x, each column of it times a number; the address of these numbers is the last one.
+    """
+
+    def __init__(self, cut: Blocking, tail: Tail, *, is_scaled: bool = False) -> None:
+        self.cut, self.tail, self.is_scaled = cut, tail, is_scaled
         self.declarations: dict[str, None] = {}
         self.nbytes = 4 * cut.lanes
 
@@ -137,7 +140,8 @@ class Source:
         # all tiles of a panel together ask for all of the next one
         ahead = -(-4 * cut.width * cut.parts // cut.blocks) if cut.fetches else 0
         self.tiles = {
-            h: Tile(h, cut.vectors, cut.lanes, cut.depth, cut.width, cut.width, ahead) for h in heights
+            h: Tile(h, cut.vectors, cut.lanes, cut.depth, cut.width, cut.width, ahead, self.is_scaled)
+            for h in heights
         }
         parts = [self._function(*tile.text()) for tile in self.tiles.values()]
         parts += [self._finish(), self._loops(rest)]
@@ -199,7 +203,9 @@ class Source:
         loads, scratch = Loads(code, cut.lanes), cut.chunks > 1
         code.label("entry")
         x, weights = loads.word(0), loads.word(1)
-        place = loads.word(2 + len(self.tail.operands) + self.tail.outputs) if scratch else "%near"
+        behind = 2 + len(self.tail.operands) + self.tail.outputs
+        place = loads.word(behind) if scratch else "%near"
+        scale = loads.word(behind + scratch) if self.is_scaled else ""
         if not scratch:
             code.line(f"%near = alloca [{cut.width * cut.height} x float], align 64")
         code.line("%any = icmp ult i64 %begin, %end")
@@ -237,7 +243,8 @@ class Source:
         if scratch:
             number = code.let(f"add i64 {code.let(f'mul i64 {panel}, {cut.blocks}')}, %block")
             tile = loads.moved(place, code.let(f"mul i64 {number}, {cut.width * cut.height}"))
-        call = f"(ptr {a}, ptr {b}, i64 {depth}, ptr {tile}, i1 {first}, ptr {ahead})"
+        scales = f", ptr {loads.moved(scale, '%start')}" if scale else ""
+        call = f"(ptr {a}, ptr {b}, i64 {depth}, ptr {tile}, i1 {first}, ptr {ahead}{scales})"
         height = self._choose(code, rest, call)
         code.line(f"br i1 {last}, label %leave, label %finished")
         code.label("leave")

@@ -23,7 +23,7 @@ from .addresses import Array, address, dense, images_maker
 from .chains import ACTIVATIONS, SECONDS, Run
 from .convolution import described, images, is_product, plain_weights
 from .execution import Execution
-from .images import global_means
+from .images import global_means, mean_of_pixels
 from .layouts import Packed, accepts_images, concrete
 from .memory import strided
 from .primitives import Primitive, binary
@@ -104,13 +104,13 @@ def weights_of_channels(work: Work) -> Run:
     """``run(x, weight, bias, weight2, bias2)``: the weights ``[n, c]`` of the channels of images."""
     nodes = _nodes(work)
     shape = concrete(nodes["multiply"].call.output.shape)
-    means = Execution(global_means(shape), ("src", "dst"))
+    means = mean_of_pixels(shape)
     squeeze = _layer(nodes["squeeze"].call, _activation(nodes))
     excite = _layer(nodes["excite"].call, nodes["sigmoid"].call)
 
     def run(x: Array, weight: Packed, bias: Array | None, weight2: Packed, bias2: Array | None) -> Any:
         pooled = np.empty(shape[:2], np.float32)
-        means.run(address(x), address(pooled))
+        means(x, pooled)
         return excite(squeeze(pooled, weight, bias), weight2, bias2)
 
     return run
