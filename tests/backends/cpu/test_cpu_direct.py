@@ -221,8 +221,9 @@ def test_what_is_refused() -> None:
     assert refusal(drawn(1, 200, 6, 6), drawn(8, 200, 3, 3)) == (
         "takes 1024 products for a result at most, not 1800"
     )
-    assert refusal(drawn(1, 72, 6, 6), drawn(8, 72, 1, 1)) == (
-        "takes 64 channels at most where the kernel has one element, not 72"
+    assert refusal(drawn(1, 72, 6, 6), drawn(64, 72, 1, 1)) is None
+    assert refusal(drawn(1, 72, 6, 6), drawn(80, 72, 1, 1)) == (
+        "takes 64 channels of x or of the result at most where the kernel has one element, not 72 and 80"
     )
     assert refusal(drawn(1, 8, 4, 4, 4), drawn(8, 8, 3, 3, 3)) == "takes images of one or two axes, not 3"
     assert (

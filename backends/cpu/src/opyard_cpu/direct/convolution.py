@@ -27,7 +27,7 @@ MOST_DEPTH = 1024
 """Products that make a result at most: the weights for some vectors of outputs stay in the caches."""
 
 MOST_CHANNELS = 64
-"""The same for products of matrices: with more channels tiles of them are as quick, and read x and weights in better order."""
+"""Of x or of the result of a product of matrices: with more, tiles of products are as quick, and read weights in better order."""
 
 PRODUCTS_PER_SECOND, DEPTHWISE_PER_SECOND = 6e9, 5.5e9
 """Products of vectors on one thread, measured with AVX-512, where 2 in a cycle is all there is."""
@@ -56,8 +56,11 @@ def _described(work: Work, threads: int) -> tuple[Loops, Tail] | str:
     g = conv_geometry(chain_of(work).base)
     if len(g.counts) > 2:
         return f"takes images of one or two axes, not {len(g.counts)}"
-    if is_product(g) and g.channels > MOST_CHANNELS:
-        return f"takes {MOST_CHANNELS} channels at most where the kernel has one element, not {g.channels}"
+    if is_product(g) and min(g.channels, g.outputs) > MOST_CHANNELS:
+        return (
+            f"takes {MOST_CHANNELS} channels of x or of the result at most where the kernel has one element,"
+            f" not {g.channels} and {g.outputs}"
+        )
     if g.groups > 1 and not (g.is_depthwise and g.outputs == g.channels):
         return "takes one group, or as many as there are channels of x and of the result"
     if g.depth > MOST_DEPTH:

@@ -25,8 +25,11 @@ DEPTH = 1024
 AREA = 1 << 18
 """Numbers of x that are multiplied with one panel after the other, so that they stay in the second-level cache."""
 
-TILES = ((8, 3), (6, 4))
-"""Rows and vectors of tiles for 32 registers; whichever has fewer columns beyond the last."""
+TILES = ((8, 3), (6, 4), (14, 2))
+"""Rows and vectors of tiles for 32 registers; the first of those with the fewest columns beyond the last."""
+
+COLUMN_TILE = (24, 1)
+"""The same where there is one vector of columns."""
 
 NARROW_TILE = (4, 3)
 """The same for 16 registers."""
@@ -111,7 +114,8 @@ def blocking(
     """The blocking for a processor: tiles that fit its registers, and two units for each thread where there are tiles enough."""
     wide = target.vector_bytes == 64 or not target.is_x86  # 32 registers, not 16
     lanes = target.vector_bytes // 4
-    height, vectors = min(TILES, key=lambda tile: -columns % (tile[1] * lanes)) if wide else NARROW_TILE
+    tiles = TILES if columns > lanes else (COLUMN_TILE,)
+    height, vectors = min(tiles, key=lambda tile: -columns % (tile[1] * lanes)) if wide else NARROW_TILE
     if sections > 1:
         registers = 32 if wide else 16  # for sums, a vector of weights for each section, and a number of x
         height, vectors = min(MOST_ROWS, (registers - sections - 1) // sections), sections
