@@ -25,9 +25,9 @@ from ..onednn.chains import SECONDS, Run
 from ..onednn.convolution import is_product
 from ..onednn.layouts import concrete
 from ..onednn.plain import room
-from .pointwise import panels_of, product_seconds, threads_for
+from .pointwise import cut_of, panels_of, product_seconds, threads_for
 from .products import LEAST_ROWS
-from .source import Source, blocking
+from .source import Source
 from .tail import Tail, tail_of
 
 SCALED = 1.12
@@ -90,7 +90,7 @@ def prepare(work: Work, device: Device) -> Run:
     """``run(x, weight, bias, weight2, bias2, weight3, bias3[, residual])`` on channels-last images and packed weights."""
     tail, g = _tail(work), conv_geometry(_parts(work)[0].call)
     excited, threads = squeeze.weights_of_channels(work), threads_for(tail)
-    cut = blocking(tail.rows, tail.depth, tail.columns, machine.host(), threads)
+    cut = cut_of(tail, threads)
     compute = on_threads(
         machine.compiler().function(Source(cut, tail, is_scaled=True).text()), cut.units, threads
     )

@@ -61,6 +61,7 @@ class Blocking:
     vectors: int
     parts: int
     sections: int = 1
+    cached_bytes: int = CACHED_BYTES
 
     @property
     def width(self) -> int:
@@ -95,7 +96,7 @@ class Blocking:
     @property
     def fetches(self) -> bool:
         """Whether the next weights are fetched ahead: not where they stay in the cache, nor where there is nothing to do meanwhile."""
-        return self.rows >= FETCHING_ROWS and 4 * self.depth * self.columns > CACHED_BYTES
+        return self.rows >= FETCHING_ROWS and 4 * self.depth * self.columns > self.cached_bytes
 
     @property
     def units(self) -> int:
@@ -109,9 +110,18 @@ class Blocking:
 
 
 def blocking(
-    rows: int, depth: int, columns: int, target: Processor, threads: int, sections: int = 1
+    rows: int,
+    depth: int,
+    columns: int,
+    target: Processor,
+    threads: int,
+    sections: int = 1,
+    cached_bytes: int = CACHED_BYTES,
 ) -> Blocking:
-    """The blocking for a processor: tiles that fit its registers, and two units for each thread where there are tiles enough."""
+    """The blocking for a processor: tiles that fit its registers, and two units for each thread where there are tiles enough.
+
+    Weights of up to ``cached_bytes`` stay in the cache from one product to the next.
+    """
     wide = target.vector_bytes == 64 or not target.is_x86  # 32 registers, not 16
     lanes = target.vector_bytes // 4
     tiles = TILES if columns > lanes else (COLUMN_TILE,)
@@ -122,7 +132,7 @@ def blocking(
     panels = -(-columns // sections // (vectors * lanes // sections))
     shared = 1 if threads == 1 else -(-2 * threads // panels)
     parts = min(max(shared, -(-rows * min(depth, DEPTH) // AREA)), -(-rows // height))
-    return Blocking(rows, depth, columns, lanes, height, vectors, parts, sections)
+    return Blocking(rows, depth, columns, lanes, height, vectors, parts, sections, cached_bytes)
 
 
 class Source:
