@@ -146,6 +146,32 @@ def test_any_sizes(
     )
 
 
+@pytest.mark.parametrize("size", [(9, 30), (30,)])
+def test_plain_images(size: tuple[int, ...]) -> None:
+    """The first convolution takes images as they come, and gives channels-last ones."""
+    x, weight, b = drawn(2, 3, *size), drawn(20, 3, *[3] * len(size)), drawn(20)
+    how = {"padding": 1, "strides": 2}
+    _, call = plain(x, weight, b, **how)
+    assert convolution.accepts_plain(call, device()) is None
+    found = convolution.prepare_plain(call, device())(x, Packed(weight), b)
+    np.testing.assert_allclose(np.moveaxis(found, -1, 1), expected(x, weight, b, **how), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_begins_with_plain_images() -> None:
+    weight, b = drawn(32, 3, 3, 3), drawn(32)
+
+    def network(x: Any) -> Any:
+        return oy.global_average_pool(oy.relu6(oy.conv(x, weight, b, strides=2, padding=1)))
+
+    x = drawn(1, 3, 64, 64)
+    graph, registry = oy.trace(network, TensorSpec.of(x)), oy.default_registry()
+    placement = oy.place(graph, [registry.device("cpu:0")], registry, oy.costs.Roofline())
+    first, second = (decision.chosen.kernel.id for decision in placement.decisions)
+    assert (first, second) == ("cpu/direct_plain_conv_relu6", "cpu/nhwc")
+    wanted = np.clip(expected(x, weight, b, strides=2, padding=1), 0, 6).mean((2, 3), keepdims=True)
+    np.testing.assert_allclose(oy.compile(network)(x), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_one_axis() -> None:
     x, weight = drawn(2, 24, 30), drawn(24, 1, 5)
     how = {"groups": 24, "padding": 2, "strides": 2}
@@ -229,6 +255,11 @@ def test_what_is_refused() -> None:
     assert (
         refusal(drawn(1, 2, 4, 40), drawn(2, 2, 1, 31)) == "has too few registers for a kernel of 31 columns"
     )
+    assert convolution.accepts_plain(plain(x, drawn(8, 24, 3, 3))[1], device()) == (
+        "takes images of 4 channels at most, as they come into a network, not 24"
+    )
+    few = plain(drawn(1, 4, 6, 6), drawn(4, 1, 3, 3), groups=4)[1]
+    assert convolution.accepts_plain(few, device()) == "takes one group"
     assert refusal(x[:0], drawn(24, 1, 3, 3), groups=24) == "an empty tensor is nothing for oneDNN"
 
 

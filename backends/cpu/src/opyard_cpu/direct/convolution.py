@@ -29,6 +29,9 @@ MOST_DEPTH = 1024
 MOST_CHANNELS = 64
 """Of x or of the result of a product of matrices: with more, tiles of products are as quick, and read weights in better order."""
 
+MOST_PLAIN = 4
+"""Channels of plain images at most: so many rows of memory are read at once."""
+
 PRODUCTS_PER_SECOND, DEPTHWISE_PER_SECOND = 6e9, 5.5e9
 """Products of vectors on one thread, measured with AVX-512, where 2 in a cycle is all there is."""
 
@@ -51,7 +54,7 @@ CHUNKS = 32
 
 
 @lru_cache(maxsize=1024)
-def _described(work: Work, threads: int) -> tuple[Loops, Tail] | str:
+def _described(work: Work, threads: int, plain: bool = False) -> tuple[Loops, Tail] | str:
     """How a convolution is cut, and what follows it; or why it is not compiled."""
     g = conv_geometry(chain_of(work).base)
     if len(g.counts) > 2:
@@ -65,7 +68,7 @@ def _described(work: Work, threads: int) -> tuple[Loops, Tail] | str:
         return "takes one group, or as many as there are channels of x and of the result"
     if g.depth > MOST_DEPTH:
         return f"takes {MOST_DEPTH} products for a result at most, not {g.depth}"
-    cut = loops(g, machine.host(), threads)
+    cut = loops(g, machine.host(), threads, plain)
     if cut is None:
         return f"has too few registers for a kernel of {g.kernel[-1]} columns"
     tail = tail_behind(work, g)
@@ -79,6 +82,16 @@ def accepts(work: Work, device: Device) -> str | None:
         return reason
     found = _described(work, 1)
     return found if isinstance(found, str) else None
+
+
+def accepts_plain(work: Work, device: Device) -> str | None:
+    """Why this convolution of plain images is not compiled, or None."""
+    g = conv_geometry(chain_of(work).base)
+    if g.channels > MOST_PLAIN:
+        return f"takes images of {MOST_PLAIN} channels at most, as they come into a network, not {g.channels}"
+    if g.groups > 1:
+        return "takes one group"
+    return accepts(work, device)
 
 
 def _seconds(g: Geometry, tail: Tail) -> float:
@@ -97,20 +110,29 @@ def _threads(seconds: float) -> int:
     return max(1, min(num_threads(), int(seconds / THREAD_SECONDS)))
 
 
-def _known(work: Work) -> tuple[Geometry, float, int, Loops, Tail]:
+def _known(work: Work, plain: bool = False) -> tuple[Geometry, float, int, Loops, Tail]:
     """The sizes, the seconds on one thread, how many threads have enough to do, the loops, and what follows."""
     g, found = conv_geometry(chain_of(work).base), _described(work, 1)
     assert not isinstance(found, str)
     seconds = _seconds(g, found[1])
     threads = _threads(seconds)
-    found = _described(work, threads)
+    found = _described(work, threads, plain)
     assert not isinstance(found, str)
     return g, seconds, threads, *found
 
 
 def prepare(work: Work, device: Device, constants: Constants = None) -> Run:
     """``run(x, weight, bias, *operands)`` on channels-last images and packed weights."""
-    g, seconds, threads, cut, tail = _known(work)
+    return _prepared(work, constants, plain=False)
+
+
+def prepare_plain(work: Work, device: Device, constants: Constants = None) -> Run:
+    """The same with x as a plain image; what follows has no images among its operands."""
+    return _prepared(work, constants, plain=True)
+
+
+def _prepared(work: Work, constants: Constants, *, plain: bool) -> Run:
+    g, seconds, threads, cut, tail = _known(work, plain)
     places = given_places(work)
     operands = [places[place] for _, _, place in tail.operands]
     module, count = machine.compiler().function(Source(cut, tail).text()), len(operands) + 3

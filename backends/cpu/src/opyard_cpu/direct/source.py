@@ -42,7 +42,7 @@ Pattern = tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
 class Loops:
     """How a convolution over two axes is cut. ``vectors`` of ``lanes`` channels are worked on at once, for ``columns`` pixels.
 
-    Units of work are rows of results, each in ``parts`` of the channels.
+    Units of work are rows of results, each in ``parts`` of the channels. Images that are ``plain`` have channels as their first axis.
     """
 
     batch: int
@@ -59,6 +59,22 @@ class Loops:
     vectors: int
     columns: int
     parts: int
+    plain: bool = False
+
+    @property
+    def pixel(self) -> int:
+        """Numbers from one pixel of x to the next."""
+        return 1 if self.plain else self.channels
+
+    @property
+    def line(self) -> int:
+        """Numbers from one row of x to the next."""
+        return self.sizes[1] * self.pixel
+
+    @property
+    def channel(self) -> int:
+        """Numbers from one channel of x to the next."""
+        return self.sizes[0] * self.sizes[1] if self.plain else 1
 
     @property
     def groups(self) -> int:
@@ -102,7 +118,7 @@ class Loops:
         return tuple((column, tuple(columns[column])) for column in sorted(columns))
 
 
-def loops(g: Geometry, target: Processor, threads: int) -> Loops | None:
+def loops(g: Geometry, target: Processor, threads: int, plain: bool = False) -> Loops | None:
     """The loops for a processor; None where its registers are too few for the kernel."""
     lanes = target.vector_bytes // 4
     registers = 32 if target.vector_bytes == 64 or not target.is_x86 else 16
@@ -123,7 +139,7 @@ def loops(g: Geometry, target: Processor, threads: int) -> Loops | None:
     before = (pairs[0][0], pairs[1][0])
     return Loops(
         *(g.batch, g.channels, g.outputs, g.is_depthwise, sizes, kernel, strides, dilations, before),
-        *((counts[0], counts[1]), lanes, vectors, columns, parts),
+        *((counts[0], counts[1]), lanes, vectors, columns, parts, plain),
     )
 
 
@@ -133,8 +149,6 @@ class Source:
     def __init__(self, cut: Loops, tail: Tail) -> None:
         self.cut, self.tail = cut, tail
         self.declarations: dict[str, None] = {}
-        self.line = cut.sizes[1] * cut.channels
-        """Numbers from one row of x to the next."""
 
     def text(self) -> str:
         """The whole text."""
@@ -168,8 +182,8 @@ class Source:
         fits = code.let(f"sdiv i64 {room}, {spread}")
         short = code.let(f"icmp slt i64 {fits}, {cut.kernel[0]}")
         high = code.let(f"select i1 {short}, i64 {fits}, i64 {cut.kernel[0]}")
-        lines = code.let(f"add i64 {code.let(f'mul i64 {image}, {cut.sizes[0]}')}, {top}")
-        first = code.let(f"mul i64 {lines}, {self.line}")
+        before = code.let(f"mul i64 {image}, {cut.sizes[0] * cut.sizes[1] * cut.channels}")
+        first = code.let(f"add i64 {before}, {code.let(f'mul i64 {top}, {cut.line}')}")
         after = code.let(f"add i64 {part}, 1")
         span = [
             code.let(f"udiv i64 {code.let(f'mul i64 {one}, {cut.groups}')}, {cut.parts}")
@@ -184,7 +198,7 @@ class Source:
             code.line(f"%n{n} = phi i64 [ 0, %before{n} ], [ %next{n}, %tiles{n} ]")
             column = code.let(f"add i64 {code.let(f'mul i64 %n{n}, {width}')}, {start}")
             moved = code.let(f"sub i64 {code.let(f'mul i64 {column}, {right}')}, {left}")
-            place = code.let(f"add i64 {first}, {code.let(f'mul i64 {moved}, {cut.channels}')}")
+            place = code.let(f"add i64 {first}, {code.let(f'mul i64 {moved}, {cut.pixel}')}")
             result = code.let(f"mul i64 {code.let(f'add i64 {pixel}, {column}')}, {cut.outputs}")
             given = f"ptr %data, ptr {loads.moved(x, place)}, ptr {weights}, i64 {low}, i64 {high}"
             code.line(f"call void @tile{n}({given}, i64 {result}, i64 {span[0]}, i64 {span[1]})")
@@ -261,7 +275,7 @@ class Source:
         code.line("%row = phi i64 [ %low, %groups.begin ], [ %next.row, %depths.end ]")
         outer = [f"%row.sum{n}" for n in range(count)]
         mark = len(code.lines)
-        line = loads.moved(x, code.let(f"mul i64 %row, {cut.dilations[0] * self.line}"))
+        line = loads.moved(x, code.let(f"mul i64 %row, {cut.dilations[0] * cut.line}"))
         weights = loads.moved(w, code.let(f"mul i64 %row, {cut.depth * rows}"))
         code.line("br label %depths")
         code.label("depths")
@@ -272,7 +286,7 @@ class Source:
             loads,
             pattern,
             inner,
-            loads.moved(line, "%depth"),
+            loads.moved(line, code.let(f"mul i64 %depth, {cut.channel}")),
             loads.moved(weights, code.let(f"mul i64 %depth, {rows}")),
             mask,
         )
@@ -309,7 +323,7 @@ class Source:
             for vector in range(cut.vectors)
         }
         for column, pairs in pattern:
-            place = loads.moved(x, column * cut.channels)
+            place = loads.moved(x, column * cut.pixel)
             number = loads.load(place, mask) if cut.is_depthwise else loads.number(place)
             for element, result in pairs:
                 for vector in range(cut.vectors):
@@ -327,7 +341,7 @@ class Source:
         below = (cut.kernel[0] - 1) * cut.dilations[0] + 1
         for row in range(below, below + cut.strides[0]):
             for column in range(width * cut.strides[1]):
-                place = loads.moved(x, row * self.line + column * cut.channels)
+                place = loads.moved(x, row * cut.line + column * cut.pixel)
                 code.line(f"call void @llvm.prefetch.p0(ptr {place}, i32 0, i32 2, i32 1)")
 
     def _finish(
