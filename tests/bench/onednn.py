@@ -30,6 +30,7 @@ NAMES = {
     "onednn": "oneDNN, plain",
     "onednn_nhwc": "oneDNN",
     "onednn_packed": "oneDNN",
+    "direct_nhwc": "loops",
     "winograd": "Winograd",
     "gemm": "LLVM",
     "gemv": "LLVM",

@@ -24,11 +24,15 @@ GENERATOR = np.random.default_rng(0)
 
 
 OTHERS = (
-    *("opencl", "cpu/im2col", "cpu/blas", "cpu/gemm", "cpu/gemv"),
+    *("opencl", "cpu/im2col", "cpu/blas", "cpu/gemm", "cpu/gemv", "cpu/gemm_nhwc", "cpu/direct_nhwc"),
     *(
         f"cpu/{kind}_{name}"
-        for kind in ("gemm", "gemv")
-        for op in ("matmul", "linear")
+        for kind, ops in {
+            "gemm": ("matmul", "linear", "conv"),
+            "gemv": ("matmul", "linear"),
+            "direct": ("conv",),
+        }.items()
+        for op in ops
         for name, _ in registration.chains(op)
     ),
 )

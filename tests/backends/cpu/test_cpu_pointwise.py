@@ -115,7 +115,7 @@ def test_what_is_not_finite_stays(name: str, value: float) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_norms_of_results_are_known_where_those_of_images_are(name: str) -> None:
     """As far as what follows makes nothing larger: later layers need no look at these images."""
-    arrays = arrays_of(name)
+    arrays = arrays_of(name, 2, (28, 30))
     kernel, work = matched(name, CASES[name], arrays)
     x, weight, bias, *others = arrays
     given = [images(a) if a.shape[0] == x.shape[0] else a for a in (x, *others)]

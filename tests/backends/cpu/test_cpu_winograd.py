@@ -127,7 +127,12 @@ def test_an_infinity_that_relu_would_hide_is_found() -> None:
 def blocked() -> Any:
     """A context without the other convolutions, so that small examples are computed by this one."""
     names = [k.id for k in (*oy.default_registry().kernels("conv"), *oy.default_registry().patterns)]
-    others = {name for name in names if "onednn" in name} | {"cpu/im2col", "cpu/jit", "cpu/blocks", "opencl"}
+    others = {name for name in names if "onednn" in name or "direct" in name} | {
+        "cpu/im2col",
+        "cpu/jit",
+        "cpu/blocks",
+        "opencl",
+    }
     return oy.using(block=tuple(sorted(others)))
 
 

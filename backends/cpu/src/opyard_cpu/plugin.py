@@ -11,6 +11,7 @@ from typing import Any
 from opyard import hookimpl
 from opyard.registry import Registry
 
+from .direct import registration as direct
 from .gemm import registration as gemm
 from .onednn import registration
 from .winograd import registration as winograd
@@ -130,6 +131,7 @@ def opyard_register(registry: Registry) -> None:
     _neighbourhoods(registry)
     registration.register(registry)
     gemm.register(registry)
+    direct.register(registry)
     winograd.register(registry)
 
 

@@ -23,7 +23,7 @@ from ..jit import machine, scalars
 from ..jit.teams import on_threads
 from ..onednn.addresses import Array, address, dense, images_maker
 from ..onednn.chains import IMAGES, PER_CHANNEL, SECONDS, Run, chain_of
-from ..onednn.checks import Constants, bounded
+from ..onednn.checks import FEW, Constants, bounded
 from ..onednn.convolution import is_product, refusal, result_shape
 from ..onednn.layouts import concrete
 from ..onednn.plain import room
@@ -40,11 +40,14 @@ THREAD_SECONDS = 1e-5
 INSTRUCTIONS_PER_SECOND = 1e10
 """Of vectors, in what follows: silu took 0.11 nanoseconds for each number (measured with AVX-512), and hides behind the products."""
 
+CACHED_BYTES = 1 << 16
+"""Weights that stay in the cache from run to run: images of other layers lie there meanwhile."""
+
 SHRINKING = {"add", "multiply", "relu", "relu6", "silu"}
 """Ops behind a convolution whose results have a bound that is known: operands count, activations make nothing larger."""
 
 
-def _given(work: Work) -> list[int]:
+def given_places(work: Work) -> list[int]:
     """The places of the inputs that are there."""
     return [place for place, spec in enumerate(work.inputs) if spec is not None]
 
@@ -67,8 +70,15 @@ def _tail(work: Work) -> Tail | str:
     pixels = g.batch * g.area
     if pixels < LEAST_ROWS:
         return f"takes {LEAST_ROWS} pixels or more, not {pixels}"
+    return tail_behind(work, g)
+
+
+def tail_behind(work: Work, g: Geometry) -> Tail | str:
+    """What follows a convolution, as if that were a product of matrices with a row for each pixel of the result."""
     graph, known = _graph_of(work), dict[Value, Value]()
-    names = dict(zip(graph.inputs.values(), (work.input_names[place] for place in _given(work)), strict=True))
+    names = dict(
+        zip(graph.inputs.values(), (work.input_names[place] for place in given_places(work)), strict=True)
+    )
     with Graph() as flat:
         for value, name in names.items():
             shape = _flat_shape(name, value, g)
@@ -92,9 +102,9 @@ def _flat_shape(name: str, value: Value, g: Geometry) -> tuple[int, ...] | None:
     """The shape of an input in the product; None where it does not fit."""
     shape, per_channel = concrete(value.spec.shape), (g.outputs, *(1,) * len(g.counts))
     if name == "x":
-        return (g.batch * g.area, g.channels)
+        return (g.batch * g.area, g.depth)
     if name == "weight":
-        return (g.channels, g.outputs)
+        return (g.depth, g.outputs)
     if name == "bias":
         return shape
     if name in IMAGES:
@@ -123,13 +133,19 @@ def threads_for(tail: Tail) -> int:
     return max(1, min(num_threads(), int(seconds / THREAD_SECONDS)))
 
 
+def cut_of(tail: Tail, threads: int) -> Blocking:
+    """How the product is cut."""
+    sizes = tail.rows, tail.depth, tail.columns
+    return blocking(*sizes, machine.host(), threads, cached_bytes=CACHED_BYTES)
+
+
 def prepare(work: Work, device: Device, constants: Constants = None) -> Run:
     """``run(x, weight, bias, *operands)`` on channels-last images and packed weights."""
-    tail, places, chain = _known(work), _given(work), chain_of(work)
+    tail, places = _known(work), given_places(work)
     threads = threads_for(tail)
-    cut = blocking(tail.rows, tail.depth, tail.columns, machine.host(), threads)
+    cut = cut_of(tail, threads)
     compute = on_threads(machine.compiler().function(Source(cut, tail).text()), cut.units, threads)
-    g = conv_geometry(chain.base)
+    g = conv_geometry(chain_of(work).base)
     make = images_maker((g.batch, *g.counts, g.outputs))
     operands = [places[place] for _, _, place in tail.operands]
     words: Any = ctypes.c_void_p * (len(operands) + 4)
@@ -142,8 +158,18 @@ def prepare(work: Work, device: Device, constants: Constants = None) -> Run:
         compute(words(*map(address, arrays), scratch), None)
         return result
 
+    return noting(run, work, constants)
+
+
+def noting(run: Run, work: Work, constants: Constants) -> Run:
+    """The same, which notes what is known of its result where what follows the convolution makes nothing larger.
+
+    Not of few numbers: to look at them takes no longer, and mostly nobody asks.
+    """
+    if work.outputs[0].size <= FEW:
+        return run
     ops = [] if isinstance(work, Call) else [node.op.name for node in work.graph.nodes[1:]]
-    return bounded(run, chain, constants) if SHRINKING.issuperset(ops) else run
+    return bounded(run, chain_of(work), constants) if SHRINKING.issuperset(ops) else run
 
 
 def panels_of(weight: Any, cut: Blocking) -> Any:

@@ -29,7 +29,7 @@ class RowSource:
 
     def __init__(self, tail: Tail, lanes: int) -> None:
         self.tail, self.lanes = tail, lanes
-        self.code = Code()
+        self.code = Code(scales=lanes == 16)
         self.loads = Loads(self.code, lanes)
         self.whole, self.rest = divmod(tail.columns, lanes)
 

@@ -25,8 +25,11 @@ DEPTH = 1024
 AREA = 1 << 18
 """Numbers of x that are multiplied with one panel after the other, so that they stay in the second-level cache."""
 
-TILES = ((8, 3), (6, 4))
-"""Rows and vectors of tiles for 32 registers; whichever has fewer columns beyond the last."""
+TILES = ((8, 3), (6, 4), (14, 2))
+"""Rows and vectors of tiles for 32 registers; the first of those with the fewest columns beyond the last."""
+
+COLUMN_TILE = (24, 1)
+"""The same where there is one vector of columns."""
 
 NARROW_TILE = (4, 3)
 """The same for 16 registers."""
@@ -58,6 +61,7 @@ class Blocking:
     vectors: int
     parts: int
     sections: int = 1
+    cached_bytes: int = CACHED_BYTES
 
     @property
     def width(self) -> int:
@@ -92,7 +96,7 @@ class Blocking:
     @property
     def fetches(self) -> bool:
         """Whether the next weights are fetched ahead: not where they stay in the cache, nor where there is nothing to do meanwhile."""
-        return self.rows >= FETCHING_ROWS and 4 * self.depth * self.columns > CACHED_BYTES
+        return self.rows >= FETCHING_ROWS and 4 * self.depth * self.columns > self.cached_bytes
 
     @property
     def units(self) -> int:
@@ -106,26 +110,39 @@ class Blocking:
 
 
 def blocking(
-    rows: int, depth: int, columns: int, target: Processor, threads: int, sections: int = 1
+    rows: int,
+    depth: int,
+    columns: int,
+    target: Processor,
+    threads: int,
+    sections: int = 1,
+    cached_bytes: int = CACHED_BYTES,
 ) -> Blocking:
-    """The blocking for a processor: tiles that fit its registers, and two units for each thread where there are tiles enough."""
+    """The blocking for a processor: tiles that fit its registers, and two units for each thread where there are tiles enough.
+
+    Weights of up to ``cached_bytes`` stay in the cache from one product to the next.
+    """
     wide = target.vector_bytes == 64 or not target.is_x86  # 32 registers, not 16
     lanes = target.vector_bytes // 4
-    height, vectors = min(TILES, key=lambda tile: -columns % (tile[1] * lanes)) if wide else NARROW_TILE
+    tiles = TILES if columns > lanes else (COLUMN_TILE,)
+    height, vectors = min(tiles, key=lambda tile: -columns % (tile[1] * lanes)) if wide else NARROW_TILE
     if sections > 1:
         registers = 32 if wide else 16  # for sums, a vector of weights for each section, and a number of x
         height, vectors = min(MOST_ROWS, (registers - sections - 1) // sections), sections
     panels = -(-columns // sections // (vectors * lanes // sections))
     shared = 1 if threads == 1 else -(-2 * threads // panels)
     parts = min(max(shared, -(-rows * min(depth, DEPTH) // AREA)), -(-rows // height))
-    return Blocking(rows, depth, columns, lanes, height, vectors, parts, sections)
+    return Blocking(rows, depth, columns, lanes, height, vectors, parts, sections, cached_bytes)
 
 
 class Source:
-    """The text of a product: ``data`` has the addresses of x, packed weights, the operands of the tail, outputs and scratch."""
+    """The text of a product: ``data`` has the addresses of x, packed weights, the operands of the tail, outputs and scratch.
 
-    def __init__(self, cut: Blocking, tail: Tail) -> None:
-        self.cut, self.tail = cut, tail
+    ``is_scaled``: the product is of x, each column of it times a number; the address of these numbers is the last one.
+    """
+
+    def __init__(self, cut: Blocking, tail: Tail, *, is_scaled: bool = False) -> None:
+        self.cut, self.tail, self.is_scaled = cut, tail, is_scaled
         self.declarations: dict[str, None] = {}
         self.nbytes = 4 * cut.lanes
 
@@ -137,7 +154,8 @@ class Source:
         # all tiles of a panel together ask for all of the next one
         ahead = -(-4 * cut.width * cut.parts // cut.blocks) if cut.fetches else 0
         self.tiles = {
-            h: Tile(h, cut.vectors, cut.lanes, cut.depth, cut.width, cut.width, ahead) for h in heights
+            h: Tile(h, cut.vectors, cut.lanes, cut.depth, cut.width, cut.width, ahead, self.is_scaled)
+            for h in heights
         }
         parts = [self._function(*tile.text()) for tile in self.tiles.values()]
         parts += [self._finish(), self._loops(rest)]
@@ -151,7 +169,7 @@ class Source:
 
     def _finish(self) -> str:
         """``finish(data, c, row, height, column)``: what follows the product, and the results. Columns are those of a section."""
-        cut, tail, code = self.cut, self.tail, Code()
+        cut, tail, code = self.cut, self.tail, Code(scales=self.cut.lanes == 16)
         loads = Loads(code, cut.lanes)
         code.label("entry")
         addresses = {value: loads.word(2 + n) for n, (value, _, _) in enumerate(tail.operands)}
@@ -199,7 +217,9 @@ class Source:
         loads, scratch = Loads(code, cut.lanes), cut.chunks > 1
         code.label("entry")
         x, weights = loads.word(0), loads.word(1)
-        place = loads.word(2 + len(self.tail.operands) + self.tail.outputs) if scratch else "%near"
+        behind = 2 + len(self.tail.operands) + self.tail.outputs
+        place = loads.word(behind) if scratch else "%near"
+        scale = loads.word(behind + scratch) if self.is_scaled else ""
         if not scratch:
             code.line(f"%near = alloca [{cut.width * cut.height} x float], align 64")
         code.line("%any = icmp ult i64 %begin, %end")
@@ -237,7 +257,8 @@ class Source:
         if scratch:
             number = code.let(f"add i64 {code.let(f'mul i64 {panel}, {cut.blocks}')}, %block")
             tile = loads.moved(place, code.let(f"mul i64 {number}, {cut.width * cut.height}"))
-        call = f"(ptr {a}, ptr {b}, i64 {depth}, ptr {tile}, i1 {first}, ptr {ahead})"
+        scales = f", ptr {loads.moved(scale, '%start')}" if scale else ""
+        call = f"(ptr {a}, ptr {b}, i64 {depth}, ptr {tile}, i1 {first}, ptr {ahead}{scales})"
         height = self._choose(code, rest, call)
         code.line(f"br i1 {last}, label %leave, label %finished")
         code.label("leave")

@@ -75,6 +75,7 @@ class Tile:
 
     a_step, b_step, c_step  numbers from one row to the next
     ahead                   bytes that are fetched in each step for what comes next
+    is_scaled               whether each row of b is multiplied with a number, the function's last argument has them
     """
 
     height: int
@@ -84,6 +85,7 @@ class Tile:
     b_step: int
     c_step: int
     ahead: int = 0
+    is_scaled: bool = False
 
     @property
     def name(self) -> str:
@@ -108,7 +110,9 @@ class Tile:
         for place, name in zip(places, sums, strict=True):
             loads.store(Value(name, "float32", self.lanes), loads.moved("%c", place))
         code.line("ret void")
-        arguments = "ptr %a, ptr %b, i64 %depth, ptr %c, i1 %first, ptr %ahead"
+        arguments = (
+            "ptr %a, ptr %b, i64 %depth, ptr %c, i1 %first, ptr %ahead" + ", ptr %scale" * self.is_scaled
+        )
         return code, f"internal void {self.name}({arguments}) noinline"
 
     def _steps(
@@ -130,6 +134,9 @@ class Tile:
         for step in range(count):
             starts = [step * self.b_step + j * self.lanes for j in range(self.vectors)]
             columns = [loads.load(loads.moved(b, start)) for start in starts]
+            if self.is_scaled:
+                scale = loads.number(loads.moved("%scale", code.let(f"add i64 %{name}.k, {step}")))
+                columns = [code.multiply(scale, column) for column in columns]
             for i in range(self.height):
                 factor = loads.number(loads.moved(a, i * self.a_step + step))
                 for n, column in enumerate(columns, i * self.vectors):

@@ -37,6 +37,7 @@ from ..jit.steps import steps_of
 from ..jit.teams import on_threads
 from .addresses import address, known_square, measured_square, note_square, square
 from .chains import IMAGES, RELU, RELU6, SECONDS, STEEP, Chain, Operand, Run, elements_in
+from .library import waking_seconds
 from .primitives import Eltwise
 
 LIMIT = 1e74
@@ -290,4 +291,5 @@ def extra_seconds(chain: Chain, device: Device) -> float:
     if _has_own_silu(chain) and not missing():
         dear += SILU_FLOPS - STEP_FLOPS
     flops, nbytes = dear * results, 4 * checked
-    return flops / abilities.flops + nbytes / (CACHED * abilities.bandwidth) + SECONDS
+    seconds = flops / abilities.flops + nbytes / (CACHED * abilities.bandwidth)
+    return seconds + SECONDS + waking_seconds(chain.base.cost.flops)

@@ -18,6 +18,7 @@ from opyard.operation import Call
 from opyard.ops import windows
 
 from .. import pooling as blocks
+from ..direct.means import means
 from ..jit import pooling as jit
 from ..jit.machine import missing as missing_compiler
 from ..taps import Range
@@ -225,10 +226,20 @@ def prepare_global_average_pool(call: Call, device: Device) -> Run:
     """Means over all spatial axes, as a plain ``[n, c, 1, ...]``."""
     spec, shape = call.inputs[0], concrete(call.output.shape)
     assert spec is not None
-    execution = Execution(global_means(concrete(spec.shape)), ("src", "dst"))
+    compute = mean_of_pixels(concrete(spec.shape))
+    return lambda x: compute(x, np.empty(shape, np.float32))
 
-    def run(x: Array) -> Array:
-        result = np.empty(shape, np.float32)
+
+def mean_of_pixels(shape: tuple[int, ...]) -> Run:
+    """A function of channels-last images ``[n, *spatial, c]`` and an array for the means, ``n`` times ``c`` numbers, which it gives back.
+
+    ``shape`` is that of the plain images. A compiled loop where there is a compiler, for it shares the threads of other loops.
+    """
+    if not missing_compiler():
+        return means(shape[0], math.prod(shape[2:]), shape[1])
+    execution = Execution(global_means(shape), ("src", "dst"))
+
+    def run(x: Array, result: Array) -> Array:
         execution.run(address(x), address(result))
         return result
 

@@ -38,6 +38,10 @@ a plan. Measured on two busy processors: by default a product of 96x96 takes 2.4
 LITTLE = 1e6
 """Operations, about 10 microseconds of them, below which waking another thread takes longer than it saves."""
 
+WAKE_SECONDS = 1e-5
+"""What a call on several threads takes for the others to come, which sleep while kernels on other threads work: an estimate between
+what it takes where they look for work and where their processors do other work, some 60 microseconds."""
+
 NARROW = ("sse41", "avx")
 """Instruction sets for which oneDNN's kernels are slower than BLAS, and lose NaN."""
 
@@ -126,6 +130,11 @@ class Library:
         """The widest instruction set that oneDNN uses here, such as "avx512_core"."""
         name: bytes = self.held["cpu_isa2str"](self.held["get_effective_cpu_isa"]())
         return name.decode().removeprefix("cpu_isa_")
+
+
+def waking_seconds(operations: float) -> float:
+    """Estimated seconds until other threads take part in a primitive of so many operations, where they do."""
+    return WAKE_SECONDS if operations >= LITTLE and num_threads() > 1 else 0.0
 
 
 def describe_status(status: int) -> str:

@@ -19,11 +19,12 @@ from opyard.operation import Call
 from opyard.region import Region
 
 from ..geometry import conv_geometry
-from .addresses import Array, address, dense, images_maker
+from .addresses import Array, address, images_maker
 from .chains import ACTIVATIONS, SECONDS, Run
 from .convolution import described, images, is_product, plain_weights
 from .execution import Execution
-from .images import global_means
+from .held import on_dense
+from .images import global_means, mean_of_pixels
 from .layouts import Packed, accepts_images, concrete
 from .memory import strided
 from .primitives import Primitive, binary
@@ -104,13 +105,13 @@ def weights_of_channels(work: Work) -> Run:
     """``run(x, weight, bias, weight2, bias2)``: the weights ``[n, c]`` of the channels of images."""
     nodes = _nodes(work)
     shape = concrete(nodes["multiply"].call.output.shape)
-    means = Execution(global_means(shape), ("src", "dst"))
+    means = mean_of_pixels(shape)
     squeeze = _layer(nodes["squeeze"].call, _activation(nodes))
     excite = _layer(nodes["excite"].call, nodes["sigmoid"].call)
 
     def run(x: Array, weight: Packed, bias: Array | None, weight2: Packed, bias2: Array | None) -> Any:
         pooled = np.empty(shape[:2], np.float32)
-        means.run(address(x), address(pooled))
+        means(x, pooled)
         return excite(squeeze(pooled, weight, bias), weight2, bias2)
 
     return run
@@ -120,14 +121,16 @@ def _layer(conv: Call, activation: Call) -> Any:
     """``layer(x [n, c], weight, bias)``: a dense layer with its activation."""
     primitive, g = _product(conv, activation), conv_geometry(conv)
     roles = ["src", "weights", *(["bias"] if "bias" in primitive.roles else []), "dst"]
-    execution, plain, wanted = Execution(primitive, roles), plain_weights(g), primitive.memories["weights"]
+    compute, plain, wanted = (
+        on_dense(primitive, roles, g.work),
+        plain_weights(g),
+        primitive.memories["weights"],
+    )
 
-    def layer(x: Array, weight: Packed, bias: Array | None) -> Array:
+    def layer(x: Array, weight: Packed, bias: Array | None) -> Any:
         result = np.empty((g.batch, g.outputs), np.float32)
         form = weight.form(plain, wanted)
-        given = (x, form, result) if bias is None else (x, form, dense(bias), result)
-        execution.run(*map(address, given))
-        return result
+        return compute(x, form, result) if bias is None else compute(x, form, bias, result)
 
     return layer
 
