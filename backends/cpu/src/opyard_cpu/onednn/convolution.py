@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,16 +12,18 @@ from opyard.errors import KernelError
 from opyard.kernels import Work
 from opyard.operation import Call
 from opyard.settings import num_threads
+from opyard.spec import TensorSpec
 
 from ..geometry import Geometry, conv_geometry
 from .addresses import Array, dense, images_maker
 from .chains import IMAGES, PER_CHANNEL, SECONDS, Chain, Operand, Run, Step, chain_of
 from .checks import Constants, extra_seconds, prepared
-from .held import on_dense
+from .held import HELD, on_dense
 from .layouts import Packed, concrete, from_channels_last, to_channels_last
 from .library import library, missing
 from .memory import Descriptor, any_layout, channels_last, strided
 from .neighbourhoods import Windows, convolution
+from .parts import Parts, pieces
 from .primitives import Binary, PostOp, Primitive, matmul
 
 PEAK = 1.0
@@ -179,7 +182,7 @@ def _compute(chain: Chain) -> Run:
     posts = [f"post_{i}" for i, step in enumerate(chain.steps) if isinstance(step, Operand)]
     has_bias = chain.base.inputs[2] is not None
     roles = ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"]
-    compute = on_dense(primitive, roles, g.work)
+    compute = _on_parts(chain, roles, primitive) or on_dense(primitive, roles, g.work)
     plain, wanted = plain_weights(g), primitive.memories["weights"]
     number, make = wanted.number, images_maker((g.batch, *g.counts, g.outputs))
     used = [0] * has_bias + [position - 2 for position in operands]
@@ -195,6 +198,33 @@ def _compute(chain: Chain) -> Run:
         return run(x, weight, bias) if form is None else compute(x, form, bias, make())
 
     return biased if used == [0] else run
+
+
+def _on_parts(chain: Chain, roles: list[str], whole: Primitive) -> Run | None:
+    """The primitive of a chain in parts, or None where it is better run at once."""
+    g, has_bias = conv_geometry(chain.base), chain.base.inputs[2] is not None
+    if g.work < HELD:
+        return None
+    alike = ["dst", *(f"post_{i}" for i, step in enumerate(chain.steps) if _is_image(step))]
+
+    def described(part: Geometry) -> Primitive | str:
+        return _primitive(part, has_bias, tuple(_step_of(step, part) for step in chain.steps), 1)
+
+    found = pieces(g, roles, alike, described)
+    if not found or found[0].primitive.memories["weights"].number != whole.memories["weights"].number:
+        return None
+    return Parts(found, roles).run
+
+
+def _is_image(step: Step) -> bool:
+    return isinstance(step, Operand) and step.name in IMAGES
+
+
+def _step_of(step: Step, part: Geometry) -> Step:
+    """The step of a part of a convolution."""
+    if not isinstance(step, Operand) or not _is_image(step):
+        return step
+    return replace(step, spec=TensorSpec(result_shape(part), step.spec.dtype))
 
 
 def prepare_plain(call: Call, device: Device) -> Run:

@@ -72,7 +72,7 @@ def _frame(primitive: Primitive, roles: tuple[str, ...]) -> Callable[..., None]:
         found.held["memory_set_data_handle"],
         found.execute,
         *(primitive.handle, found.stream, ctypes.c_int(len(memories)), arguments),
-        lambda status: _fail(primitive, status),
+        lambda status: fail(primitive, status),
         *(memory.handle for memory in memories[: len(roles)]),
     )
 
@@ -107,7 +107,7 @@ def _memory(descriptor: Descriptor, place: int | None) -> _Memory:
     return _Memory(made, found.held["memory_destroy"])
 
 
-def _fail(primitive: Primitive, status: int) -> None:
+def fail(primitive: Primitive, status: int) -> None:
     raise KernelError(
         f"oneDNN's {primitive.kind} ({primitive.implementation}) failed: {describe_status(status)}"
     )
