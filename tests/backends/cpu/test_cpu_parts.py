@@ -19,7 +19,7 @@ from opyard.settings import limit_threads
 from opyard_cpu.geometry import Geometry, conv_geometry
 from opyard_cpu.jit import machine
 from opyard_cpu.onednn import convolution, library, parts
-from opyard_cpu.onednn.chains import Chain, Operand
+from opyard_cpu.onednn.chains import Chain, Operand, Step
 from opyard_cpu.onednn.layouts import Packed
 from opyard_cpu.onednn.primitives import Eltwise
 
@@ -29,9 +29,11 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 Array = np.ndarray[Any, Any]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Cuts small convolutions, too."""
+    """Cuts small convolutions, too, as if their weights were many."""
+    monkeypatch.setattr(parts, "WEIGHTS_BANDWIDTH", 3e9)
+    monkeypatch.setattr(parts, "NEAR_BYTES", 1 << 16)
     monkeypatch.setattr(convolution, "HELD", 0)
     with limit_threads(2):
         yield
@@ -45,8 +47,14 @@ def call_of(
     return call
 
 
-def chain_of(call: Call, *, residual: bool) -> Chain:
-    steps = (Operand("add", 3, "residual", call.output),) if residual else ()
+def chain_of(call: Call, *names: str) -> Chain:
+    """A convolution, operands of these names, and relu."""
+    g = conv_geometry(call)
+    steps: list[Step] = []
+    for name in names:
+        spec = call.output if name == "residual" else oy.TensorSpec((g.outputs, 1, 1))
+        algorithm = "mul" if name == "factor" else "add"
+        steps.append(Operand(algorithm, 3 + len(steps), name, spec))
     return Chain(call, (*steps, Eltwise("relu")))
 
 
@@ -57,8 +65,11 @@ def drawn(*shape: int) -> Array:
 def inputs_of(chain: Chain) -> list[Any]:
     g = conv_geometry(chain.base)
     weight = Packed(drawn(g.outputs, g.channels // g.groups, *g.kernel))
-    inputs = [drawn(g.batch, *g.sizes, g.channels), weight, drawn(g.outputs)]
-    return [*inputs, drawn(g.batch, *g.counts, g.outputs)] if len(chain.steps) > 1 else inputs
+    operands = [step for step in chain.steps if isinstance(step, Operand)]
+    result = (g.batch, *g.counts, g.outputs)
+    shapes = [result if step.name == "residual" else (g.outputs, 1, 1) for step in operands]
+    others = [drawn(*shape) for shape in shapes]
+    return [drawn(g.batch, *g.sizes, g.channels), weight, drawn(g.outputs), *others]
 
 
 def is_cut(run: Any) -> bool:
@@ -76,14 +87,20 @@ CALLS = {
     "more images than parts": call_of(11, 16, 32, 5, padding=1),
     "few channels": call_of(1, 3, 32, 31, 7, strides=2, padding=3),
     "1x1": call_of(1, 32, 48, 13, 1),
+    "channels": call_of(1, 64, 256, 5, padding=1, strides=2),
+    "channels of some images": call_of(3, 32, 512, 4, padding=1),
     "depthwise": call_of(1, 32, 32, 13, padding=1, groups=32),
 }
 
 
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("names", [(), ("residual",), ("factor", "offset", "residual")])
 @pytest.mark.parametrize("name", CALLS)
-def test_parts_give_what_the_whole_does(name: str, residual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = chain_of(CALLS[name], residual=residual)
+def test_parts_give_what_the_whole_does(
+    name: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = chain_of(CALLS[name], *names)
+    assert (parts.cut(conv_geometry(chain.base), 2)[1].channel > 0) == name.startswith("channels")
     inputs = inputs_of(chain)
     run = convolution._compute(chain)
     assert is_cut(run)
@@ -95,8 +112,9 @@ def test_parts_give_what_the_whole_does(name: str, residual: bool, monkeypatch: 
     np.testing.assert_allclose(found, whole(*inputs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("small")
 def test_inputs_that_are_not_dense_are_copied() -> None:
-    chain = chain_of(CALLS["rows"], residual=True)
+    chain = chain_of(CALLS["rows"], "residual")
     x, weight, bias, residual = inputs_of(chain)
     run = convolution._compute(chain)
     wide = np.repeat(x, 2, axis=2)[:, :, ::2]
@@ -118,9 +136,9 @@ def test_parts_make_each_row_of_the_result_once(
     g = conv_geometry(call_of(batch, channels, channels, size, kernel, **attributes))
     found = parts.cut(g, threads)
     if not found:
-        assert batch * g.counts[0] < threads
+        assert threads == 1 or batch * g.counts[0] < parts.LEAST_PARTS * threads
         return
-    assert len(found) >= min(threads, batch * g.counts[0])
+    assert parts.LEAST_PARTS * threads <= len(found)
     row, at = g.counts[1] * channels, 0
     for part in found:
         own = part.geometry
@@ -138,26 +156,37 @@ def test_parts_make_each_row_of_the_result_once(
     assert at == batch * g.counts[0] * row
 
 
-def test_images_with_large_weights_are_not_cut() -> None:
-    def parts_of(channels: int, size: int, batch: int = 1) -> int:
-        return len(parts.cut(geometry(channels, size, batch), 2))
+def test_many_weights_are_cut_instead_of_images() -> None:
+    def parts_of(channels: int, size: int, batch: int = 1, threads: int = 2) -> list[tuple[int, int]]:
+        found = parts.cut(geometry(channels, size, batch), threads)
+        return [(part.geometry.outputs, part.geometry.counts[0]) for part in found]
 
-    assert parts_of(64, 56) == 8
-    assert parts_of(512, 7) == 0
-    assert parts_of(512, 7, 16) == 8
+    assert parts_of(64, 56) == [(64, 7)] * 8
+    assert parts_of(512, 7) == [(64, 7)] * 8
+    assert parts_of(256, 14) == [(64, 14)] * 4
+    assert parts_of(512, 7, threads=8) == []  # each of these would have too little
+    assert parts_of(512, 7, 16) == [(512, 7)] * 8
+
+
+def test_parts_with_some_channels_make_each_once() -> None:
+    found = parts.cut(geometry(512, 7, 2), 2)
+    assert [part.channel for part in found] == list(range(0, 512, 64))
+    assert all(part.result == part.channel and part.source == 0 for part in found)
 
 
 def geometry(channels: int, size: int, batch: int = 1) -> Geometry:
     return conv_geometry(call_of(batch, channels, channels, size, padding=1))
 
 
+@pytest.mark.usefixtures("small")
 def test_one_thread_has_no_parts() -> None:
     with limit_threads(1):
-        assert not is_cut(convolution._compute(chain_of(CALLS["rows"], residual=False)))
+        assert not is_cut(convolution._compute(chain_of(CALLS["rows"])))
 
 
+@pytest.mark.usefixtures("small")
 def test_a_part_that_fails_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = chain_of(CALLS["rows"], residual=False)
+    chain = chain_of(CALLS["rows"])
     kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
     failing = kind(lambda *arguments: 5)
     inputs = inputs_of(chain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ from ..geometry import Geometry, conv_geometry
 from .addresses import Array, dense, images_maker
 from .chains import IMAGES, PER_CHANNEL, SECONDS, Chain, Operand, Run, Step, chain_of
 from .checks import Constants, extra_seconds, prepared
+from .execution import reordered
 from .held import HELD, on_dense
 from .layouts import Packed, concrete, from_channels_last, to_channels_last
 from .library import library, missing
@@ -182,26 +184,35 @@ def _compute(chain: Chain) -> Run:
     posts = [f"post_{i}" for i, step in enumerate(chain.steps) if isinstance(step, Operand)]
     has_bias = chain.base.inputs[2] is not None
     roles = ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"]
-    compute = _on_parts(chain, roles, primitive) or on_dense(primitive, roles, g.work)
-    plain, wanted = plain_weights(g), primitive.memories["weights"]
-    number, make = wanted.number, images_maker((g.batch, *g.counts, g.outputs))
+    compute, key, make_form = _in_parts(chain, roles) or _at_once(primitive, roles, g)
+    make = images_maker((g.batch, *g.counts, g.outputs))
     used = [0] * has_bias + [position - 2 for position in operands]
 
     def run(x: Array, weight: Any, *others: Any) -> Any:
-        form = weight.forms.get(number)
+        form = weight.forms.get(key)
         if form is None:
-            form = weight.form(plain, wanted)
+            form = weight.forms[key] = make_form(weight.array)
         return compute(x, form, *[others[position] for position in used], make())
 
     def biased(x: Array, weight: Any, bias: Array) -> Any:
-        form = weight.forms.get(number)
+        form = weight.forms.get(key)
         return run(x, weight, bias) if form is None else compute(x, form, bias, make())
 
     return biased if used == [0] else run
 
 
-def _on_parts(chain: Chain, roles: list[str], whole: Primitive) -> Run | None:
-    """The primitive of a chain in parts, or None where it is better run at once."""
+Ready = tuple[Run, object, Callable[[Array], Array]]
+"""The function of arrays for the roles, the key of the form of the weights that it takes, and what makes that form."""
+
+
+def _at_once(primitive: Primitive, roles: list[str], g: Geometry) -> Ready:
+    wanted = primitive.memories["weights"]
+    compute = on_dense(primitive, roles, g.work)
+    return compute, wanted.number, lambda array: reordered(array, plain_weights(g), wanted)
+
+
+def _in_parts(chain: Chain, roles: list[str]) -> Ready | None:
+    """A chain in parts, or None where it is better run at once."""
     g, has_bias = conv_geometry(chain.base), chain.base.inputs[2] is not None
     if g.work < HELD:
         return None
@@ -211,9 +222,9 @@ def _on_parts(chain: Chain, roles: list[str], whole: Primitive) -> Run | None:
         return _primitive(part, has_bias, tuple(_step_of(step, part) for step in chain.steps), 1)
 
     found = pieces(g, roles, alike, described)
-    if not found or found[0].primitive.memories["weights"].number != whole.memories["weights"].number:
+    if found is None:
         return None
-    return Parts(found, roles).run
+    return Parts(found).run, found.key, lambda array: found.weights(array, plain_weights)
 
 
 def _is_image(step: Step) -> bool:
@@ -222,9 +233,12 @@ def _is_image(step: Step) -> bool:
 
 def _step_of(step: Step, part: Geometry) -> Step:
     """The step of a part of a convolution."""
-    if not isinstance(step, Operand) or not _is_image(step):
+    if not isinstance(step, Operand):
         return step
-    return replace(step, spec=TensorSpec(result_shape(part), step.spec.dtype))
+    leading = len(step.spec.shape) - len(part.counts) - 1
+    per_channel = (*(1,) * leading, part.outputs, *(1,) * len(part.counts))
+    shape = result_shape(part) if _is_image(step) else per_channel
+    return replace(step, spec=TensorSpec(shape, step.spec.dtype))
 
 
 def prepare_plain(call: Call, device: Device) -> Run:
