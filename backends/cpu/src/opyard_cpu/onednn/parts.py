@@ -35,9 +35,6 @@ from .primitives import Primitive
 PARTS = 4
 """For each thread, at most: the last thread is late by one part."""
 
-LEAST_PARTS = 2
-"""With fewer there is nothing to take for a thread that is done."""
-
 FLOPS = 2e11
 """Of one thread, to compare the time of a part with that of reading its weights."""
 
@@ -47,7 +44,7 @@ WEIGHTS_BANDWIDTH = 3e10
 NEAR_BYTES = 1 << 20
 """Weights that they hold, and results of a part that wait there to be copied."""
 
-MOST_SHARE = 0.05
+MOST_SHARE = 0.02
 """What reading weights more than once may take of the time."""
 
 CHANNELS = 64
@@ -75,8 +72,10 @@ def cut(g: Geometry, threads: int) -> list[Part]:
     if g.batch >= count:
         return [_images(g, *ends) for ends in _ends(g.batch, count)]
     rows = min(g.counts[0], -(-count // g.batch), _most_cuts(g))
-    if g.batch * rows < LEAST_PARTS * threads:
-        return _channels(g, count)
+    if g.batch * rows < 2 * threads:  # so few have to be as many for each thread
+        rows = rows * g.batch // threads * threads // g.batch
+        if not rows or g.batch * rows % threads:
+            return _channels(g, count)
     return [_rows(_images(g, n, n + 1), *ends) for n in range(g.batch) for ends in _ends(g.counts[0], rows)]
 
 
@@ -99,7 +98,7 @@ def _channels(g: Geometry, most: int) -> list[Part]:
     width = g.outputs // count
     is_product = g.is_pointwise and set(g.strides) == {1}  # which parts of its rows take as long as the whole
     fits = g.groups == 1 and g.outputs % CHANNELS == 0 and 4 * g.batch * g.area * width <= NEAR_BYTES
-    if is_product or not fits or count < LEAST_PARTS * most // PARTS or _weights_bytes(g) <= NEAR_BYTES:
+    if is_product or not fits or PARTS * count < most or _weights_bytes(g) <= NEAR_BYTES:
         return []
     return [Part(replace(g, outputs=width), 0, first, first) for first in range(0, g.outputs, width)]
 
