@@ -35,6 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(parts, "WEIGHTS_BANDWIDTH", 3e9)
     monkeypatch.setattr(parts, "NEAR_BYTES", 1 << 16)
     monkeypatch.setattr(convolution, "HELD", 0)
+    monkeypatch.setattr(parts, "LEAST_WORK", 1)
     with limit_threads(2):
         yield
 
@@ -124,19 +125,39 @@ def test_inputs_that_are_not_dense_are_copied() -> None:
 sizes = st.integers(1, 12)
 
 
-@given(sizes, sizes, sizes, st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), sizes)
+@given(
+    sizes,
+    sizes,
+    sizes,
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    sizes,
+    st.sampled_from([1, 1e9]),
+)
 @settings(deadline=None)
 def test_parts_make_each_row_of_the_result_once(
-    batch: int, size: int, channels: int, kernel: int, stride: int, dilation: int, padding: int, threads: int
+    batch: int,
+    size: int,
+    channels: int,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    padding: int,
+    threads: int,
+    work: float,
 ) -> None:
     padding = min(padding, (kernel - 1) * dilation)
     if size + 2 * padding < (kernel - 1) * dilation + 1:
         return
     attributes = {"strides": stride, "dilations": dilation, "padding": padding}
     g = conv_geometry(call_of(batch, channels, channels, size, kernel, **attributes))
-    found = parts.cut(g, threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "LEAST_WORK", work)
+        found = parts.cut(g, threads)
     if not found:
-        assert threads == 1 or batch * g.counts[0] < 2 * threads
+        assert threads == 1 or batch > 1 or g.counts[0] < threads
         return
     assert threads <= len(found)
     row, at = g.counts[1] * channels, 0
@@ -161,8 +182,10 @@ def test_many_weights_are_cut_instead_of_images() -> None:
         found = parts.cut(geometry(channels, size, batch), threads)
         return [(part.geometry.outputs, part.geometry.counts[0]) for part in found]
 
-    assert parts_of(64, 56) == [(64, 7)] * 8
-    assert parts_of(512, 7) == [(64, 7)] * 8
+    assert parts_of(64, 56) == [(64, 14)] * 4
+    assert parts_of(64, 112) == [(64, 14)] * 8
+    assert parts_of(512, 7) == [(128, 7)] * 4
+    assert parts_of(512, 14) == [(64, 14)] * 8
     assert parts_of(256, 14) == [(64, 14)] * 4
     assert parts_of(256, 32) == [(256, 16)] * 2
     assert parts_of(256, 14, threads=8) == []  # four are not enough for so many

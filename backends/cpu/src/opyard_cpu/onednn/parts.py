@@ -5,7 +5,7 @@ is always late. See jit/pool.py.
 
 A part has some images, or some rows of one. It reads all weights; where these are many beside the products, a part has some channels of the
 result instead, of all images. oneDNN is quick at dense results only, so such a part makes one of its own, which is copied to where it
-belongs while it is in the cache. On one thread all parts take as long as the whole, within 4 % (measured with oneDNN 3.2).
+belongs while it is in the cache. On one thread all parts take 1 or 2 % longer than the whole (measured with oneDNN 3.2).
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from .primitives import Primitive
 
 PARTS = 4
 """For each thread, at most: the last thread is late by one part."""
+
+LEAST_WORK = 4e7
+"""Operations of a part, some 200 microseconds of them, where each thread has one: a part takes 4 microseconds beside its work."""
 
 FLOPS = 2e11
 """Of one thread, to compare the time of a part with that of reading its weights."""
@@ -66,16 +69,16 @@ class Part:
 
 def cut(g: Geometry, threads: int) -> list[Part]:
     """The parts of a convolution; none where cutting it does not pay."""
-    count = PARTS * threads
     if threads < 2:
         return []
+    count = threads * max(1, min(PARTS, int(g.work / LEAST_WORK / threads)))
     if g.batch >= count:
         return [_images(g, *ends) for ends in _ends(g.batch, count)]
     rows = min(g.counts[0], -(-count // g.batch), _most_cuts(g))
     if g.batch * rows < 2 * threads:  # so few have to be as many for each thread
         rows = rows * g.batch // threads * threads // g.batch
         if not rows or g.batch * rows % threads:
-            return _channels(g, count)
+            return _channels(g, count, threads)
     return [_rows(_images(g, n, n + 1), *ends) for n in range(g.batch) for ends in _ends(g.counts[0], rows)]
 
 
@@ -91,14 +94,15 @@ def _most_cuts(g: Geometry) -> int:
     return 1 + int(MOST_SHARE * (g.work / g.batch / FLOPS) / (nbytes / WEIGHTS_BANDWIDTH))
 
 
-def _channels(g: Geometry, most: int) -> list[Part]:
+def _channels(g: Geometry, most: int, threads: int) -> list[Part]:
     """Parts with so many channels each, of all images; none where they would be too few or too large."""
     units = g.outputs // CHANNELS
-    count = max((n for n in range(1, min(most, units) + 1) if units % n == 0), default=1)
-    width = g.outputs // count
+    counts = [n for n in range(threads, min(most, units) + 1, threads) if units % n == 0]
     is_product = g.is_pointwise and set(g.strides) == {1}  # which parts of its rows take as long as the whole
-    fits = g.groups == 1 and g.outputs % CHANNELS == 0 and 4 * g.batch * g.area * width <= NEAR_BYTES
-    if is_product or not fits or PARTS * count < most or _weights_bytes(g) <= NEAR_BYTES:
+    if not counts or is_product or g.groups > 1 or g.outputs % CHANNELS or _weights_bytes(g) <= NEAR_BYTES:
+        return []
+    width = g.outputs // counts[-1]
+    if 4 * g.batch * g.area * width > NEAR_BYTES:
         return []
     return [Part(replace(g, outputs=width), 0, first, first) for first in range(0, g.outputs, width)]
 
