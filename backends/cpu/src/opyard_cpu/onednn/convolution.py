@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,16 +13,19 @@ from opyard.errors import KernelError
 from opyard.kernels import Work
 from opyard.operation import Call
 from opyard.settings import num_threads
+from opyard.spec import TensorSpec
 
 from ..geometry import Geometry, conv_geometry
 from .addresses import Array, dense, images_maker
 from .chains import IMAGES, PER_CHANNEL, SECONDS, Chain, Operand, Run, Step, chain_of
 from .checks import Constants, extra_seconds, prepared
-from .held import on_dense
+from .execution import reordered
+from .held import HELD, on_dense
 from .layouts import Packed, concrete, from_channels_last, to_channels_last
 from .library import library, missing
 from .memory import Descriptor, any_layout, channels_last, strided
 from .neighbourhoods import Windows, convolution
+from .parts import Parts, pieces
 from .primitives import Binary, PostOp, Primitive, matmul
 
 PEAK = 1.0
@@ -179,22 +184,61 @@ def _compute(chain: Chain) -> Run:
     posts = [f"post_{i}" for i, step in enumerate(chain.steps) if isinstance(step, Operand)]
     has_bias = chain.base.inputs[2] is not None
     roles = ["src", "weights", *(["bias"] if has_bias else []), *posts, "dst"]
-    compute = on_dense(primitive, roles, g.work)
-    plain, wanted = plain_weights(g), primitive.memories["weights"]
-    number, make = wanted.number, images_maker((g.batch, *g.counts, g.outputs))
+    compute, key, make_form = _in_parts(chain, roles) or _at_once(primitive, roles, g)
+    make = images_maker((g.batch, *g.counts, g.outputs))
     used = [0] * has_bias + [position - 2 for position in operands]
 
     def run(x: Array, weight: Any, *others: Any) -> Any:
-        form = weight.forms.get(number)
+        form = weight.forms.get(key)
         if form is None:
-            form = weight.form(plain, wanted)
+            form = weight.forms[key] = make_form(weight.array)
         return compute(x, form, *[others[position] for position in used], make())
 
     def biased(x: Array, weight: Any, bias: Array) -> Any:
-        form = weight.forms.get(number)
+        form = weight.forms.get(key)
         return run(x, weight, bias) if form is None else compute(x, form, bias, make())
 
     return biased if used == [0] else run
+
+
+Ready = tuple[Run, object, Callable[[Array], Array]]
+"""The function of arrays for the roles, the key of the form of the weights that it takes, and what makes that form."""
+
+
+def _at_once(primitive: Primitive, roles: list[str], g: Geometry) -> Ready:
+    wanted = primitive.memories["weights"]
+    compute = on_dense(primitive, roles, g.work)
+    return compute, wanted.number, lambda array: reordered(array, plain_weights(g), wanted)
+
+
+def _in_parts(chain: Chain, roles: list[str]) -> Ready | None:
+    """A chain in parts, or None where it is better run at once."""
+    g, has_bias = conv_geometry(chain.base), chain.base.inputs[2] is not None
+    if g.work < HELD:
+        return None
+    alike = ["dst", *(f"post_{i}" for i, step in enumerate(chain.steps) if _is_image(step))]
+
+    def described(part: Geometry) -> Primitive | str:
+        return _primitive(part, has_bias, tuple(_step_of(step, part) for step in chain.steps), 1)
+
+    found = pieces(g, roles, alike, described)
+    if found is None:
+        return None
+    return Parts(found).run, found.key, lambda array: found.weights(array, plain_weights)
+
+
+def _is_image(step: Step) -> bool:
+    return isinstance(step, Operand) and step.name in IMAGES
+
+
+def _step_of(step: Step, part: Geometry) -> Step:
+    """The step of a part of a convolution."""
+    if not isinstance(step, Operand):
+        return step
+    leading = len(step.spec.shape) - len(part.counts) - 1
+    per_channel = (*(1,) * leading, part.outputs, *(1,) * len(part.counts))
+    shape = result_shape(part) if _is_image(step) else per_channel
+    return replace(step, spec=TensorSpec(shape, step.spec.dtype))
 
 
 def prepare_plain(call: Call, device: Device) -> Run:
