@@ -39,7 +39,7 @@ class Nest:
         self.stages, self.scratch = stages_of(self.graph, self.space)
         self.arrays = arrays_of(region)
         self.maker = {node.outputs[0]: node for node in self.graph.nodes}
-        self.code = Code(scales=target.vector_bytes == 64)
+        self.code = Code(scales=target.vector_bytes == 64, branches=True)
         self.is_heavy = any(scalars.weight(n.call) >= HEAVY for n in self._wide() if is_elementwise(n))
         self.lanes = self._lanes()
         self.heaviest = max(self.stages, key=weight_of)
