@@ -166,6 +166,7 @@ class Registry:
         layouts: Mapping[str, str] | None = None,
         version: int = 1,
         override: bool = False,
+        least_size: int = 0,
     ) -> None:
         """Registers a kernel of an op, given by name or as its function. The arguments are those of Kernel.
 
@@ -181,6 +182,7 @@ class Registry:
                 *(efficiency, out, deterministic, {} if layouts is None else layouts),
                 *(version, override, None, self._origin),
                 inplace=inplace,
+                least_size=least_size,
             )
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,13 @@ class CPU(Device):
     def on_threads(self, threads: int) -> AbstractContextManager[None]:
         """Limits BLAS meanwhile, in the whole process, and oneDNN in the current thread."""
         return few_threads(threads)
+
+    def by_size(self, least: int, small: Callable[..., Any], large: Callable[..., Any]) -> Callable[..., Any]:
+        """By a compiled function, where there are any: it takes some nanoseconds."""
+        from .jit import machine, sized
+
+        found = None if machine.missing() else sized.by_size(least, small, large)
+        return found or super().by_size(least, small, large)
 
     def upload(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """``array`` itself, without a copy: later writes to it are seen by whoever holds the result."""
