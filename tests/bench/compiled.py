@@ -133,7 +133,7 @@ def bound(function: Function, arrays: list[Array]) -> tuple[Function, Region]:
 def copies(nbytes: int) -> dict[str, Function]:
     """Copies that read half of so many bytes and write the other half: NumPy's, and compiled ones with both kinds of stores."""
     source = np.ones(max(nbytes // 8, 1), np.float32)
-    target = np.empty_like(source)
+    target = oy.default_registry().device("cpu:0").empty(TensorSpec.of(source))
     made: dict[str, Function] = {"NumPy": lambda: np.copyto(target, source)}
     usual = compiled.STREAM_BYTES
     for name, limit in {"through": 1 << 60, "past": 0}.items():
@@ -190,7 +190,7 @@ def measure(loop: Loop, seconds: float) -> dict[str, float]:
     generator = np.random.default_rng(0)
     arrays = [generator.standard_normal(shape).astype(np.float32) for shape in loop.shapes]
     run, work = bound(loop.ops, arrays)
-    out = np.empty(work.outputs[0].shape, work.outputs[0].dtype)
+    out = oy.default_registry().device("cpu:0").empty(work.outputs[0])  # as those of plans
     expected = loop.numpy(*arrays)
     np.testing.assert_allclose(run(*arrays, out=out), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     candidates: dict[str, Function] = {

@@ -58,6 +58,27 @@ def test_a_kernel_that_raises_on_converted_arguments(registry: Registry, number:
         assert np.allclose(oy.exp(number), np.exp(number))
 
 
+def add_large(registry: Registry, function: Any) -> None:
+    """Beside a kernel for any size, one for large arrays."""
+    registry.kernel("exp", backend="toy", name="any", load=constant(1))
+    registry.kernel("exp", backend="toy", name="large", load=function, least_size=6, efficiency=2)
+
+
+def test_large_arrays_have_a_kernel_of_their_own(registry: Registry) -> None:
+    add_large(registry, constant(2))
+    for _ in range(2):
+        assert oy.exp(X).max() == 2 and oy.exp(X[:, :2]).max() == 1
+    refused = next(row.refusal for row in oy.exp.explain(X[:, :2]) if row.kernel.id == "toy/large")
+    assert refused == "takes results of at least 6 elements, not 4"
+
+
+def test_a_kernel_for_large_arrays_that_fails_is_replaced_by_the_other_one(registry: Registry) -> None:
+    add_large(registry, raising(RuntimeError("no")))
+    with pytest.warns(oy.KernelWarning, match="toy/large of exp .*toy/any takes over"):
+        assert oy.exp(X).max() == 1
+    assert oy.exp(X).max() == 1 and list(oy.failures()) == ["exp toy/large"]
+
+
 WRONG: dict[str, tuple[Any, str]] = {
     "shape": (
         lambda x: x[0],

@@ -99,6 +99,8 @@ def test_resolve_lets_the_import_error_through() -> None:
         ({"cost": 1e-6}, "cost is a function or 'package.module:function'; found 1e-06"),
         ({"efficiency": "0.5"}, "efficiency is a positive fraction .* found '0.5'"),
         ({"efficiency": float("inf")}, "efficiency is a positive fraction .* found inf"),
+        ({"least_size": -1}, "least_size is a whole number of elements; found -1"),
+        ({"least_size": 1.5}, "least_size is a whole number of elements; found 1.5"),
         ({"version": "2"}, "version is a whole number, raised when results change; found '2'"),
         ({"ranks": 2}, r"ranks are the least and the greatest rank .* such as \(1, 4\); found 2"),
         ({"ranks": (3, 1)}, r"ranks are the least and the greatest rank .* found \(3, 1\)"),

@@ -148,25 +148,29 @@ class EagerDispatcher:
         policy = active_policy()
         devices = _devices_for(op, arrays, registry)
         call = op.call(*_specs(arrays), **attributes)
-        by_name = not any(name.startswith(REFERENCE) for name in policy.prefer)
         possible = [
             (k, d)
             for d in devices
             for k in registry.kernels(op.name)
             if k.backend == d.backend and _possible(k, call, d, registry, policy)
         ]
-        alone = len(possible) == 1 and not possible[0][0].looks_at_shapes and by_name
-        if alone and not default_costs().doubts(possible[0][0]):
-            kernel, device = possible[0]
-            try:
-                run = kernel.bind(call, device)
-            except Exception:  # met again, and reported, where its substitute is chosen
-                return self._by_shape(op, attributes, devices, registry, policy)
-            if len(self._direct) >= CACHE_LIMIT:
-                self._direct.clear()
-            self._direct[(op.name, id(run))] = (run, kernel)
-            return run
-        return self._by_shape(op, attributes, devices, registry, policy)
+        by_shape = self._by_shape(op, attributes, devices, registry, policy)
+        of_any_size = [pair for pair in possible if not pair[0].least_size]
+        if len(of_any_size) != 1 or any(name.startswith(REFERENCE) for name in policy.prefer):
+            return by_shape
+        kernel, device = of_any_size[0]
+        if kernel.looks_at_shapes or default_costs().doubts(kernel):
+            return by_shape
+        try:
+            run = kernel.bind(call, device)
+        except Exception:  # met again, and reported, where its substitute is chosen
+            return by_shape
+        if len(possible) > 1:
+            run = device.by_size(min(k.least_size for k, _ in possible if k.least_size), run, by_shape)
+        if len(self._direct) >= CACHE_LIMIT:
+            self._direct.clear()
+        self._direct[(op.name, id(run))] = (run, kernel)
+        return run
 
     def _guarded(self, op: Op, run: Run, arrays: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
         try:
@@ -339,15 +343,15 @@ def _possible(kernel: Kernel, call: Call, device: Device, registry: Registry, po
     """Whether the kernel may be chosen for calls of these types: shapes are looked at later where a kernel asks for that."""
     if policy.refusal(call.op.name, kernel) or registry.why_aside(call.op.name, kernel):
         return False
-    if kernel.layouts:
-        return False
-    return kernel.looks_at_shapes or kernel.refusal(call, device) is None
+    return not kernel.layouts and (kernel.looks_at_shapes or kernel.refusal(call, device) is None)
 
 
 def _first_use(run: Run, kernel: Kernel, call: Call, arrays: tuple[Any, ...]) -> Any:
     """The kernel's result. Raises _StepFailed when it raises, and for other shapes and dtypes than the op infers."""
     try:
         result = run(*arrays)
+    except _StepFailed:  # by another kernel, which took over for its size
+        raise
     except Exception as error:
         raise _StepFailed(kernel, error) from error
     count = len(result) if isinstance(result, (tuple, list)) else None

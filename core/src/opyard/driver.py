@@ -6,7 +6,7 @@ A backend needs ``devices()``; a device needs ``upload`` and ``download``. Every
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -123,6 +123,14 @@ class Device(ABC):
         Override it where libraries have a number of threads of their own.
         """
         return nullcontext()
+
+    def by_size(self, least: int, small: Callable[..., Any], large: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that calls ``large`` where an array has ``least`` elements or more, else ``small``: eager calls use it."""
+
+        def choose(*arrays: Any) -> Any:
+            return (large if any(getattr(a, "size", 0) >= least for a in arrays) else small)(*arrays)
+
+        return choose
 
     def synchronize(self) -> None:
         """Waits for all work that was started on this device. The default suits devices that work synchronously."""

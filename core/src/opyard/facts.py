@@ -81,6 +81,9 @@ def _check_numbers(kernel: Kernel) -> None:
         raise RegistryError(
             f"{kernel.title}: version is a whole number, raised when results change; found {kernel.version!r}."
         )
+    least = kernel.least_size
+    if not _is_a(Integral, least) or least < 0:
+        raise RegistryError(f"{kernel.title}: least_size is a whole number of elements; found {least!r}.")
     pair = isinstance(ranks, (tuple, list)) and len(ranks) == 2 and all(_is_a(Integral, r) for r in ranks)
     if ranks is not None and not (pair and 0 <= ranks[0] <= ranks[1]):
         raise RegistryError(

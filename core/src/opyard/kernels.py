@@ -56,6 +56,7 @@ class Kernel:
     dtypes      names that every input must have, or a mapping from input names to such; None: any
                 (the inputs of a pattern are the parameters of its function)
     ranks       least and greatest rank of the first input; None: any
+    least_size  elements of the result below which the kernel refuses: eager calls of small arrays do not look at shapes for its sake
     requires    features that the device must have
     accepts     ``accepts(call, device)`` gives None, or the reason for refusing
     cost        ``cost(call, device)`` gives estimated seconds; None: the roofline of the device
@@ -99,6 +100,7 @@ class Kernel:
     inplace: bool = False
     constants: bool = False
     magnitudes: Loadable | None = None
+    least_size: int = 0
 
     @property
     def id(self) -> str:
@@ -164,6 +166,9 @@ class Kernel:
             if not low <= work.inputs[0].ndim <= high:
                 reason = f"takes rank {low} to {high}, the input has rank {work.inputs[0].ndim}"
                 return self._dtype_refusal(work) or reason
+        size = max((int(spec.size) for spec in work.outputs), default=0)
+        if size < self.least_size:
+            return f"takes results of at least {self.least_size} elements, not {size}"
         return self._dtype_refusal(work)
 
     def _answer(self, fact: str, work: Work, device: Device) -> str | None:

@@ -167,6 +167,7 @@ class Registry:
         version: int = 1,
         override: bool = False,
         magnitudes: Loadable | None = None,
+        least_size: int = 0,
     ) -> None:
         """Registers a kernel of an op, given by name or as its function. The arguments are those of Kernel.
 
@@ -183,6 +184,7 @@ class Registry:
                 *(version, override, None, self._origin),
                 inplace=inplace,
                 magnitudes=magnitudes,
+                least_size=least_size,
             )
         )
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import opyard as oy
 from opyard.operation import Call
+from opyard.region import Region
 from opyard.spec import TensorSpec
 from opyard_cpu.gemm import attention
 from opyard_cpu.gemm.attention_source import AttentionSource
@@ -93,6 +94,78 @@ def test_parts_of_the_work_with_other_vectors(lanes: int, parts: int, length: in
         results.append(result)
     check(results[0], q, k, v, causal=True)
     assert np.array_equal(*results)
+
+
+def joined(axis: int, scale: float | None = None, causal: bool = False) -> Any:
+    """A step of a decoder, with the caches that it gives."""
+
+    def step(query: Any, past_key: Any, key: Any, past_value: Any, value: Any, *mask: Any) -> Any:
+        keys = oy.concat(past_key, key, axis=axis)
+        values = oy.concat(past_value, value, axis=axis)
+        attended = oy.scaled_dot_product_attention(query, keys, values, *mask, scale=scale, causal=causal)
+        return keys, values, attended
+
+    return step
+
+
+def region_of(function: Any, *arrays: Array) -> Region:
+    graph = oy.trace(function, *map(TensorSpec.of, arrays))
+    return Region.of(graph.nodes, graph.inputs.values(), graph.outputs.values())
+
+
+def check_joined(found: Any, *arrays: Array, **attributes: Any) -> None:
+    query, past_key, key, past_value, value, *mask = arrays
+    keys, values = np.concatenate((past_key, key), axis=2), np.concatenate((past_value, value), axis=2)
+    assert np.array_equal(found[0], keys) and np.array_equal(found[1], values)
+    check(found[2], query, keys, values, *mask, **attributes)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_attention_behind_caches_joins_them_and_attends_to_all(data: st.DataObject) -> None:
+    length, past, new = (
+        data.draw(st.integers(1, n), name) for n, name in ((7, "q"), (70, "past"), (8, "new"))
+    )
+    batch, groups = data.draw(st.integers(1, 2), "batch"), data.draw(st.integers(1, 2), "groups")
+    heads = groups * data.draw(st.integers(1, 2), "shared")
+    width, values = (32 * data.draw(st.integers(1, 2), name) for name in ("width", "values"))
+    scale, causal = data.draw(st.sampled_from([None, 0.3])), data.draw(st.booleans(), "causal")
+    sizes = [(heads, length, width), (groups, past, width), (groups, new, width)]
+    arrays = []
+    for count, rows, columns in (*sizes, (groups, past, values), (groups, new, values)):
+        array = drawn(batch, rows, count, columns).transpose(0, 2, 1, 3)
+        arrays.append(array if data.draw(st.booleans()) else np.ascontiguousarray(array))
+    if data.draw(st.booleans(), "mask"):
+        arrays.append(drawn(length, past + new))
+    region = region_of(joined(2, scale, causal), *arrays)
+    assert attention.accepts(region, device()) is None
+    run = attention.prepare_cached(region, device())
+    check_joined(run(*arrays), *arrays, scale=scale, causal=causal)
+
+
+@pytest.mark.parametrize("axis", [2, -2])
+def test_a_plan_joins_caches_on_the_way(axis: int) -> None:
+    """Caches that are large enough go past those of the processor; where they are no outputs, nothing else is computed twice."""
+    arrays = [drawn(3, 4, rows, 64) for rows in (1, 100, 1, 100, 1)]
+    graph = oy.trace(joined(axis), *map(TensorSpec.of, arrays))
+    assert attention.shape_of(region_of(joined(axis), *arrays)).streams
+    placement = oy.place(graph, [device()], oy.default_registry(), oy.costs.Roofline())
+    kernels = {decision.chosen.kernel.name for decision in placement.decisions}
+    assert kernels == {"gemm_cached_attention" if axis == 2 else "gemm_cached_attention_last"}
+    with oy.using(block=("opencl",)):
+        check_joined(oy.compile(joined(axis))(*arrays), *arrays)
+        (attended,) = (oy.compile(lambda *given: joined(axis)(*given)[2])(*arrays),)
+    check(attended, arrays[0], *(np.concatenate(arrays[n : n + 2], axis=2) for n in (1, 3)))
+
+
+def test_caches_that_are_not_joined_on_the_way() -> None:
+    new, old = drawn(1, 2, 1, 64), drawn(1, 2, 5, 64)
+    many = drawn(1, 2, 8, 64)
+    found = attention.accepts(region_of(joined(2), many, old, many, old, many), device())
+    assert found == "joins caches for fewer than 8 queries, not 8"
+    longer, two = drawn(1, 2, 4, 64), drawn(1, 2, 2, 64)
+    found = attention.accepts(region_of(joined(2), new, old, new, longer, two), device())
+    assert found == "takes as many keys as values, at least one, not 5 and 4"
 
 
 def test_what_is_not_finite() -> None:

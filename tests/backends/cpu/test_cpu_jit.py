@@ -307,6 +307,26 @@ def test_quotients_by_extremes_are_those_of_the_reference_to_the_bit() -> None:
     np.testing.assert_array_equal(found, x / span)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("function", [oy.exp, oy.exp2])
+def test_powers_among_the_smallest_numbers_are_those_next_to_the_right_ones(
+    function: Callable[..., Any], dtype: str
+) -> None:
+    """Subnormal numbers, alone in a vector and beside others, and zeros below them."""
+    info = np.finfo(dtype)
+    low, high = math.log2(float(info.smallest_subnormal)) - 2, math.log2(float(info.tiny)) + 2
+    powers = np.linspace(low, high, 4099) * (math.log(2) if function is oy.exp else 1.0)
+    x = np.concatenate((powers, np.resize([-np.inf, 0.0, powers[50], np.nan, -1e30], 70))).astype(dtype)
+    work = region_of(function, TensorSpec.of(x))
+    found = COMPILER.bind(work, DEVICE)(x)
+    with np.errstate(all="ignore"):
+        expected = (np.exp if function is oy.exp else np.exp2)(x.astype(np.longdouble)).astype(dtype)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(x))
+    assert not np.signbit(found[found == 0]).any()
+    distance = np.abs(found - expected)[~np.isnan(x)]
+    assert (distance <= np.spacing(expected)[~np.isnan(x)]).all()
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_parts_of_a_split_array_are_taken_as_they_lie(several: bool) -> None:
     """Views give what their copies give, wherever the result is wanted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from opyard.driver import HOST, Capabilities, Device
 from opyard.settings import num_threads, winograd
+from opyard.spec import TensorSpec
 from opyard_cpu.allocation import keep_freed_memory
 from opyard_cpu.blas_threads import let_idle_threads_sleep, limit_blas_threads
 from opyard_cpu.threads import few_threads
@@ -65,6 +66,19 @@ class CPU(Device):
     def on_threads(self, threads: int) -> AbstractContextManager[None]:
         """Limits BLAS meanwhile, in the whole process, and oneDNN in the current thread."""
         return few_threads(threads)
+
+    def empty(self, spec: TensorSpec) -> np.ndarray[Any, Any]:
+        """An array that begins at a cache line: what goes past the caches has to be whole lines, and wide registers lie in one."""
+        from .onednn.addresses import images_maker
+
+        return images_maker(tuple(map(int, spec.shape)), spec.dtype)()
+
+    def by_size(self, least: int, small: Callable[..., Any], large: Callable[..., Any]) -> Callable[..., Any]:
+        """By a compiled function, where there are any: it takes some nanoseconds."""
+        from .jit import machine, sized
+
+        found = None if machine.missing() else sized.by_size(least, small, large)
+        return found or super().by_size(least, small, large)
 
     def upload(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """``array`` itself, without a copy: later writes to it are seen by whoever holds the result."""

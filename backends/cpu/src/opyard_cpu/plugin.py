@@ -118,6 +118,16 @@ COMPILED = """
 """
 """Ops that take NumPy several passes, and are compiled by LLVM where the package is installed."""
 
+LARGE = {
+    **dict.fromkeys(STREAMING.split(), 1 << 18),
+    **dict.fromkeys(ROUNDING, 1 << 18),
+    **dict.fromkeys(("relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid", "hard_swish"), 1 << 16),
+    **dict.fromkeys(("prelu", "thresholded_relu", "softsign", "rsqrt"), 1 << 16),
+    **dict.fromkeys(("expm1", "log", "log1p", "log2", "log10", "tanh", "logaddexp"), 1 << 16),
+    **dict.fromkeys(("exp", "exp2"), 1 << 13),
+}
+"""Ops that one loop of NumPy, or a few, compute on one thread, and the elements from which on a compiled loop pays."""
+
 
 @hookimpl
 def opyard_register(registry: Registry) -> None:
@@ -186,17 +196,9 @@ def _fused(registry: Registry) -> None:
     functions: dict[str, Any] = {fact: f"{parts}:{fact}" for fact in ("claims", "accepts", "prepare", "cost")}
     registry.region_compiler(backend="cpu", name="jit_parts", **functions)
     single = "opyard_cpu.jit.single"
-    for op in COMPILED.split():
-        registry.kernel(
-            op,
-            backend="cpu",
-            name="jit",
-            accepts=f"{single}:accepts",
-            prepare=f"{single}:prepare",
-            cost=f"{single}:cost",
-            out=True,
-            inplace=True,
-        )
+    functions = {fact: f"{single}:{fact}" for fact in ("accepts", "prepare", "cost")}
+    for op, least in {**dict.fromkeys(COMPILED.split(), 0), **LARGE}.items():
+        registry.kernel(op, backend="cpu", name="jit", least_size=least, out=True, inplace=True, **functions)
 
 
 def _reductions(registry: Registry) -> None:

@@ -10,15 +10,19 @@ ROWS, VECTORS = 8, 2
 WORDS = ("query", "key", "value", "output", "mask")
 """What ``data`` has the addresses of."""
 
-STRIDES = tuple(f"{name}.{axis}" for name in WORDS for axis in ("batch", "head", "row"))
-"""What ``table`` has: distances in numbers."""
+CACHED = ("past.key", "past.value", "all.key", "all.value")
+"""The same where keys and values are joined to those before."""
+
+STREAM_BYTES = 1 << 18
+"""Joined keys and values of so many bytes go past the caches: the next step of a decoder is too far away to find them there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Sizes; each head of keys serves ``shared`` of the queries, and queries are cut into ``parts`` of work.
 
-    A mask is "add"ed, or "hide"s where it is not zero, or there is none, "".
+    A mask is "add"ed, or "hide"s where it is not zero, or there is none, "". The first ``past`` keys and values come from arrays of
+    their own, and are written out together with the others.
     """
 
     batch: int
@@ -33,6 +37,23 @@ class Shape:
     causal: bool
     mask: str
     parts: int
+    past: int = 0
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What ``data`` has the addresses of."""
+        return (*WORDS, *CACHED) if self.past else WORDS
+
+    @property
+    def strides(self) -> tuple[str, ...]:
+        """What ``table`` has: distances in numbers."""
+        return tuple(f"{name}.{axis}" for name in self.words for axis in ("batch", "head", "row"))
+
+    @property
+    def streams(self) -> bool:
+        """Whether what is joined goes past the caches."""
+        rows = self.batch * self.heads // self.shared * self.keys if self.past else 0
+        return 4 * rows * (self.width + self.values) >= STREAM_BYTES
 
     @property
     def columns(self) -> int:

@@ -1,7 +1,7 @@
 """Attention as LLVM IR: for a block of queries at a time scores, softmax and the sum of values, all in the nearest caches.
 
 Keys are transposed, and values copied, once for each head, into panels as products want them. Rows of scores are whole, so no
-maximum has to be corrected. For few queries keys and values are read once, as they lie. Source: M. N. Rabe, C. Staats, "Self-attention Does Not Need O(n^2) Memory", arXiv:2112.05682.
+maximum has to be corrected. For few queries keys and values are read once, as they lie, and joined to those before on the way. Source: M. N. Rabe, C. Staats, "Self-attention Does Not Need O(n^2) Memory", arXiv:2112.05682.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from collections.abc import Callable
 
 from ..jit import mathematics
 from ..jit.code import Code, Value
-from .attention_shape import ROWS, STRIDES, VECTORS, WORDS, Shape
+from .attention_shape import ROWS, VECTORS, Shape
 from .tile import Loads, Tile, function
+
+AHEAD = 4096
+"""Bytes from what is joined to what is asked for."""
 
 LOWEST = -87.0
 """What is further below the maximum than this has no share: its exponential would be below the normal numbers, where processors are slow."""
@@ -39,7 +42,9 @@ class AttentionSource:
         self._loops()
         declarations.update(self.code.declarations)
         head = "void @kernel(ptr %data, ptr %table, i64 %begin, i64 %end)"
-        return "\n".join([*parts, function(self.code, head, 4 * shape.lanes), *declarations, ""])
+        return "\n".join(
+            [*parts, function(self.code, head, 4 * shape.lanes), *declarations, "!0 = !{i32 1}", ""]
+        )
 
     def _let(self, instruction: str, a: object, b: object) -> str:
         return self.code.let(f"{instruction} i64 {a}, {b}")
@@ -65,10 +70,10 @@ class AttentionSource:
     def _loops(self) -> None:
         code, loads, shape = self.code, self.loads, self.shape
         code.label("entry")
-        self.word = {name: loads.word(n) for n, name in enumerate(WORDS)}
+        self.word = {name: loads.word(n) for n, name in enumerate(shape.words)}
         self.stride = {
             name: code.let(f"load i64, ptr {code.let(f'getelementptr i64, ptr %table, i64 {n}')}")
-            for n, name in enumerate(STRIDES)
+            for n, name in enumerate(shape.strides)
         }
         self.room = {}
         for name, size in shape.sizes.items():
@@ -81,18 +86,28 @@ class AttentionSource:
         pair, part = self._let("udiv", "%work.i", shape.parts), self._let("urem", "%work.i", shape.parts)
         batch, head = self._let("udiv", pair, shape.heads), self._let("urem", pair, shape.heads)
         shared = self._let("udiv", head, shape.shared)
-        base = {name: self._head(name, batch, shared if name in ("key", "value") else head) for name in WORDS}
+        base = {
+            name: self._head(name, batch, shared if name.endswith(("key", "value")) else head)
+            for name in shape.words
+        }
+        before = "work"
         if not shape.is_narrow:
             self._transpose(base["key"])
             self._copy(base["value"])
+            before = "copy.row.done"
+        for name in ("key", "value") if shape.past else ():
+            before = self._join(name, base, head)
         first, last = (
             self._let("udiv", self._let("mul", one, shape.blocks), shape.parts)
             for one in (part, self._let("add", part, 1))
         )
-        self._while("block", first, "work" if shape.is_narrow else "copy.row.done")
+        self._while("block", first, before)
         self._block(base)
         self._again("block", last)
         self._again("work", "%end")
+        if shape.streams:
+            code.declarations["declare void @llvm.x86.sse.sfence()"] = None
+            code.line("call void @llvm.x86.sse.sfence()")
         code.line("ret void")
 
     def _head(self, name: str, batch: str, head: str) -> str:
@@ -154,6 +169,40 @@ class AttentionSource:
             loads.store(loads.load(loads.moved(source, column)), place)
         self._again("copy.row", shape.keys)
 
+    def _row(self, name: str, base: dict[str, str], row: str) -> str:
+        """Where a key or value lies: among those before, or the new ones."""
+        loads = self.loads
+        if not self.shape.past:
+            return loads.moved(base[name], self._let("mul", row, self.stride[f"{name}.row"]))
+        old = loads.moved(base[f"past.{name}"], self._let("mul", row, self.stride[f"past.{name}.row"]))
+        number = self._let("sub", row, self.shape.past)
+        new = loads.moved(base[name], self._let("mul", number, self.stride[f"{name}.row"]))
+        is_old = self.code.let(f"icmp ult i64 {row}, {self.shape.past}")
+        return self.code.let(f"select i1 {is_old}, ptr {old}, ptr {new}")
+
+    def _join(self, name: str, base: dict[str, str], head: str) -> str:
+        """Writes out all keys or values of a head, where this is the first of the queries' that it serves; gives the label behind it."""
+        code, loads, shape = self.code, self.loads, self.shape
+        loop = f"join.{name}"
+        other = code.let(f"icmp ne i64 {self._let('urem', head, shape.shared)}, 0")
+        code.line(f"br i1 {other}, label %{loop}.done, label %{loop}.begin")
+        code.label(f"{loop}.begin")
+        self._while(loop, "0", f"{loop}.begin")
+        source = self._row(name, base, f"%{loop}.i")
+        target = loads.moved(
+            base[f"all.{name}"], self._let("mul", f"%{loop}.i", self.stride[f"all.{name}.row"])
+        )
+        code.declarations["declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"] = None
+        for column in range(0, shape.width if name == "key" else shape.values, shape.lanes):
+            place = loads.moved(source, column)
+            ahead = code.let(f"getelementptr i8, ptr {place}, i64 {AHEAD}")
+            code.line(f"call void @llvm.prefetch.p0(ptr {ahead}, i32 0, i32 3, i32 1)")
+            vector, place = loads.load(place), loads.moved(target, column)
+            hint = f"align {4 * shape.lanes}, !nontemporal !0" if shape.streams else "align 4"
+            code.line(f"store <{shape.lanes} x float> {vector.name}, ptr {place}, {hint}")
+        self._again(loop, shape.keys)
+        return f"{loop}.done"
+
     def _least(self, a: str, b: object) -> str:
         less = self.code.let(f"icmp ult i64 {a}, {b}")
         return self.code.let(f"select i1 {less}, i64 {a}, i64 {b}")
@@ -211,7 +260,7 @@ class AttentionSource:
         products = []
         for n in range(lanes):
             row = self._least(self._let("add", "%dot.key.i", n), shape.keys - 1)
-            key = loads.moved(base["key"], self._let("mul", row, self.stride["key.row"]))
+            key = self._row("key", base, row)
             total = code.constant(0.0, "float32")
             for m, part in enumerate(parts):
                 one = loads.load(loads.moved(key, m * lanes))
@@ -333,7 +382,7 @@ class AttentionSource:
         scores = loads.moved(self.room["scores"], self._let("mul", "%mix.i", shape.row))
         self._while("mix.key", "0", "mix")
         mark, found = len(code.lines), []
-        value = loads.moved(base["value"], self._let("mul", "%mix.key.i", self.stride["value.row"]))
+        value = self._row("value", base, "%mix.key.i")
         factor = loads.number(loads.moved(scores, "%mix.key.i"))
         for column in range(0, shape.values, lanes):
             old = Value(f"%mix.key.{column}", "float32", lanes)

@@ -43,10 +43,29 @@ def register(registry: Registry) -> None:
         )
     _pointwise(registry)
     _projections(registry)
-    attention: dict[str, Any] = {
-        fact: f"opyard_cpu.gemm.attention:{fact}" for fact in ("prepare", "accepts", "cost")
-    }
-    registry.kernel("scaled_dot_product_attention", backend="cpu", name="gemm", **attention)
+    _attention(registry)
+
+
+def _attention(registry: Registry) -> None:
+    """Attention, and that to keys and values which are joined to those before."""
+    module = "opyard_cpu.gemm.attention"
+    facts: dict[str, Any] = {"backend": "cpu", "accepts": f"{module}:accepts", "cost": f"{module}:cost"}
+    registry.kernel("scaled_dot_product_attention", name="gemm", prepare=f"{module}:prepare", **facts)
+    for name, axis in {"gemm_cached_attention": 2, "gemm_cached_attention_last": -2}.items():
+        registry.pattern(_cached(axis), name=name, prepare=f"{module}:prepare_cached", **facts)
+
+
+def _cached(axis: int) -> Pattern:
+    """A step of a decoder as a function over ops: keys and values behind those before, and attention to all of them."""
+
+    def step(query: Any, past_key: Any, key: Any, past_value: Any, value: Any, mask: Any) -> Any:
+        import opyard
+
+        keys = opyard.concat(past_key, key, axis=axis)
+        values = opyard.concat(past_value, value, axis=axis)
+        return keys, values, opyard.scaled_dot_product_attention(query, keys, values, mask)
+
+    return step
 
 
 def _pointwise(registry: Registry) -> None:

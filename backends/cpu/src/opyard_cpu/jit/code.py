@@ -75,11 +75,12 @@ def literal(number: Any, dtype: str) -> str:
 class Code:
     """The lines of one function as it grows. ``lanes`` is the width of the instructions that are written now.
 
-    ``scales`` says whether the processor multiplies by powers of two in one instruction.
+    ``scales`` says whether the processor multiplies by powers of two in one instruction, ``branches`` whether what is written may
+    have several basic blocks.
     """
 
-    def __init__(self, scales: bool = False) -> None:
-        self.scales = scales
+    def __init__(self, scales: bool = False, branches: bool = False) -> None:
+        self.scales, self.branches = scales, branches
         self.lines: list[str] = []
         self.declarations: dict[str, None] = {}
         self.lanes = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,10 @@ import numpy as np
 from opyard.graph import Node, Value
 from opyard.region import Region
 from opyard.settings import num_threads
+from opyard.spec import TensorSpec
 
+from ..allocation import MOST_BYTES
+from ..onednn.addresses import images_maker
 from ..threads import LEAST_WORK, in_parts
 from .combining import UFUNCS, identity
 from .launch import DENSE, KERNEL, address, aligned, built_in
@@ -120,9 +123,9 @@ class Compiled:
 
     def _native(self, threads: int) -> Callable[..., Any] | None:
         """The built-in function; where little is computed it holds the interpreter's lock. None where there is none."""
-        specs = [(spec.shape, spec.dtype) for spec in self.specs]
+        makers = [_maker(spec) for spec in self.specs]
         inputs, constants = len(self.step.region.graph.inputs), self.constants
-        is_tuple, empty, run = len(specs) > 1, np.empty, self.run
+        is_tuple, run = len(makers) > 1, self.run
 
         def without_outputs(*arrays: Any, out: Array | None = None) -> Any:
             """What the built-in function hands on: calls without arrays for the outputs, or with others than it knows."""
@@ -133,7 +136,7 @@ class Compiled:
                     return run(*arrays, out=out)
                 native(*dense, *constants, *given)
                 return given if is_tuple else given[0]
-            made = [empty(shape, dtype) for shape, dtype in specs]
+            made = [make() for make in makers]
             native(*arrays, *constants, *made)
             return tuple(made) if is_tuple else made[0]
 
@@ -165,7 +168,7 @@ class Compiled:
         made: list[Array] = list(arrays[inputs + len(self.constants) :])  # called by the built-in function
         if not made:
             fits = out is not None and out.flags.c_contiguous and out.flags.aligned
-            made = [out] if out is not None and fits else [np.empty(s.shape, s.dtype) for s in self.specs]
+            made = [out] if out is not None and fits else [_maker(spec)() for spec in self.specs]
         self._compute([*dense, *self.constants, *made], len(made))
         if out is not None and made[0] is not out:
             out[...] = made[0]
@@ -270,6 +273,12 @@ class Parts(Compiled):
 
     def _starts(self) -> list[Any]:
         return [identity(node).constant for node in self._reductions()]
+
+
+def _maker(spec: TensorSpec) -> Callable[[], Array]:
+    """A function that makes an array; what the C library would give back when it is freed lies where earlier ones did."""
+    shape, dtype = tuple(map(int, spec.shape)), spec.dtype
+    return images_maker(shape, dtype) if spec.nbytes > MOST_BYTES else partial(np.empty, shape, dtype)
 
 
 def _wider(op: str, dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -130,11 +130,11 @@ def source(may_fail: bool) -> str:
 
 
 @cache
-def _entry(may_fail: bool) -> tuple[_Definition, Module, Any] | None:
-    """The definition of the built-in function; None where objects of Python are laid out in another way."""
+def _entry(text: str) -> tuple[_Definition, Module, Any] | None:
+    """The definition of a built-in function; None where objects of Python are laid out in another way."""
     if sysconfig.get_config_var("Py_GIL_DISABLED") or not _layout_is_known():
         return None
-    module = compiler().function(source(may_fail))
+    module = compiler().function(text)
     definition = _Definition(b"compiled", module.address, _FAST | _KEYWORDS, None)
     # functions read both as long as one of them lives, also while it is collected: they stay for good
     ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, module)))
@@ -144,11 +144,12 @@ def _entry(may_fail: bool) -> tuple[_Definition, Module, Any] | None:
 
 
 def _layout_is_known() -> bool:
-    """Whether address, type and flags of an array are where they are expected."""
+    """Whether address, type, sizes and flags of an array are where they are expected."""
     array = np.arange(3.0)
     words = (ctypes.c_int64 * 9).from_address(id(array))
-    flags = words[8] & 0xFFFFFFFF
-    return words[1] == id(np.ndarray) and words[2] == address(array) and flags == int(array.flags.num)
+    rank, flags = (words[place] & 0xFFFFFFFF for place in (3, 8))
+    known = words[1] == id(np.ndarray) and words[2] == address(array) and flags == int(array.flags.num)
+    return known and rank == 1 and ctypes.c_int64.from_address(words[4]).value == 3
 
 
 def address(array: Array) -> int:
@@ -180,20 +181,30 @@ def built_in(
     Anything else is handed to ``fallback``, which also is what there is where Python's objects are not known. ``may_fail``: the
     kernel gives a number, and where that is not zero, ``fallback`` is called as well. ``needed`` is kept alive for the kernel.
     """
-    entry = _entry(may_fail)
-    if entry is None:
-        return fallback
-    definition, _, new = entry
     scratch = aligned(scratch_bytes)
-    functions = [
-        ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
-        for name in ("Py_IncRef", "PyObject_Vectorcall")
-    ]
+    functions = map(function_of_python, ("Py_IncRef", "PyObject_Vectorcall"))
     head = [arrays, id(np.ndarray), module.address, id(fallback), end, address(scratch), *functions]
-    words = np.array([*head, *table], np.int64)
-    holder = _Words(words.shape, np.int64)
+    found = built_in_of(source(may_fail), [*head, *table], (module, fallback, scratch, needed))
+    return fallback if found is None else found
+
+
+def function_of_python(name: str) -> int:
+    """The address of a function of Python's C API."""
+    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
+
+
+def built_in_of(text: str, words: Sequence[int], needed: tuple[Any, ...]) -> Callable[..., Any] | None:
+    """The built-in function of a text, with its words, which keep alive what is ``needed``; None where objects of Python are unknown.
+
+    The text is of ``kernel(self, arguments, given, names)``, and the words are the data of the array ``self``.
+    """
+    entry = _entry(text)
+    if entry is None:
+        return None
+    definition, _, new = entry
+    holder = _Words((len(words),), np.int64)
     holder[...] = words
-    holder.needed = (module, fallback, scratch, needed)
+    holder.needed = needed
     found: Callable[..., Any] = new(ctypes.addressof(definition), holder, None)
     return found
 

@@ -155,11 +155,46 @@ def _scaled_at_once(code: Code, p: Value, n: Value) -> Value:
     return Value(parts[0], p.dtype, code.lanes)
 
 
+def _power(code: Code, n: Value, r: Value, form: _Format) -> Value:
+    """2 to the power of n, times exp(r).
+
+    Where processors make a subnormal number, or a zero of one, they take a hundred cycles. The bits of such a number count the
+    least of them, so it is computed as that count: added to a number whose last place is one, it stands in its bits.
+    """
+    p = _exponential(code, r, form)
+    low = code.compare("lt", n, code.constant(1.0 - form.bias, n.dtype))
+    if not code.branches or code.lanes == 1:
+        return _counted(code, p, n, low, form)
+    some, none, join = (code.fresh(stem) for stem in ("some", "none", "join"))
+    bits = code.let(f"bitcast {code.type('bool')} {low.name} to i{code.lanes}")
+    code.line(f"br i1 {code.let(f'icmp ne i{code.lanes} {bits}, 0')}, label %{some}, label %{none}")
+    code.label(some)
+    counted = _counted(code, p, n, low, form)
+    code.line(f"br label %{join}")
+    code.label(none)
+    usual = _scaled(code, p, n, form)
+    code.line(f"br label %{join}")
+    code.label(join)
+    return code.make(
+        f"phi {code.type(n.dtype)} [ {counted.name}, %{some} ], [ {usual.name}, %{none} ]", n.dtype
+    )
+
+
+def _counted(code: Code, p: Value, n: Value, low: Value, form: _Format) -> Value:
+    """p times 2 to the power of n, by counting the least numbers where ``low``."""
+    raised = code.add(n, code.constant(float(form.bias - 1 + form.mantissa), n.dtype))
+    found = _scaled(code, p, code.select(low, raised, n), form)
+    counted = code.add(found, code.constant(2.0**form.mantissa, n.dtype))
+    bits = code.bitcast(code.select(low, counted, found), form.integer)
+    before = code.constant((form.bias + form.mantissa) << form.mantissa, form.integer)
+    return code.bitcast(code.select(low, code.subtract(bits, before), bits), n.dtype)
+
+
 def exp(code: Code, x: Value) -> Value:
     """e to the power of x."""
     form = _FORMATS[x.dtype]
     n, r = _reduced(code, code.clamp(x, form.lowest, form.highest), form)
-    return _scaled(code, _exponential(code, r, form), n, form)
+    return _power(code, n, r, form)
 
 
 def exp2(code: Code, x: Value) -> Value:
@@ -168,7 +203,7 @@ def exp2(code: Code, x: Value) -> Value:
     x = code.clamp(x, form.lowest * LOG2_E, form.highest * LOG2_E)
     n = _nearest(code, x, 1.0, form)
     r = code.multiply(code.subtract(x, n), code.constant(math.log(2), x.dtype))
-    return _scaled(code, _exponential(code, r, form), n, form)
+    return _power(code, n, r, form)
 
 
 def expm1(code: Code, x: Value) -> Value:

@@ -39,7 +39,7 @@ class Nest:
         self.stages, self.scratch = stages_of(self.graph, self.space)
         self.arrays = arrays_of(region)
         self.maker = {node.outputs[0]: node for node in self.graph.nodes}
-        self.code = Code(scales=target.vector_bytes == 64)
+        self.code = Code(scales=target.vector_bytes == 64, branches=True)
         self.is_heavy = any(scalars.weight(n.call) >= HEAVY for n in self._wide() if is_elementwise(n))
         self.lanes = self._lanes()
         self.heaviest = max(self.stages, key=weight_of)
@@ -169,6 +169,8 @@ class Nest:
         self.shift = code.let(f"udiv i64 {nbytes}, {size}")
         end = code.let(f"mul i64 {self.columns}, {size}")
         end = code.let(f"getelementptr i8, ptr {pointer}, i64 {end}")
+        whole = code.let(f"icmp eq i64 {nbytes}, 0")
+        end = code.let(f"select i1 {whole}, ptr {scratch}, ptr {end}")
         code.declarations["declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"] = None
         code.line(f"call void @llvm.prefetch.p0(ptr {end}, i32 1, i32 3, i32 1)")
         return code.let(f"getelementptr i8, ptr {scratch}, i64 {nbytes}")

@@ -131,11 +131,12 @@ class Pass:
         final = code.let(f"phi i1 [ false, %{entry} ], [ true, %{last} ]")
         names, places = [f"%{code.fresh('sum')}" for _ in self.carried], len(code.lines)
         after = self._body(index, names, self._mask(low, code.let(f"sub i64 {n}, {index}")))
+        behind = self._behind("behind")
         next_ = code.let(f"add i64 {index}, {lanes}")
         code.line(f"br i1 {final}, label %{exit_}, label %{head}")
         code.label(head)
-        first = self._phis([(self._initial(), entry), (after, masked)])
-        code.line(f"{begin} = phi i64 [ 0, %{entry} ], [ {next_}, %{masked} ]")
+        first = self._phis([(self._initial(), entry), (after, behind)])
+        code.line(f"{begin} = phi i64 [ 0, %{entry} ], [ {next_}, %{behind} ]")
         left = code.let(f"sub i64 {n}, {begin}")
         some = code.let(f"icmp sgt i64 {left}, 0")
         left = code.let(f"select i1 {some}, i64 {left}, i64 0")
@@ -148,7 +149,7 @@ class Pass:
             for name, kind, start, total in zip(names, self._kinds(), self._initial(), sums, strict=True)
         ]
         code.label(exit_)
-        self.totals = self._phis([(sums, last), (after, masked)])
+        self.totals = self._phis([(sums, last), (after, behind)])
 
     def _loop(self, before: str, start: str, stop: str, sums: list[str], join: str) -> list[str]:
         """A loop of whole vectors from start to stop, which ends in the block ``join``; the sums are there."""
@@ -158,20 +159,27 @@ class Pass:
         code.line(f"br i1 {any_}, label %{loop}, label %{join}")
         code.label(loop)
         index, following = f"%{code.fresh('i')}", f"%{code.fresh('i')}"
-        code.line(f"{index} = phi i64 [ {start}, %{before} ], [ {following}, %{loop} ]")
         places = len(code.lines)
         names = [f"%{code.fresh('sum')}" for _ in sums]
         after = self._body(index, names, None)
-        phis = [
-            f"  {name} = phi {kind} [ {first}, %{before} ], [ {last}, %{loop} ]"
-            for name, kind, first, last in zip(names, self._kinds(), sums, after, strict=True)
+        end = self._behind("last")
+        carried = [(index, "i64", start, following), *zip(names, self._kinds(), sums, after, strict=True)]
+        code.lines[places:places] = [
+            f"  {name} = phi {kind} [ {first}, %{before} ], [ {last}, %{end} ]"
+            for name, kind, first, last in carried
         ]
-        code.lines[places:places] = phis
         code.line(f"{following} = add i64 {index}, {self.nest.lanes}")
         more = code.let(f"icmp ult i64 {following}, {stop}")
         code.line(f"br i1 {more}, label %{loop}, label %{join}")
         code.label(join)
-        return self._phis([(sums, before), (after, loop)])
+        return self._phis([(sums, before), (after, end)])
+
+    def _behind(self, stem: str) -> str:
+        """Begins a block of its own behind a body, which may have several."""
+        name = self.code.fresh(stem)
+        self.code.line(f"br label %{name}")
+        self.code.label(name)
+        return name
 
     def _blocks(self, before: str, start: str, stop: str, sums: list[str], out: str) -> list[str]:
         """Loops over blocks of whole vectors, of which all but the first begin with new sums; then comes the block ``out``."""

@@ -9,7 +9,9 @@ from typing import Any
 from opyard.driver import Device
 from opyard.operation import Call
 from opyard.region import Region
+from opyard.settings import num_threads
 
+from ..plugin import LARGE
 from . import scalars
 from .code import ELEMENTS
 from .compiled import SMALL_SECONDS, compiled, in_steps
@@ -64,6 +66,21 @@ def claims(call: Call, device: Device) -> str | None:
 
 
 def accepts(region: Region, device: Device) -> str | None:
+    """Why a region is not compiled, or None."""
+    if reason := refusal(region, device):
+        return reason
+    call, *others = (node.call for node in region.graph.nodes)
+    if others:
+        return None
+    least = LARGE.get(call.op.name)
+    if least is not None and int(call.output.size) >= least:
+        return f"the kernel cpu/jit of {call.op.name} does the same"
+    if scalars.weight(call) <= 2 and cost(region, device) < SINGLE_SECONDS:
+        return "a single operation on few numbers is not worth compiling"
+    return None
+
+
+def refusal(region: Region, device: Device) -> str | None:
     """Why a region cannot be compiled, or None."""
     outputs = list(region.graph.outputs.values())
     if len(dict.fromkeys(outputs)) < len(outputs):
@@ -74,9 +91,6 @@ def accepts(region: Region, device: Device) -> str | None:
         steps_of(region)
     except Untranslatable as error:
         return str(error)
-    nodes = region.graph.nodes
-    if len(nodes) == 1 and scalars.weight(nodes[0].call) <= 2 and cost(region, device) < SINGLE_SECONDS:
-        return "a single operation on few numbers is not worth compiling"
     return None
 
 
@@ -94,7 +108,7 @@ def _step_seconds(step: Step, device: Device) -> float:
     weight = sum(scalars.weight(n.call) for n in nodes if space.is_wide(n.outputs[0]))
     arithmetic = elements * weight / vector / INSTRUCTIONS_PER_SECOND
     if arithmetic > SMALL_SECONDS:
-        arithmetic /= max(1.0, abilities.bandwidth / THREAD_BANDWIDTH)
+        arithmetic /= num_threads()
     memory = step.region.cost.bytes / abilities.bandwidth / EFFICIENCY
     rows = math.prod(space.sizes[:-1]) * ROW_SECONDS
     return max(arithmetic, memory) + rows + CALL_SECONDS

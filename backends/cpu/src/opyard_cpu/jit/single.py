@@ -36,7 +36,7 @@ def accepts(call: Call, device: Device) -> str | None:
         return reason
     work = region_of(call)
     reasons = (region.claims(node.call, device) for node in work.graph.nodes)
-    return next(filter(None, reasons), None) or region.accepts(work, device)
+    return next(filter(None, reasons), None) or region.refusal(work, device)
 
 
 def cost(call: Call, device: Device) -> float:
