@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opyard.errors import KernelError
+from opyard.settings import limit_threads, num_threads
 from opyard_cpu.onednn import api, library, memory, primitives
 from opyard_cpu.onednn.addresses import address, addresses_are_right, aligned
 from opyard_cpu.onednn.execution import Execution, reordered
@@ -386,3 +387,11 @@ def test_processors_without_avx2_are_refused() -> None:
     )
     sentence = "oneDNN is used on processors with AVX2 or more, and finds sse41 here\n"
     assert done.stdout == sentence, done.stderr
+
+
+def test_estimates_know_that_other_threads_wake() -> None:
+    with limit_threads(1):
+        assert library.waking_seconds(1e9) == 0
+    if num_threads() > 1:
+        assert library.waking_seconds(1e9) == library.WAKE_SECONDS
+    assert library.waking_seconds(library.LITTLE - 1) == 0

@@ -16,6 +16,7 @@ from ..gemm.pointwise import given_places, noting, tail_behind
 from ..gemm.tail import Tail
 from ..geometry import Geometry, conv_geometry
 from ..jit import machine, scalars
+from ..jit.pool_source import CHUNKS
 from ..jit.teams import held, on_threads
 from ..onednn.addresses import Array, address, aligned, dense, images_maker
 from ..onednn.chains import Run, chain_of
@@ -49,8 +50,6 @@ CALL_SECONDS = 1e-6
 
 THREAD_SECONDS = 5e-6
 """What a thread must have to do at least."""
-
-CHUNKS = 32
 
 
 @lru_cache(maxsize=1024)
