@@ -225,9 +225,27 @@ def test_factors_that_broadcast_are_refused(channels: int, factors: int) -> None
     assert kernel.refusal(work, oy.default_registry().device("cpu:0")) == reason
 
 
-def test_channels_are_joined() -> None:
+@pytest.mark.parametrize("compiles", [True, False])
+def test_channels_are_joined(compiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiles:
+        monkeypatch.setattr(images, "missing_compiler", lambda: "llvmlite is not installed")
     x, y = drawn(2, 3, 4, 5), drawn(2, 6, 4, 5)
     run(oy.concat, "nhwc", x, y, x, axis=1)
+    run(oy.concat, "nhwc", drawn(2, 1, 3), axis=1)
+    large = drawn(2, 20, 33, 65)
+    run(oy.concat, "nhwc", large, large[:, :7], axis=1)
+
+
+def test_images_that_are_not_dense_are_joined() -> None:
+    x = drawn(2, 4, 5, 3)
+    call = call_of(oy.concat, x.transpose(0, 3, 1, 2), x.transpose(0, 3, 1, 2), axis=1)
+    join = images.prepare_concat(call, oy.default_registry().device("cpu:0"))
+    wide = np.repeat(x, 2, axis=2)[:, :, ::2]
+    np.testing.assert_array_equal(join(wide, x), np.concatenate([x, x], axis=-1))
+
+
+def test_joining_other_axes_is_refused() -> None:
+    x = drawn(2, 3, 4, 5)
     device = oy.default_registry().device("cpu:0")
     other = call_of(oy.concat, x, x, axis=2)
     assert images.accepts_concat(other, device) == "joins channels, axis 1, not axis 2"

@@ -7,7 +7,7 @@ NumPy's, which do not care how an array lies.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,13 @@ from ..jit import pooling as jit
 from ..jit.machine import missing as missing_compiler
 from ..taps import Range
 from ..threads import in_parts
-from .addresses import Array, address, images_maker, known_square, note_square
+from .addresses import Array, address, dense, images_maker, known_square, note_square
 from .chains import SECONDS, Run
 from .checks import LIMIT
 from .convolution import images
 from .execution import Execution
 from .held import on_dense
+from .joining import joining
 from .layouts import accepts_images, concrete
 from .library import library
 from .memory import channels_last, strided
@@ -76,20 +77,33 @@ def accepts_concat(call: Call, device: Device) -> str | None:
 def prepare_concat(call: Call, device: Device) -> Run:
     """Joins channels: each part is copied to where it lies in the result."""
     batch, channels, *sizes = result = concrete(call.output.shape)
-    make, copies, begin = images_maker((batch, *sizes, channels)), [], 0
-    for spec in call.inputs:
-        assert spec is not None
-        shape = concrete(spec.shape)
+    make = images_maker((batch, *sizes, channels))
+    shapes = [concrete(spec.shape) for spec in call.inputs if spec is not None]
+    if missing_compiler():
+        copy = _copies(shapes, result)
+    else:
+        copy = joining(batch * math.prod(sizes), [shape[1] for shape in shapes])
+
+    def run(*parts: Array) -> Array:
+        joined, given = make(), [*map(dense, parts)]  # kept by this name until all is done
+        copy(*map(address, given), address(joined))
+        note_square(joined, sum(map(known_square, parts)))
+        return joined
+
+    return run
+
+
+def _copies(shapes: Sequence[tuple[int, ...]], result: tuple[int, ...]) -> Callable[..., None]:
+    """``run(*addresses)`` of images and of the result: a copy by oneDNN for each."""
+    copies, begin = [], 0
+    for shape in shapes:
         place = strided(shape, channels_last(result))
         copies.append((Execution(reorder(images(shape), place), ("src", "dst")), 4 * begin))
         begin += shape[1]
 
-    def run(*parts: Array) -> Array:
-        joined = make()
-        for part, (copy, offset) in zip(parts, copies, strict=True):
-            copy.run(address(part), address(joined) + offset)
-        note_square(joined, sum(map(known_square, parts)))
-        return joined
+    def run(*addresses: int) -> None:
+        for part, (copy, offset) in zip(addresses, copies, strict=False):  # the last address is the result's
+            copy.run(part, addresses[-1] + offset)
 
     return run
 
