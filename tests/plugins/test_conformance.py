@@ -247,7 +247,7 @@ def test_json_and_junit(capsys: pytest.CaptureFixture[str], wrong_relu: Any, tmp
         (["--backend", "cpu", "--op", "rand"], "there is no op called 'rand'."),
         (
             ["--backend", "cpu", "--op", "exp", "--kernel", "cpu/nunpy"],
-            "backend 'cpu' has no kernel 'cpu/nunpy' for exp. Did you mean cpu/numpy? Known: cpu/numpy.",
+            "backend 'cpu' has no kernel 'cpu/nunpy' for exp. Did you mean cpu/numpy? Known: cpu/jit, cpu/numpy.",
         ),
         (
             ["--backend", "cpu", "--op", "exp", "--case", "float32[3,4]@nann"],
