@@ -117,6 +117,28 @@ def test_what_is_too_much_for_one_loop_is_its_parts_to_the_bit(shapes: Any, open
         np.testing.assert_array_equal(found, expected)
 
 
+def vectors_of_functions(x: Any, y: Any) -> Any:
+    gate = oy.sigmoid(x) * y
+    return oy.tanh(gate) - oy.exp(-y) / 3.0 + oy.abs(oy.expm1(x)) * oy.erf(oy.tanh(y) - x), gate
+
+
+@pytest.mark.parametrize(
+    "shapes", [((1000,), (1000,)), ((3, 300), (300,)), ((3, 300), (3, 1)), ((5, 7), (7,))]
+)
+def test_what_is_computed_in_several_vectors_at_once_is_its_parts_to_the_bit(
+    shapes: Any, opencl: Any
+) -> None:
+    region = largest(FUSED, opencl, vectors_of_functions, *map(oy.TensorSpec, shapes))
+    arrays = arrays_of(region)
+    special = (np.nan, np.inf, -np.inf, 0.0, -0.0, 100.0, -100.0, 1e30, -1e30, 1e-40)
+    for array in arrays:
+        array.reshape(-1)[: 10 * 7 : 7] = special[: len(array.reshape(-1)[: 10 * 7 : 7])]
+    for found, expected in zip(
+        run(FUSED, region, opencl, arrays), one_by_one(region, opencl, arrays), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_several_loops_may_write_over_their_input(opencl: Any) -> None:
     region = largest(FUSED, opencl, lambda x: many_functions(x, x * 0.5)[0], oy.TensorSpec((700,)))
     arrays = arrays_of(region)
