@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opyard as oy
+from opyard.costs import Roofline
 from opyard.errors import KernelError, SpecError
 from opyard.ops import STANDARD
 from opyard.passes import simplify_parts
@@ -156,6 +158,22 @@ def normalized(x: Any, scale: Any, bias: Any) -> Any:
     centred = x - oy.mean(x, axis=-1, keepdims=True)
     variance = oy.mean(centred * centred, axis=-1, keepdims=True)
     return centred / oy.sqrt(variance + 1e-5) * scale + bias
+
+
+@pytest.mark.parametrize(
+    ("function", "parts", "parameters"),
+    [(oy.softmax, softmax, 0), (oy.layer_normalization, normalized, 2)],
+)
+def test_rows_that_a_kernel_is_written_for_are_not_generated(
+    function: Any, parts: Any, parameters: int, opencl: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Before anything is measured."""
+    monkeypatch.setattr(opencl, "quirks", replace(opencl.quirks, compiles_late=False))
+    specs = oy.TensorSpec((4096, 1024)), *[oy.TensorSpec((1024,))] * parameters
+    written = next(kernel for kernel in REGISTRY.kernels(function.op.name) if kernel.name == "rows")
+    by_hand = Roofline().kernel_seconds(written, function.op.call(*specs), opencl)
+    made = Roofline().kernel_seconds(ROWS, largest(ROWS, opencl, parts, *specs), opencl)
+    assert by_hand.seconds < made.seconds
 
 
 CUBE, EDGE = oy.TensorSpec((4, 3, 530)), oy.TensorSpec((530,))
