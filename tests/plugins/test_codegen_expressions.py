@@ -37,7 +37,7 @@ from opyard_codegen import (
     type_of,
     variable,
 )
-from opyard_codegen.elementwise import Entry, body_of, program
+from opyard_codegen.elementwise import Body, Entry, body_of, program
 from opyard_codegen.kernels import prelude
 
 DIALECTS = {"opencl": OPENCL, "cuda": CUDA, "c": C}
@@ -299,3 +299,44 @@ def test_a_dialect_answers_for_calls() -> None:
     assert accepts(STANDARD["silu"].op.call(x), PYTHON) is None
     assert accepts(STANDARD["sin"].op.call(x), PYTHON) == "sin of float32 has no form in Python"
     assert Printer(PYTHON).text(lowered(STANDARD["relu"].op.call(x))) == "max(v_x, 0.0)"
+
+
+def chain(*expressions: str, dtype: str = "float32") -> Body:
+    """A body of one input, each of whose steps computes with the result of the one before."""
+    steps, x = [], variable("x", np.dtype(dtype))
+    for number, expression in enumerate(expressions):
+        steps.append((f"s{number}", lower(Scalar(expression, ("x",)).tree, {"x": x}, np.dtype(dtype))))
+        x = variable(f"s{number}", np.dtype(dtype))
+    return Body((("x", dtype),), tuple(steps), ((f"s{len(steps) - 1}", dtype),))
+
+
+LONG = ("1 / (1 + exp(-x))", "tanh(x)", "0.5 * exp(-x)")
+
+
+def text_of(body: Body, dialect: Dialect = OPENCL, **parts: Any) -> str:
+    return program(dialect, [Entry("run", body, (1,), flat=True, **parts)])
+
+
+def test_a_long_chain_of_float32_is_computed_in_vectors():
+    text = text_of(chain(*LONG), lanes=64)
+    assert "ext_vector_type(64)" in text
+    assert text.count("i += LANES") == 2  # a loop for each stage, beside the one for what is left of a row
+    assert text.count("i++") == 2
+    assert "FUNCTION WIDE opyard_exponential_wide(WIDE x)" in text
+    assert "AT_WIDE(GLOBAL, r0 + o + i) = v_s2;" in text
+
+
+@pytest.mark.parametrize(
+    ("body", "dialect", "parts"),
+    [
+        (chain(*LONG[:2]), OPENCL, {"lanes": 64}),  # one loop is enough
+        (chain(*LONG, "x if x > 0 else 1.0"), OPENCL, {"lanes": 64}),
+        (chain(*LONG, "sqrt(x)"), OPENCL, {"lanes": 64}),
+        (chain(*LONG, dtype="float64"), OPENCL, {"lanes": 64}),
+        (chain(*LONG), OPENCL, {}),
+        (chain(*LONG), OPENCL, {"lanes": 64, "grid": True}),
+        (chain(*LONG), C, {"lanes": 64}),
+    ],
+)
+def test_other_kernels_have_no_vectors(body: Body, dialect: Dialect, parts: dict[str, Any]):
+    assert "LANES" not in text_of(body, dialect, **parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opyard as oy
+from opyard.costs import Roofline
 from opyard.errors import KernelError, SpecError
 from opyard.ops import STANDARD
 from opyard.passes import simplify_parts
@@ -117,6 +119,28 @@ def test_what_is_too_much_for_one_loop_is_its_parts_to_the_bit(shapes: Any, open
         np.testing.assert_array_equal(found, expected)
 
 
+def vectors_of_functions(x: Any, y: Any) -> Any:
+    gate = oy.sigmoid(x) * y
+    return oy.tanh(gate) - oy.exp(-y) / 3.0 + oy.abs(oy.expm1(x)) * oy.erf(oy.tanh(y) - x), gate
+
+
+@pytest.mark.parametrize(
+    "shapes", [((1000,), (1000,)), ((3, 300), (300,)), ((3, 300), (3, 1)), ((5, 7), (7,))]
+)
+def test_what_is_computed_in_several_vectors_at_once_is_its_parts_to_the_bit(
+    shapes: Any, opencl: Any
+) -> None:
+    region = largest(FUSED, opencl, vectors_of_functions, *map(oy.TensorSpec, shapes))
+    arrays = arrays_of(region)
+    special = (np.nan, np.inf, -np.inf, 0.0, -0.0, 100.0, -100.0, 1e30, -1e30, 1e-40)
+    for array in arrays:
+        array.reshape(-1)[: 10 * 7 : 7] = special[: len(array.reshape(-1)[: 10 * 7 : 7])]
+    for found, expected in zip(
+        run(FUSED, region, opencl, arrays), one_by_one(region, opencl, arrays), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_several_loops_may_write_over_their_input(opencl: Any) -> None:
     region = largest(FUSED, opencl, lambda x: many_functions(x, x * 0.5)[0], oy.TensorSpec((700,)))
     arrays = arrays_of(region)
@@ -134,6 +158,22 @@ def normalized(x: Any, scale: Any, bias: Any) -> Any:
     centred = x - oy.mean(x, axis=-1, keepdims=True)
     variance = oy.mean(centred * centred, axis=-1, keepdims=True)
     return centred / oy.sqrt(variance + 1e-5) * scale + bias
+
+
+@pytest.mark.parametrize(
+    ("function", "parts", "parameters"),
+    [(oy.softmax, softmax, 0), (oy.layer_normalization, normalized, 2)],
+)
+def test_rows_that_a_kernel_is_written_for_are_not_generated(
+    function: Any, parts: Any, parameters: int, opencl: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Before anything is measured."""
+    monkeypatch.setattr(opencl, "quirks", replace(opencl.quirks, compiles_late=False))
+    specs = oy.TensorSpec((4096, 1024)), *[oy.TensorSpec((1024,))] * parameters
+    written = next(kernel for kernel in REGISTRY.kernels(function.op.name) if kernel.name == "rows")
+    by_hand = Roofline().kernel_seconds(written, function.op.call(*specs), opencl)
+    made = Roofline().kernel_seconds(ROWS, largest(ROWS, opencl, parts, *specs), opencl)
+    assert by_hand.seconds < made.seconds
 
 
 CUBE, EDGE = oy.TensorSpec((4, 3, 530)), oy.TensorSpec((530,))

@@ -39,7 +39,8 @@ def launch_of(body: Body, specs: list[TensorSpec], output: TensorSpec, device: O
     sizes, strides = collapsed(shape, [broadcast_strides(shape, sizes_of(spec)) for spec in specs])
     flat, width, grid = len(sizes) == 1, sizes[-1], not device.shares_memory
     steps = tuple(1 if flat and width == 1 else own[-1] for own in strides)
-    source, name = library.kernel(body, steps, flat, grid, device.quirks.compiles_late)
+    lanes = device.vector_bytes  # of float32: four vectors
+    source, name = library.kernel(body, steps, flat, grid, device.quirks.compiles_late, lanes)
     count, rows = math.prod(sizes), math.prod(sizes[:-1])
     if not count:
         return None

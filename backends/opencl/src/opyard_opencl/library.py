@@ -27,21 +27,23 @@ Way = tuple[tuple[int, ...], bool]
 
 
 @lru_cache(maxsize=1024)
-def kernel(body: Body, strides: tuple[int, ...], flat: bool, grid: bool, shared: bool) -> tuple[str, str]:
+def kernel(
+    body: Body, strides: tuple[int, ...], flat: bool, grid: bool, shared: bool, lanes: int
+) -> tuple[str, str]:
     """The program and the name of the kernel that computes ``body``, see Entry.
 
     shared  whether the program may have other kernels, too
+    lanes   elements that are computed at once, see Entry
     """
     way = strides, flat
     if shared and not grid and len(set(body.dtypes[0])) == 1:
-        text, entries = _standard(*body.dtypes)
-        if body in entries:
-            return text, _named(entries[body], way)
+        text, known = _standard(*body.dtypes)
+        if body in known:
+            return text, _named(known[body], way)
     several = shared and not grid and len(strides) <= _MOST_INPUTS
     ways = _ways(len(strides)) if several else [way]
-    return _program([Entry(_named("elementwise", own), body, *own, grid) for own in ways]), _named(
-        "elementwise", way
-    )
+    entries = [Entry(_named("elementwise", own), body, *own, grid, lanes) for own in ways]
+    return _program(entries), _named("elementwise", way)
 
 
 @lru_cache(maxsize=64)

@@ -45,6 +45,9 @@ class Dialect:
                 ``%exp(x)`` calls an operation, ``@name(x)`` another helper
     macros      what kernels are written with: KERNEL, GLOBAL, ITEM, ..., see docs/codegen.md
     prelude     further text before everything else
+    wide        text before kernels that compute ``{lanes}`` float32 at once: the types WIDE and WIDE_INT, and the macros LANES,
+                AS_WIDE(x), AS_WIDE_INT(x), AT_WIDE(space, p), which is what ``p`` points to, and WIDE_ALIGNED behind
+                a variable; without LANES such loops are left out
     """
 
     name: str
@@ -59,3 +62,4 @@ class Dialect:
     helpers: Templates = field(default_factory=dict)
     macros: Templates = field(default_factory=dict)
     prelude: str = ""
+    wide: str = ""

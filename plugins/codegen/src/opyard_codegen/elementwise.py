@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
@@ -68,6 +69,8 @@ class Entry:
     strides  those of the inputs along a row, 0 or 1: known to the compiler, it can use vectors
     flat     whether there is one row alone
     grid     whether neighbouring items compute neighbouring elements, as GPUs like it; else each has a range of its own
+    lanes    elements that are computed at once where there is much to compute, in a dialect with such vectors: some vectors of the
+             processor, for one would wait for itself
     """
 
     name: str
@@ -75,6 +78,7 @@ class Entry:
     strides: tuple[int, ...]
     flat: bool
     grid: bool = False
+    lanes: int = 0
 
 
 def program(dialect: Dialect, entries: Iterable[Entry]) -> str:
@@ -90,7 +94,10 @@ def program(dialect: Dialect, entries: Iterable[Entry]) -> str:
     inputs, outputs = chosen[0].body.dtypes
     formats = {f"P{number}": dialect.formats[dtype] for number, dtype in enumerate(inputs)}
     formats |= {f"R{number}": dialect.formats[dtype] for number, dtype in enumerate(outputs)}
-    return "\n".join((prelude(dialect), ports(formats), printer.definitions(), *texts))
+    lanes = max((entry.lanes for entry in chosen if is_wide(dialect, entry)), default=0)
+    wide = (dialect.wide.replace("{lanes}", str(lanes)), WIDE_ONLY.format(widened(printer.definitions())))
+    helpers = (printer.definitions(), *(wide if lanes else ()))
+    return "\n".join((prelude(dialect), ports(formats), *helpers, *texts))
 
 
 def _text(printer: Printer, entry: Entry) -> str:
@@ -106,7 +113,7 @@ def _text(printer: Printer, entry: Entry) -> str:
         changing += _stores(body)
         fixed, changing = (fixed, changing) if entry.flat else ([], [*fixed, *changing])
     else:
-        changing = _loops(printer, body, {name: load for name, load in loads.items() if name in moving})
+        changing = _loops(printer, entry, {name: load for name, load in loads.items() if name in moving})
     template = (_GRID_FLAT if entry.flat else _GRID) if entry.grid else (_FLAT if entry.flat else _ROWS)
     return template.format(
         name=entry.name,
@@ -165,9 +172,10 @@ def _functions(term: Term) -> int:
     return (term.operation in _FUNCTIONS) + sum(map(_functions, term.arguments))
 
 
-def _loops(printer: Printer, body: Body, loads: dict[str, str]) -> list[str]:
+def _loops(printer: Printer, entry: Entry, loads: dict[str, str]) -> list[str]:
     """The loops over a chunk of a row: one for each stage. What a later one needs is kept in arrays; the last one writes."""
-    moving = body.moving(tuple(int(name in loads) for name, _ in body.inputs))
+    body = entry.body
+    moving = body.moving(entry.strides)
     stages = _stages(body, moving)
     last = len(stages) - 1
     needs = [{used for term in stage.values() for used in variables(term)} for stage in stages]
@@ -179,26 +187,76 @@ def _loops(printer: Printer, body: Body, loads: dict[str, str]) -> list[str]:
         for name, term in stage.items()
         if any(name in later for later in needs[number + 1 :])
     }
-    chunk = CHUNK if len(stages) == 1 else CHUNK // 2
+    chunk, ahead = (CHUNK, "") if len(stages) == 1 else (CHUNK // 2, f" + {CHUNK}")
     lines = [
-        f"READ_AHEAD(p{i} + o{i} + c, end - c);" for i, (name, _) in enumerate(body.inputs) if name in loads
+        f"READ_AHEAD(p{i} + o{i} + c{ahead}, end - c);"
+        for i, (name, _) in enumerate(body.inputs)
+        if name in loads
     ]
-    lines += [f"{_type(printer, term)} k_{name}[{chunk}];" for name, term in kept.items()]
+    wide = is_wide(printer.dialect, entry)
+    aligned = " WIDE_ALIGNED" if wide else ""
+    lines += [f"{_type(printer, term)} k_{name}[{chunk}]{aligned};" for name, term in kept.items()]
     for number, stage in enumerate(stages):
-        lines += ["LOOP", "for (INDEX i = c; i < end; i++) {"]
-        lines += [load for name, load in loads.items() if name in needs[number]]
-        lines += [
+        element = [load for name, load in loads.items() if name in needs[number]]
+        element += [
             f"const {_type(printer, term)} {variable_text(name)} = k_{name}[i - c];"
             for name, term in kept.items()
             if name in needs[number] - made[number]
         ]
         for name, term in stage.items():
-            lines.append(_step(printer, name, term))
+            element.append(_step(printer, name, term))
             if name in kept:
-                lines.append(f"k_{name}[i - c] = {variable_text(name)};")
-        lines += [*(_stores(body) if number == last else ()), "}"]
+                element.append(f"k_{name}[i - c] = {variable_text(name)};")
+        element += _stores(body) if number == last else ()
+        if wide:
+            whole = f"if (end - c == {chunk}) for (INDEX i = c; i < c + {chunk}; i += LANES) {{"
+            lines.append(WIDE_ONLY.format("\n".join((whole, *map(widened, element), "} else"))))
+        lines += ["LOOP", "for (INDEX i = c; i < end; i++) {", *element, "}"]
     head = f"for (INDEX c = begin; c < stop; c += {chunk}) {{"
     return [head, f"const INDEX end = c + {chunk} < stop ? c + {chunk} : stop;", *lines, "}"]
+
+
+_WIDE_OPERATIONS = frozenset(
+    ("variable", "constant", "add", "subtract", "multiply", "true_divide", "negative", "positive")
+    + ("absolute", "exp", "expm1", "tanh", "erf")
+)
+WIDE_ONLY = "#ifdef LANES\n{}\n#endif"
+
+
+def is_wide(dialect: Dialect, entry: Entry) -> bool:
+    """Whether a kernel has loops of many elements at once: all is float32, there are several stages, and no rare operation."""
+    body = entry.body
+    terms = [term for _, term in body.steps]
+    return (
+        bool(dialect.wide and entry.lanes and not entry.grid)
+        and {*body.dtypes[0], *body.dtypes[1]} == {"float32"}
+        and all(map(_widens, terms))
+        and len(_stages(body, body.moving(entry.strides))) > 1
+    )
+
+
+def _widens(term: Term) -> bool:
+    known = term.operation in _WIDE_OPERATIONS and term.dtype.name == "float32"
+    return known and all(map(_widens, term.arguments))
+
+
+_WIDER = (
+    (r"\bLOAD_P\d+\((\w+), ([^)]*)\)", r"AT_WIDE(GLOBAL, \1 + \2)"),
+    (r"\bSTORE_R\d+\((\w+), ([^)]*), (\w+)\)", r"AT_WIDE(GLOBAL, \1 + \2) = \3"),
+    (r"\b(k_\w+)\[([^]]*)\]", r"AT_WIDE(, \1 + \2)"),
+    (r"\bopyard_(\w+)_float32\b", r"opyard_\1_wide"),
+    (r"\bAS_INT\b", "AS_WIDE_INT"),
+    (r"\bAS_FLOAT\b", "AS_WIDE"),
+    (r"\bfloat\b", "WIDE"),
+    (r"\bint\b", "WIDE_INT"),
+)
+
+
+def widened(text: str) -> str:
+    """The text of statements or functions of float32 for LANES elements at once."""
+    for pattern, replacement in _WIDER:
+        text = re.sub(pattern, replacement, text)
+    return text
 
 
 _FLAT = """

@@ -29,13 +29,27 @@ _VECTORS = """#ifdef __AVX512F__
 #else
 #define LOOP
 #endif
-#if defined(__clang__) && !defined(__SPIR__)  // what PoCL has for prefetch() is empty
+#if defined(__clang__) && defined(__OPTIMIZE__)  // prefetch() is empty on PoCL, and a call that saves all registers on Intel's runtime
 #define READ_AHEAD(p, count) { \\
     const char *ahead = (const char *)(size_t)((p) + 256); \\
     for (long byte = 0; byte < (count) * (long)sizeof(*(p)); byte += 64) __builtin_prefetch(ahead + byte); \\
 }
 #else
 #define READ_AHEAD(p, count) prefetch((p) + 256, (size_t)(count))
+#endif
+"""
+
+# A value is several of the processor's vectors, whose calculations take turns: one would wait for itself. A simulator does not know such types
+_WIDE = """
+#define WIDE_ALIGNED __attribute__((aligned(64)))
+#if defined(__clang__) && defined(__OPTIMIZE__)
+typedef float WIDE __attribute__((ext_vector_type({lanes})));
+typedef int WIDE_INT __attribute__((ext_vector_type({lanes})));
+typedef WIDE WIDE_PLACE __attribute__((aligned(4)));
+#define LANES {lanes}
+#define AS_WIDE(x) __builtin_astype(x, WIDE)
+#define AS_WIDE_INT(x) __builtin_astype(x, WIDE_INT)
+#define AT_WIDE(space, p) (*(space WIDE_PLACE *)(p))
 #endif
 """
 
@@ -72,4 +86,5 @@ OPENCL = Dialect(
         "AS_FLOAT(x)": "as_float(x)",
     },
     prelude=_VECTORS + "#pragma OPENCL FP_CONTRACT ON\n" + STORAGE,
+    wide=_WIDE,
 )
