@@ -137,7 +137,7 @@ def test_every_kernel_is_touched(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     assert rightness.touch_kernels(bench) == len(touched) == len(set(touched))
     assert set(touched) <= set(bare)
     single = [k for k in touched if k.op]
-    assert len(single) > 0.8 * len([k for k in bare if k.op])
+    assert len(single) > 0.8 * len([k for k in bare if k.op and not k.least_size])
     assert "joined" in {k.name for k in touched if k.pattern}
     assert any(k.claims for k in touched)
 
